@@ -1,0 +1,222 @@
+"""What a trial is: a frozen, complete, validated value whose hash is its name.
+
+Rules of the hash (`trial_id`): every field that changes the numbers by intent is in it, together with the
+workload's numeric version; paths, devices, engines and packs are not. A field added after the first release is marked
+`ADDED_LATER` and left out of the JSON while it stands at its default, so that older rows keep their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from trainables.errors import ConfigError, unknown_name
+
+ADDED_LATER = object()
+"""Marks a field (`Annotated[type, ADDED_LATER]`) that joins the hash only when it differs from its default."""
+
+TRIAL_ID_DIGITS = 16
+
+
+class Optimizer(StrEnum):
+    """The update rules, equations (3.1)-(3.6): `adam` and `signsgd` couple the weight decay, the others decouple it."""
+
+    ADAM = "adam"
+    ADAMW = "adamw"
+    SIGNSGD = "signsgd"
+    SIGNSGDW = "signsgdw"
+
+    @property
+    def is_coupled(self) -> bool:
+        """Whether the decay enters the gradient (g + lambda w) instead of shrinking the weights directly."""
+        return self in (Optimizer.ADAM, Optimizer.SIGNSGD)
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether the rule keeps first and second moments."""
+        return self in (Optimizer.ADAM, Optimizer.ADAMW)
+
+
+class EpsilonRule(StrEnum):
+    """Where epsilon comes from: a given number, or lambda * eta as in the paper's theory."""
+
+    FIXED = "fixed"
+    LAMBDA_ETA = "lambda_eta"
+
+
+class Precision(StrEnum):
+    """Floating-point type of weights, moments and data."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+MOMENT_FIELDS = ("beta1", "beta2", "epsilon", "epsilon_rule", "bias_correction")
+"""Fields that only the optimizers with moments read; None for the others."""
+
+
+class TrialConfig(BaseModel):
+    """One training run, completely described; equal configs are one trial in every sweep and on every machine.
+
+    Raises `ConfigError` through `make_config`, pydantic's `ValidationError` when constructed directly.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    numeric_version: ClassVar[int]
+    """Bump when the same config may give other numbers."""
+
+    workload: str
+    optimizer: Optimizer = Field(description="update rule")
+    weight_decay: float = Field(ge=0, description="lambda")
+    learning_rate: float = Field(gt=0, description="eta")
+    batch_size: int = Field(ge=1, description="B")
+    num_epochs: int = Field(ge=1, description="T, passes over the training set")
+    seed: int = Field(ge=0, lt=2**63, description="data, initial weights and batch order derive from it")
+    beta1: float | None = Field(0.9, ge=0, lt=1, description="decay of the first moment")
+    beta2: float | None = Field(0.999, ge=0, lt=1, description="decay of the second moment")
+    epsilon: float | None = Field(1e-8, gt=0, description="added to sqrt(v); None under epsilon_rule=lambda_eta")
+    epsilon_rule: EpsilonRule | None = Field(EpsilonRule.FIXED, description="fixed, or lambda * eta as in the theory")
+    bias_correction: bool | None = Field(True, description="as torch.optim; the paper's equations have none")
+    precision: Precision = Precision.FLOAT32
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, value: Any, info: Any) -> Any:
+        """Refuse True/False where a number belongs (pydantic would read them as 1 and 0)."""
+        if isinstance(value, bool) and info.field_name != "bias_correction":
+            raise ValueError("expected a number or a name, not a truth value")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _no_negative_zero(cls, value: Any) -> Any:
+        return 0.0 if isinstance(value, float) and value == 0 else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ignored_fields_are_none(cls, data: Any) -> Any:
+        """One trial has one name: what the optimizer does not read cannot tell two configs apart."""
+        if not isinstance(data, Mapping):
+            return data
+        values = dict(data)
+        optimizer = values.get("optimizer")
+        if optimizer in tuple(Optimizer) and not Optimizer(optimizer).has_moments:
+            values.update(dict.fromkeys(MOMENT_FIELDS))
+        elif values.get("epsilon_rule") == EpsilonRule.LAMBDA_ETA:
+            values["epsilon"] = None
+        return values
+
+    @model_validator(mode="after")
+    def _optimizer_rules(self) -> Self:
+        if not self.optimizer.has_moments:
+            return self
+        missing = [name for name in MOMENT_FIELDS if name != "epsilon" and getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"{self.optimizer} needs {', '.join(missing)}")
+        assert self.beta1 is not None and self.beta2 is not None
+        if self.beta1**2 >= self.beta2:
+            raise ValueError(f"beta1^2 < beta2 is required, got beta1={self.beta1:g}, beta2={self.beta2:g}")
+        if self.epsilon_rule is EpsilonRule.LAMBDA_ETA and self.weight_decay == 0:
+            raise ValueError("epsilon_rule=lambda_eta needs weight_decay > 0, got weight_decay=0")
+        if self.epsilon_rule is EpsilonRule.FIXED and self.epsilon is None:
+            raise ValueError("epsilon_rule=fixed needs an epsilon")
+        return self
+
+    @property
+    def epsilon_value(self) -> float:
+        """The epsilon that the update uses: `epsilon`, or lambda * eta."""
+        if self.epsilon_rule is EpsilonRule.LAMBDA_ETA:
+            return self.weight_decay * self.learning_rate
+        assert self.epsilon is not None, f"{self.optimizer} has no epsilon"
+        return self.epsilon
+
+    def canonical_json(self, *, without: tuple[str, ...] = ()) -> str:
+        """The fields that name the trial, sorted, as JSON without white space."""
+        values = self.model_dump(mode="json", exclude=set(without))
+        for name, field in type(self).model_fields.items():
+            if ADDED_LATER in field.metadata and name in values and values[name] == field.default:
+                del values[name]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @property
+    def trial_id(self) -> str:
+        """Hash of the canonical JSON and the workload's numeric version."""
+        return self._digest()
+
+    @property
+    def trajectory_id(self) -> str:
+        """The hash without `num_epochs`: equal for runs of which one continues the other."""
+        return self._digest(without=("num_epochs",))
+
+    def _digest(self, without: tuple[str, ...] = ()) -> str:
+        text = f"{type(self).numeric_version}:{self.canonical_json(without=without)}"
+        return hashlib.sha256(text.encode()).hexdigest()[:TRIAL_ID_DIGITS]
+
+
+class TwoLayerCNNConfig(TrialConfig):
+    """The synthetic workload of Definitions 3.1 and 3.2; defaults are the paper's experiment."""
+
+    numeric_version: ClassVar[int] = 1
+
+    workload: Literal["two_layer_cnn"] = "two_layer_cnn"
+    learning_rate: float = Field(5e-5, gt=0, description="eta")
+    num_epochs: int = Field(10_000, ge=1, description="T, passes over the training set")
+    num_train: int = Field(200, ge=1, description="n, half of each label")
+    num_test: int = Field(10_000, ge=1, description="points that the test error is measured on")
+    dimension: int = Field(1000, ge=2, le=2**31, description="d, coordinates of a patch")
+    noise_sparsity: int = Field(100, ge=1, description="s, coordinates of the noise patch that are not zero")
+    noise_std: float | None = Field(None, gt=0, description="sigma_p; 1/sqrt(s) unless given")
+    feature_noise: float = Field(0.2, ge=0, lt=1, description="alpha, wrong-signed feature in the noise patch")
+    num_filters: int = Field(20, ge=1, le=256, description="m, filters of each class")
+    activation_power: int = Field(3, ge=2, le=8, description="q of max(0, z)^q")
+    init_std: float = Field(0.01, gt=0, description="sigma_0")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_noise_std(cls, data: Any) -> Any:
+        """Resolve sigma_p = 1/sqrt(s), so that the default and the same number given by hand are one trial."""
+        if not isinstance(data, Mapping) or data.get("noise_std") is not None:
+            return data
+        sparsity = data.get("noise_sparsity", cls.model_fields["noise_sparsity"].default)
+        if isinstance(sparsity, int) and sparsity > 0:
+            return {**data, "noise_std": 1 / math.sqrt(sparsity)}
+        return data
+
+    @model_validator(mode="after")
+    def _shape_rules(self) -> Self:
+        if self.noise_sparsity >= self.dimension:
+            raise ValueError(f"noise_sparsity < dimension is required, got s={self.noise_sparsity}, d={self.dimension}")
+        if self.batch_size > self.num_train:
+            raise ValueError(f"batch_size <= num_train is required, got B={self.batch_size}, n={self.num_train}")
+        return self
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch; the last one may be smaller."""
+        return -(-self.num_train // self.batch_size)
+
+
+def make_config(config_type: type[TrialConfig], values: Mapping[str, Any]) -> TrialConfig:
+    """Build a config; raises `ConfigError` with every fault of `values` in one line."""
+    known = config_type.model_fields
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise ConfigError("; ".join(unknown_name("field", name, known) for name in unknown))
+    try:
+        return config_type.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_one_fault(fault) for fault in error.errors())) from None
+
+
+def _one_fault(fault: Any) -> str:
+    message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if not fault["loc"]:
+        return message
+    return f"{fault['loc'][0]}: {message[0].lower()}{message[1:]}, got {fault['input']!r}"

@@ -1,0 +1,22 @@
+"""The error tree: what a user can mend is one clear line, anything else keeps its traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one line that names the rule, what was given and what is known."""
+
+
+class ConfigError(UserError):
+    """A trial's configuration breaks a rule."""
+
+
+def unknown_name(kind: str, given: str, known: Iterable[str]) -> str:
+    """One line for an unknown name, with the nearest known ones first."""
+    names = sorted(known)
+    near = get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {given!r}{hint} (known: {', '.join(names)})"

@@ -1,0 +1,76 @@
+"""The seam between what trains and what plans: `Workload` opens packs of `Member`s, `PackRun` advances them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from trainables.config import TrialConfig
+from trainables.result import TracePoint, TrialResult
+
+State = Mapping[str, npt.NDArray[Any]]
+"""Everything a member needs to go on exactly where it stood, as plain arrays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One config of a pack, to be trained until `until_epoch` from `state` (None: from the start)."""
+
+    config: TrialConfig
+    until_epoch: int
+    state: State | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """News of one member: its epoch, the trace points since the last report, and the result once it ended."""
+
+    trial_id: str
+    epochs_done: int
+    points: tuple[TracePoint, ...]
+    result: TrialResult | None = None
+
+
+class PackRun(Protocol):
+    """A pack in training; one member never disturbs another."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every member has ended."""
+        ...
+
+    def advance(self, seconds: float) -> list[Report]:
+        """Train for about `seconds` of wall time; at least one report, or the pack is done."""
+        ...
+
+    def states(self) -> dict[str, State]:
+        """State by trial_id of each member that has begun; a member resumed from it gives bitwise the same numbers."""
+        ...
+
+
+class Workload(Protocol):
+    """One kind of trial; registered by one line in `registry.py`. Planning calls import no torch."""
+
+    config_type: type[TrialConfig]
+    trace_point_type: type[TracePoint]
+
+    def pack_key(self, config: TrialConfig) -> Hashable:
+        """Configs with equal keys may share a pack."""
+        ...
+
+    def cost(self, config: TrialConfig) -> float:
+        """Rough seconds of one trial on one core; relative values balance packs and forecast time."""
+        ...
+
+    def memory(self, config: TrialConfig) -> int:
+        """Bytes that one member holds while it trains."""
+        ...
+
+    def open(self, members: Sequence[Member], device: str = "cpu", engine: str | None = None) -> PackRun:
+        """Start or resume a pack; `engine` None chooses the fastest that runs here."""
+        ...
+
+
