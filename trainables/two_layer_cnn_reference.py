@@ -1,0 +1,144 @@
+"""The reference engine: Definition 3.2 and equations (3.1)-(3.6) in plain torch, to be read beside the paper.
+
+Shapes: B samples of a batch, 2 patches p, d coordinates, classes j = +1, -1 (index 0, 1), m filters r of each class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from trainables.config import TwoLayerCNNConfig
+from trainables.patch_data import PatchData, PatchSamples
+from trainables.subnormals import flushed_subnormals
+from trainables.two_layer_cnn_state import Floats, Probe, TrainState, epoch_orders
+
+_PROBE_CHUNK = 1000
+
+
+def network_outputs(weights_jrd: Tensor, x_bpd: Tensor, q: int) -> Tensor:
+    """F_j(W, x) = sum_r [act(<w_jr, x1>) + act(<w_jr, x2>)], act(z) = max(0, z)^q; shape (B, 2)."""
+    return torch.einsum("bpd,jrd->bjpr", x_bpd, weights_jrd).relu().pow(q).sum(dim=(2, 3))
+
+
+class MomentsWithoutCorrection(torch.optim.Optimizer):
+    """Adam (3.4)-(3.5) and AdamW (3.4), (3.6) as the paper's theory has them: no bias correction."""
+
+    def __init__(self, params: Any, config: TwoLayerCNNConfig) -> None:
+        super().__init__(params, {})
+        self._config = config
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter."""
+        config = self._config
+        beta1, beta2 = config.beta1 or 0.0, config.beta2 or 0.0
+        for w in self.param_groups[0]["params"]:
+            m, v = self.state[w]["exp_avg"], self.state[w]["exp_avg_sq"]
+            g = w.grad + config.weight_decay * w if config.optimizer.is_coupled else w.grad
+            m.copy_(beta1 * m + (1 - beta1) * g)
+            v.copy_(beta2 * v + (1 - beta2) * g**2)
+            if not config.optimizer.is_coupled:
+                w.mul_(1 - config.learning_rate * config.weight_decay)
+            w.sub_(config.learning_rate * m / (v.sqrt() + config.epsilon_value))
+
+
+class SignSGD(torch.optim.Optimizer):
+    """SignSGD, w <- w - eta sign(g + lambda w), and SignSGDW, w <- (1 - eta lambda) w - eta sign(g)."""
+
+    def __init__(self, params: Any, config: TwoLayerCNNConfig) -> None:
+        super().__init__(params, {})
+        self._config = config
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter."""
+        config = self._config
+        for w in self.param_groups[0]["params"]:
+            g = w.grad + config.weight_decay * w if config.optimizer.is_coupled else w.grad
+            if not config.optimizer.is_coupled:
+                w.mul_(1 - config.learning_rate * config.weight_decay)
+            w.sub_(config.learning_rate * g.sign())
+
+
+def make_optimizer(config: TwoLayerCNNConfig, weights: Tensor) -> torch.optim.Optimizer:
+    """The update rule that `config` names: torch.optim's own wherever torch has it."""
+    if not config.optimizer.has_moments:
+        return SignSGD([weights], config)
+    if not config.bias_correction:
+        return MomentsWithoutCorrection([weights], config)
+    rule = torch.optim.Adam if config.optimizer.is_coupled else torch.optim.AdamW
+    return rule(
+        [weights],
+        lr=config.learning_rate,
+        betas=(config.beta1 or 0.0, config.beta2 or 0.0),
+        eps=config.epsilon_value,
+        weight_decay=config.weight_decay,
+    )
+
+
+class ReferenceEngine:
+    """The training loop as anyone would write it."""
+
+    name = "reference"
+
+    def __init__(self, config: TwoLayerCNNConfig, data: PatchData) -> None:
+        self._config = config
+        self._dtype = getattr(torch, config.precision.value)
+        self._data = data
+        self._x_npd = self._dense(data.train)
+        self._targets_n = torch.from_numpy(data.train.labels < 0).long()  # class +1 is output 0
+
+    def train(self, state: TrainState, until_epoch: int) -> None:
+        """Advance `state` in place to `until_epoch`."""
+        config = self._config
+        weights_jrd = self._filters(state.weights).requires_grad_()
+        optimizer = make_optimizer(config, weights_jrd)
+        moments = {"exp_avg": self._filters(state.first_moment), "exp_avg_sq": self._filters(state.second_moment)}
+        optimizer.state[weights_jrd] = {"step": torch.tensor(float(state.step)), **moments}
+        with flushed_subnormals():
+            while state.epoch < until_epoch:
+                for order in epoch_orders(config, state.epoch, until_epoch):
+                    for batch in torch.from_numpy(order.astype("int64")).split(config.batch_size):
+                        optimizer.zero_grad()
+                        outputs = network_outputs(weights_jrd, self._x_npd[batch], config.activation_power)
+                        cross_entropy(outputs, self._targets_n[batch]).backward()  # type: ignore[no-untyped-call]
+                        optimizer.step()
+                        state.step += 1
+                    state.epoch += 1
+        state.weights = self._rows(weights_jrd)
+        state.first_moment, state.second_moment = self._rows(moments["exp_avg"]), self._rows(moments["exp_avg_sq"])
+
+    def probe(self, state: TrainState) -> Probe:
+        """Outputs on both sets and noise products on the training set."""
+        weights_jrd = self._filters(state.weights)
+        noise = torch.from_numpy(self._data.train.values).to(self._dtype)[:, :, None]
+        rows = weights_jrd.reshape(-1, weights_jrd.shape[-1]).T[torch.from_numpy(self._data.train.support.astype("int64"))]
+        return Probe(
+            self._margins(weights_jrd, self._data.train),
+            self._margins(weights_jrd, self._data.test),
+            (noise * rows).sum(dim=1).numpy(),
+        )
+
+    def _margins(self, weights_jrd: Tensor, samples: PatchSamples) -> Floats:
+        chunks = [
+            network_outputs(weights_jrd, self._dense(samples.part(start, start + _PROBE_CHUNK)), self._config.activation_power)
+            for start in range(0, len(samples.labels), _PROBE_CHUNK)
+        ]
+        outputs = torch.cat(chunks)
+        margins: Floats = (outputs[:, 0] - outputs[:, 1]).numpy()
+        return margins
+
+    def _dense(self, samples: PatchSamples) -> Tensor:
+        return torch.from_numpy(samples.dense(self._config.dimension)).to(self._dtype)
+
+    def _filters(self, rows: Floats) -> Tensor:
+        return torch.from_numpy(rows.T.reshape(2, self._config.num_filters, -1).copy())
+
+    def _rows(self, filters_jrd: Tensor) -> Floats:
+        rows: Floats = filters_jrd.detach().reshape(-1, filters_jrd.shape[-1]).T.contiguous().numpy()
+        return rows
