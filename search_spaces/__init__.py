@@ -1,0 +1,1 @@
+"""What may vary in a sweep: axes, the paper's grids and search samplers."""

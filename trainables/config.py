@@ -120,7 +120,8 @@ class TrialConfig(BaseModel):
         missing = [name for name in MOMENT_FIELDS if name != "epsilon" and getattr(self, name) is None]
         if missing:
             raise ValueError(f"{self.optimizer} needs {', '.join(missing)}")
-        assert self.beta1 is not None and self.beta2 is not None
+        assert self.beta1 is not None
+        assert self.beta2 is not None
         if self.beta1**2 >= self.beta2:
             raise ValueError(f"beta1^2 < beta2 is required, got beta1={self.beta1:g}, beta2={self.beta2:g}")
         if self.epsilon_rule is EpsilonRule.LAMBDA_ETA and self.weight_decay == 0:

@@ -21,7 +21,7 @@ _VECTOR_BITS = 512
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
-class Row(types.Type):  # type: ignore[misc]
+class Row(types.Type):
     """Numba type of `width` numbers of one float type, stored as vectors of power-of-two length."""
 
     def __init__(self, dtype: Any, width: int) -> None:
@@ -40,13 +40,13 @@ class Row(types.Type):  # type: ignore[misc]
 
 
 @register_model(Row)
-class _RowModel(models.PrimitiveModel):  # type: ignore[misc]
+class _RowModel(models.PrimitiveModel):
     def __init__(self, manager: Any, row: Row) -> None:
         element = manager.lookup(row.dtype).get_value_type()
         super().__init__(manager, row, ir.LiteralStructType([ir.VectorType(element, n) for n in row.lanes()]))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def zero_row(typing: Any, array: Any, width: Any) -> Any:
     """Row of zeros with the array's float type; `width` is a tuple of that length."""
     row = Row(array.dtype, len(width))
@@ -57,7 +57,7 @@ def zero_row(typing: Any, array: Any, width: Any) -> Any:
     return row(array, width), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load_row(typing: Any, array: Any, index: Any, width: Any) -> Any:
     """Row `index` (unsigned) of a C-contiguous array of shape (rows, width)."""
     row = Row(array.dtype, len(width))
@@ -73,15 +73,13 @@ def load_row(typing: Any, array: Any, index: Any, width: Any) -> Any:
     return row(array, index, width), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store_row(typing: Any, array: Any, index: Any, row: Any) -> Any:
     """Write a row into a C-contiguous array of shape (rows, width)."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         parts = _unpack(builder, args[2])
-        pointers = _part_pointers(
-            context, builder, signature.args[0], args[0], args[1], [part.type for part in parts]
-        )
+        pointers = _part_pointers(context, builder, signature.args[0], args[0], args[1], [part.type for part in parts])
         for part, pointer in zip(parts, pointers, strict=True):
             builder.store(part, pointer).align = row.dtype.bitwidth // 8
         return context.get_dummy_value()
@@ -89,7 +87,7 @@ def store_row(typing: Any, array: Any, index: Any, row: Any) -> Any:
     return types.void(array, index, row), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def sum_row(typing: Any, row: Any) -> Any:
     """Sum of a row by halving: a fixed tree, whatever the machine."""
 
@@ -106,7 +104,7 @@ def sum_row(typing: Any, row: Any) -> Any:
     return row.dtype(row), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def sqrt_row(typing: Any, row: Any) -> Any:
     """Square root of each number."""
 
@@ -121,7 +119,7 @@ def sqrt_row(typing: Any, row: Any) -> Any:
     return row(row), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def relu_row(typing: Any, row: Any) -> Any:
     """max(0, z) of each number; nan stays nan."""
 
@@ -135,7 +133,7 @@ def relu_row(typing: Any, row: Any) -> Any:
     return row(row), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def sign_row(typing: Any, row: Any) -> Any:
     """Sign of each number: -1, 0 or 1; nan stays nan."""
 
@@ -153,7 +151,7 @@ def sign_row(typing: Any, row: Any) -> Any:
 def _define_operator(function: Callable[[Any, Any], Any], instruction: str) -> None:
     """Let rows, or a row and a number, be combined by a Python operator."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def combine(typing: Any, left: Any, right: Any) -> Any:
         row = left if isinstance(left, Row) else right
 
@@ -166,7 +164,7 @@ def _define_operator(function: Callable[[Any, Any], Any], instruction: str) -> N
 
         return row(left, right), codegen
 
-    @overload(function)  # type: ignore[untyped-decorator]
+    @overload(function)
     def implementation(left, right):  # type: ignore[no-untyped-def]  # numba compares this signature with the lambda's
         if isinstance(left, Row) or isinstance(right, Row):
             return lambda left, right: combine(left, right)

@@ -23,9 +23,9 @@ _SUPPORT_CHUNK = 1024
 class PatchSamples:
     """N samples in sparse form.
 
-    `labels` (N,) is y in {-1, +1}; `support` (N, s + 1) holds the noise patch's coordinates, 0 first (the feature noise), then
-    s others in rising order; `values` (N, s + 1) the numbers there, -alpha*y first; `signal_first` (N,) tells which patch
-    comes first (filters are shared and summed over patches, so it never changes an output).
+    `labels` (N,) is y in {-1, +1}; `support` (N, s + 1) holds the noise patch's coordinates, 0 first (the feature
+    noise), then s others in rising order; `values` (N, s + 1) the numbers there, -alpha*y first; `signal_first` (N,)
+    tells which patch comes first (filters are shared and summed over patches, so it never changes an output).
     """
 
     labels: npt.NDArray[np.floating[Any]]
@@ -35,7 +35,7 @@ class PatchSamples:
 
     def astype(self, number: type[np.floating[Any]]) -> PatchSamples:
         """The same samples with labels and values of another float type; kept, since many trials share them."""
-        return _cast(self, number)
+        return _cast(self, np.dtype(number))
 
     def part(self, start: int, stop: int) -> PatchSamples:
         """Samples `start` to `stop - 1`."""
@@ -109,9 +109,9 @@ def _samples(
 
 
 @lru_cache(maxsize=8)
-def _cast(samples: PatchSamples, number: type[np.floating[Any]]) -> PatchSamples:
+def _cast(samples: PatchSamples, dtype: np.dtype[np.floating[Any]]) -> PatchSamples:
     return PatchSamples(
-        samples.labels.astype(number), samples.support, samples.values.astype(number), samples.signal_first
+        samples.labels.astype(dtype), samples.support, samples.values.astype(dtype), samples.signal_first
     )
 
 

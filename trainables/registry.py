@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +17,7 @@ WORKLOADS = {
 """Workload name -> `module:class`."""
 
 
+@cache
 def workload(name: str) -> Workload:
     """The workload of that name; raises `ConfigError` for an unknown one."""
     if name not in WORKLOADS:

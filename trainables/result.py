@@ -33,9 +33,7 @@ class Outcome(StrEnum):
     """An error; the row carries the traceback."""
 
 
-SATISFYING = frozenset(
-    {Outcome.LEARNED, Outcome.MEMORIZED, Outcome.STUCK, Outcome.UNDERFIT, Outcome.DIVERGED}
-)
+SATISFYING = frozenset({Outcome.LEARNED, Outcome.MEMORIZED, Outcome.STUCK, Outcome.UNDERFIT, Outcome.DIVERGED})
 """Outcomes that settle a config: it ran to `num_epochs`, or ended non-finite."""
 
 
@@ -54,8 +52,8 @@ class TracePoint:
 class TwoLayerCNNTracePoint(TracePoint):
     """The quantities of figures 3-6, for class j = +1 (`positive`) and j = -1 (`negative`).
 
-    `feature_learning` is max_r <w_jr, j v>; `noise_min` and `noise_max` are the minimum and the maximum over the training
-    samples i with y_i = j of max_r <w_jr, xi_i>; nan for a class without samples.
+    `feature_learning` is max_r <w_jr, j v>; `noise_min` and `noise_max` are the minimum and the maximum over
+    the training samples i with y_i = j of max_r <w_jr, xi_i>; nan for a class without samples.
     """
 
     train_error_positive: float
@@ -93,8 +91,8 @@ class Provenance:
 class TrialResult:
     """One finished trial: its config, outcome, trace and provenance.
 
-    `data_digest`, `init_digest` and `order_digest` tell whether two trials saw the same data, initial weights and batch order.
-    `error` holds the traceback of a failed trial.
+    `data_digest`, `init_digest` and `order_digest` tell whether two trials saw the same data, initial weights and
+    batches. `error` holds the traceback of a failed trial.
     """
 
     config: TrialConfig

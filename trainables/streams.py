@@ -1,4 +1,4 @@
-"""Random streams by purpose: data, initial weights and batch order derive from the seed alone, never from global state."""
+"""Random streams by purpose: data, initial weights and batch order derive from the seed, never from global state."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Flush subnormal floats to zero in the calling thread while the training loop runs.
 
-Moments of coordinates that no batch touches decay into the subnormal range, where processors are several times slower; what is
-lost by flushing lies below 1e-37 in float32, 29 orders of magnitude under epsilon.
+Moments of coordinates that no batch touches decay into the subnormal range, where processors are several times slower;
+what is lost by flushing lies below 1e-37 in float32, 29 orders of magnitude under epsilon.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_FLUSH_BITS = {"x86_64": 0x8040, "amd64": 0x8040, "aarch64": 1 << 24, "arm64": 1 << 24}.get(platform.machine().lower(), 0)
+_FLUSH_BITS = {"x86_64": 0x8040, "amd64": 0x8040, "aarch64": 1 << 24, "arm64": 1 << 24}.get(
+    platform.machine().lower(), 0
+)
 _IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _get_control(typing: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if not _IS_X86:
@@ -34,7 +36,7 @@ def _get_control(typing: Any) -> Any:
     return types.uint64(), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _set_control(typing: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if _IS_X86:
@@ -43,17 +45,15 @@ def _set_control(typing: Any, value: Any) -> Any:
             builder.call(cgutils.get_or_insert_function(builder.module, load, "llvm.x86.sse.ldmxcsr"), [slot])
         else:
             setter = ir.FunctionType(ir.VoidType(), [ir.IntType(64)])
-            builder.call(
-                cgutils.get_or_insert_function(builder.module, setter, "llvm.aarch64.set.fpcr"), [args[0]]
-            )
+            builder.call(cgutils.get_or_insert_function(builder.module, setter, "llvm.aarch64.set.fpcr"), [args[0]])
         return context.get_dummy_value()
 
     return types.void(types.uint64), codegen
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _swap_control(set_bits: int, clear_bits: int) -> int:
-    before = _get_control()
+    before: int = _get_control()
     _set_control((before | set_bits) & ~clear_bits)
     return before
 

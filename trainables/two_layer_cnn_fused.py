@@ -1,8 +1,8 @@
 """The fused CPU engine of the two-layer CNN: the whole training loop compiled, over sparse data and vector registers.
 
 Layout: weights, moments and gradient are (d, 2m), one row a coordinate: columns r < m are the filters of class +1, the
-others those of class -1. A sample's patches touch s + 1 rows, so forward and backward cost O(s m); the optimizer's update is
-the O(d m) part, and the square root and the division in it are what bounds a step at small batches.
+others those of class -1. A sample's patches touch s + 1 rows, so forward and backward cost O(s m); the optimizer's
+update is the O(d m) part, and the square root and the division in it are what bounds a step at small batches.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from trainables.two_layer_cnn_state import Probe, TrainState, epoch_orders
 
 _FIRST = np.uint32(0)
 
-# boundscheck and division checks would stop the vectorizer; error_model="numpy" gives IEEE results instead of exceptions.
+# Bounds and division checks would stop the vectorizer; error_model="numpy" gives IEEE results instead of exceptions.
 _compiled = njit(error_model="numpy", boundscheck=False, cache=True, nogil=True)
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def _power(z: Any, exponent: int) -> Any:
     result = z
     for _ in range(exponent - 1):
@@ -33,7 +33,7 @@ def _power(z: Any, exponent: int) -> Any:
     return result
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def _sparse_dot(W: Any, support: Any, values: Any, i: int, width: Any) -> Any:
     """<w_jr, xi_i> for all 2m filters."""
     total = zero_row(W, width)
@@ -42,9 +42,19 @@ def _sparse_dot(W: Any, support: Any, values: Any, i: int, width: Any) -> Any:
     return total
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def _add_gradient(
-    W: Any, G: Any, touched: Any, signs: Any, labels: Any, support: Any, values: Any, i: int, scale: float, q: int, width: Any
+    W: Any,
+    G: Any,
+    touched: Any,
+    signs: Any,
+    labels: Any,
+    support: Any,
+    values: Any,
+    i: int,
+    scale: float,
+    q: int,
+    width: Any,
 ) -> None:
     """Add sample i's gradient to G: -l_j [act'(<w, yv>) y v + act'(<w, xi>) xi], times 1/B (`scale` is q/B)."""
     one = W.dtype.type(1)
@@ -63,7 +73,7 @@ def _add_gradient(
     store_row(G, _FIRST, load_row(G, _FIRST, width) + (y * minus_l) * signal_slope)
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def _gradient_row(W: Any, G: Any, touched: Any, row: Any, coupled: float, width: Any) -> Any:
     """Batch gradient + lambda_coupled * w of one coordinate; clears what it read."""
     decay = coupled * load_row(W, row, width)
@@ -75,11 +85,11 @@ def _gradient_row(W: Any, G: Any, touched: Any, row: Any, coupled: float, width:
     return gradient
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def _update_adam(
     W: Any, M: Any, V: Any, G: Any, touched: Any, rates: Any, step_size: float, root_scale: float, width: Any
 ) -> None:
-    """Equations (3.4)-(3.6) as torch.optim writes them; `root_scale` is 1/sqrt(1 - beta2^t), or 1 without correction."""
+    """Equations (3.4)-(3.6) as torch.optim writes them; `root_scale` is 1/sqrt(1 - beta2^t), 1 without correction."""
     coupled, keep, beta1, rest1, beta2, rest2, epsilon, _ = rates
     for index in range(W.shape[0]):
         row = np.uint32(index)
@@ -91,7 +101,7 @@ def _update_adam(
         store_row(W, row, keep * load_row(W, row, width) - step_size * (m / (root_scale * sqrt_row(v) + epsilon)))
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def _update_sign(W: Any, G: Any, touched: Any, rates: Any, width: Any) -> None:
     """SignSGD and SignSGDW: w <- (1 - eta lambda_decoupled) w - eta sign(g)."""
     coupled, keep, learning_rate = rates[0], rates[1], rates[7]
@@ -101,7 +111,7 @@ def _update_sign(W: Any, G: Any, touched: Any, rates: Any, width: Any) -> None:
         store_row(W, row, keep * load_row(W, row, width) - learning_rate * sign_row(gradient))
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def _train_epochs(
     W: Any,
     M: Any,
@@ -131,9 +141,7 @@ def _train_epochs(
             stop = min(start + batch_size, orders.shape[1])
             scale = number(q) / number(stop - start)
             for position in range(start, stop):
-                _add_gradient(
-                    W, G, touched, signs, labels, support, values, orders[epoch, position], scale, q, width
-                )
+                _add_gradient(W, G, touched, signs, labels, support, values, orders[epoch, position], scale, q, width)
             step += 1
             if not has_moments:
                 _update_sign(W, G, touched, rates, width)
@@ -146,8 +154,10 @@ def _train_epochs(
     return step
 
 
-@_compiled  # type: ignore[untyped-decorator]
-def _probe(W: Any, class_signs: Any, labels: Any, support: Any, values: Any, q: int, margins: Any, noise: Any, width: Any) -> None:
+@_compiled
+def _probe(
+    W: Any, class_signs: Any, labels: Any, support: Any, values: Any, q: int, margins: Any, noise: Any, width: Any
+) -> None:
     """Fill margins (N,) with F_+1 - F_-1, and noise (N, 2m) with <w_jr, xi_i> unless it has no rows."""
     signs = load_row(class_signs, _FIRST, width)
     for i in range(labels.shape[0]):

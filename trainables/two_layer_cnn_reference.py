@@ -103,7 +103,7 @@ class ReferenceEngine:
         with flushed_subnormals():
             while state.epoch < until_epoch:
                 for order in epoch_orders(config, state.epoch, until_epoch):
-                    for batch in torch.from_numpy(order.astype("int64")).split(config.batch_size):
+                    for batch in torch.split(torch.from_numpy(order.astype("int64")), config.batch_size):
                         optimizer.zero_grad()
                         outputs = network_outputs(weights_jrd, self._x_npd[batch], config.activation_power)
                         cross_entropy(outputs, self._targets_n[batch]).backward()  # type: ignore[no-untyped-call]
@@ -117,7 +117,9 @@ class ReferenceEngine:
         """Outputs on both sets and noise products on the training set."""
         weights_jrd = self._filters(state.weights)
         noise = torch.from_numpy(self._data.train.values).to(self._dtype)[:, :, None]
-        rows = weights_jrd.reshape(-1, weights_jrd.shape[-1]).T[torch.from_numpy(self._data.train.support.astype("int64"))]
+        rows = weights_jrd.reshape(-1, weights_jrd.shape[-1]).T[
+            torch.from_numpy(self._data.train.support.astype("int64"))
+        ]
         return Probe(
             self._margins(weights_jrd, self._data.train),
             self._margins(weights_jrd, self._data.test),
@@ -126,7 +128,9 @@ class ReferenceEngine:
 
     def _margins(self, weights_jrd: Tensor, samples: PatchSamples) -> Floats:
         chunks = [
-            network_outputs(weights_jrd, self._dense(samples.part(start, start + _PROBE_CHUNK)), self._config.activation_power)
+            network_outputs(
+                weights_jrd, self._dense(samples.part(start, start + _PROBE_CHUNK)), self._config.activation_power
+            )
             for start in range(0, len(samples.labels), _PROBE_CHUNK)
         ]
         outputs = torch.cat(chunks)

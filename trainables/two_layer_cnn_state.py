@@ -1,4 +1,4 @@
-"""What both engines of the two-layer CNN share: the state of a trial in training, its first state, and what is measured.
+"""What both engines of the two-layer CNN share: a trial's state in training, its first state, and what is measured.
 
 Shapes: d coordinates, m filters of each class (columns r < m: class +1, the others: class -1), N samples.
 """
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 @dataclass(slots=True)
 class TrainState:
-    """Weights and moments (d, 2m) after `epoch` epochs and `step` optimizer steps; the moments stay zero without Adam."""
+    """Weights and moments (d, 2m) after `epoch` epochs and `step` optimizer steps; SignSGD's moments stay zero."""
 
     epoch: int
     step: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -50,6 +50,10 @@ class PackRun(Protocol):
         """State by trial_id of each member that has begun; a member resumed from it gives bitwise the same numbers."""
         ...
 
+    def forget(self, trial_ids: Collection[str]) -> None:
+        """Drop the states of ended members whose results are safely recorded."""
+        ...
+
 
 class Workload(Protocol):
     """One kind of trial; registered by one line in `registry.py`. Planning calls import no torch."""
@@ -72,5 +76,3 @@ class Workload(Protocol):
     def open(self, members: Sequence[Member], device: str = "cpu", engine: str | None = None) -> PackRun:
         """Start or resume a pack; `engine` None chooses the fastest that runs here."""
         ...
-
-

@@ -1,0 +1,237 @@
+"""Tables from the Parquet ledger: cells with their spread, Adam against AdamW seed by seed, the paper beside ours.
+
+Everywhere `trials` has one row a trial, with the columns of `TrialResult.trial_row`. A trial's error rate counts only
+where it means something: trials that are stuck (weights near zero, so the sign of the output is arbitrary), diverged
+(weights are no numbers) or not finished are counted by their outcome, and left out of every mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+import pandas as pd
+from scipy import stats  # type: ignore[import-untyped]
+
+from orchestrator.errors import UserError
+from trainables.config import MOMENT_FIELDS, Optimizer, TwoLayerCNNConfig
+from trainables.registry import workload
+from trainables.result import Outcome
+
+MEASURED = (Outcome.LEARNED, Outcome.MEMORIZED, Outcome.UNDERFIT)
+"""Outcomes whose error rates mean something."""
+
+CONFIDENCE = 0.95
+
+_SPREAD = ("mean", "std", "min", "max")
+
+CELL_STATISTICS = (
+    *("num_trials", "n"),
+    *(f"{error}_{name}" for error in ("test_error", "train_error") for name in _SPREAD),
+    *("test_error_low", "test_error_high"),
+    *(str(outcome) for outcome in Outcome),
+)
+"""The columns of `cell_summary` beside its keys."""
+
+PAIR_STATISTICS = (
+    *("n", "difference_mean", "difference_std", "difference_low", "difference_high"),
+    *("num_unlike", "num_unmeasured", "num_flagged"),
+)
+"""The columns of `paired_difference` beside its keys."""
+
+_FIRST_KEYS = ("optimizer", "weight_decay", "batch_size")
+_DIGESTS = ("data_digest", "init_digest", "order_digest")
+_MACHINE = ("engine", "device_name")
+
+
+def is_measured(trials: pd.DataFrame) -> pd.Series[bool]:
+    """Whether each trial's test error means something: learned, memorized or underfit, and finite."""
+    return trials["outcome"].isin(MEASURED) & np.isfinite(trials["test_error"].astype(float))
+
+
+def config_columns(trials: pd.DataFrame) -> list[str]:
+    """The columns that are config fields, in a table's order: optimizer, weight decay and batch size first, no seed."""
+    fields = {name: None for w in trials["workload"].unique() for name in workload(w).config_type.model_fields}
+    names = dict.fromkeys((*_FIRST_KEYS, "workload_version", *fields))
+    return [name for name in names if name in trials and name != "seed"]
+
+
+def varying_columns(trials: pd.DataFrame, within: Sequence[str] = ()) -> list[str]:
+    """The config columns that take several values among trials equal in the columns `within` (seeds apart)."""
+
+    def varies(column: str) -> bool:
+        # Null in these means "this optimizer does not read it", which is no value of its own.
+        rows = trials.dropna(subset=[column]) if column in MOMENT_FIELDS else trials
+        values = rows[[*within, column]].drop_duplicates()
+        return len(values) > len(values[list(within)].drop_duplicates()) if within else len(values) > 1
+
+    return [column for column in config_columns(trials) if column not in within and varies(column)]
+
+
+def mean_interval(values: pd.Series[float], low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
+    """A 95% interval of the mean of one value a seed: Student's t on n - 1 degrees of freedom, clipped to [low, high].
+
+    Non-finite values are left out; nan for n < 2. Exact for normal values; approximate for error rates of a few seeds,
+    and of no width where all seeds agree.
+    """
+    finite = values[np.isfinite(values.astype(float))].astype(float)
+    if len(finite) < 2:
+        return math.nan, math.nan
+    half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(finite) - 1)) * finite.std(ddof=1) / math.sqrt(len(finite))
+    mean = finite.mean()
+    return max(low, mean - half_width), min(high, mean + half_width)
+
+
+def cell_summary(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """One row for each cell (trials equal in the columns `by`), sorted by them.
+
+    `num_trials` and one count for each outcome cover all of the cell's trials; `n` is the number of seeds behind mean,
+    std (ddof=1), min and max of `test_error` and `train_error`, and behind the 95% interval `test_error_low`,
+    `test_error_high` of the mean test error (Student's t, see `mean_interval`). Statistics of no seeds, and spreads of
+    one, are nan.
+    """
+    rows = []
+    for key, cell in trials.groupby(list(by), dropna=False):
+        finite = cell[is_measured(cell)]
+        errors = [finite[error].agg(name) for error in ("test_error", "train_error") for name in _SPREAD]
+        counts = [int((cell["outcome"] == outcome).sum()) for outcome in Outcome]
+        rows.append([*key, len(cell), len(finite), *errors, *mean_interval(finite["test_error"]), *counts])
+    return pd.DataFrame(rows, columns=[*by, *CELL_STATISTICS])
+
+
+def seed_pairs(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Adam and AdamW of equal seed within equal cells: one row a pair, `difference` being Adam's minus AdamW's error.
+
+    `is_comparable`: both halves saw the same data, initial weights and batch order (unknown is not the same).
+    `is_measured`: both error rates mean something. `is_flagged`: the halves ran on different engines or devices.
+    Raises `UserError` where a cell holds several trials of one optimizer and seed, since no pair is then the right one.
+    """
+    keys = [*(name for name in by if name != "optimizer"), "seed"]
+    halves = []
+    for optimizer in (Optimizer.ADAM, Optimizer.ADAMW):
+        half = trials[trials["optimizer"] == optimizer]
+        if half.duplicated(keys).any():
+            names = ", ".join(varying_columns(half, within=keys)) or "nothing: the trial is there twice"
+            raise UserError(
+                f"a pair needs one {optimizer} trial for each {', '.join(keys)}; they also differ in {names}"
+            )
+        half = half.assign(is_measured=is_measured(half))
+        halves.append(half[[*keys, "trial_id", "test_error", "is_measured", *_DIGESTS, *_MACHINE]])
+    pairs = halves[0].merge(halves[1], on=keys, suffixes=("_adam", "_adamw"))
+
+    def equal(names: Sequence[str]) -> pd.Series[bool]:
+        # null == null is False here: two unknown digests are no evidence
+        return pd.concat([pairs[f"{name}_adam"] == pairs[f"{name}_adamw"] for name in names], axis=1).all(axis=1)
+
+    return pairs[[*keys, "trial_id_adam", "trial_id_adamw", "test_error_adam", "test_error_adamw"]].assign(
+        difference=pairs["test_error_adam"] - pairs["test_error_adamw"],
+        is_comparable=equal(_DIGESTS),
+        is_measured=pairs["is_measured_adam"] & pairs["is_measured_adamw"],
+        is_flagged=~equal(_MACHINE),
+    )
+
+
+def paired_difference(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Adam's minus AdamW's test error in each cell, paired by seed: mean, std, 95% interval (Student's t) and n pairs.
+
+    Only comparable, measured pairs enter (see `seed_pairs`); `num_unlike` and `num_unmeasured` count those left out,
+    and `num_flagged` those among the n that ran on different engines or devices.
+    """
+    by = [name for name in by if name != "optimizer"]
+    rows = []
+    for key, cell in seed_pairs(trials, by).groupby(by, dropna=False):
+        used = cell[cell["is_comparable"] & cell["is_measured"]]
+        statistics = len(used), used["difference"].mean(), used["difference"].std(ddof=1)
+        interval = mean_interval(used["difference"], low=-1.0)
+        unlike, unmeasured = ~cell["is_comparable"], cell["is_comparable"] & ~cell["is_measured"]
+        counts = [int(flags.sum()) for flags in (unlike, unmeasured, used["is_flagged"])]
+        rows.append([*key, *statistics, *interval, *counts])
+    return pd.DataFrame(rows, columns=[*by, *PAIR_STATISTICS])
+
+
+def result_table(trials: pd.DataFrame) -> pd.DataFrame:
+    """The table that ends a run, as text: one row a cell of everything that varies but the seed.
+
+    Test error is mean ± std over the seeds whose error means something; "-" where there is none.
+    """
+    if trials.empty:
+        return pd.DataFrame(columns=[*_FIRST_KEYS, "n", "train error", "test error", "min", "max", "outcomes"])
+    varying = varying_columns(trials)
+    keys = [name for name in config_columns(trials) if name in _FIRST_KEYS or name in varying]
+    cells = cell_summary(trials, keys)
+    table = pd.DataFrame({name: cells[name].map(_plain) for name in keys})
+    table["n"] = cells["num_trials"].map(str)
+    table["train error"] = [
+        _mean_std(*pair) for pair in zip(cells["train_error_mean"], cells["train_error_std"], strict=True)
+    ]
+    table["test error"] = [
+        _mean_std(*pair) for pair in zip(cells["test_error_mean"], cells["test_error_std"], strict=True)
+    ]
+    table["min"], table["max"] = cells["test_error_min"].map(_rate), cells["test_error_max"].map(_rate)
+    table["outcomes"] = [outcome_counts(row) for _, row in cells.iterrows()]
+    return table
+
+
+def outcome_counts(cell: pd.Series) -> str:
+    """A row of `cell_summary` as "3 memorized, 2 learned", the most frequent outcome first."""
+    counts = sorted(((int(cell[str(outcome)]), str(outcome)) for outcome in Outcome), key=lambda pair: -pair[0])
+    return ", ".join(f"{count} {outcome}" for count, outcome in counts if count)
+
+
+@dataclass(frozen=True, slots=True)
+class PaperCell:
+    """One number pair of the paper's tables 1 (Adam) and 2 (AdamW)."""
+
+    table: int
+    optimizer: str
+    weight_decay: float
+    batch_size: int
+    paper_train_error: float
+    paper_test_error: float
+
+
+PAPER_CELLS = (
+    PaperCell(1, "adam", 1e-5, 100, 0.0, 0.9545),
+    PaperCell(1, "adam", 1e-5, 2, 0.0, 0.0),
+    PaperCell(2, "adamw", 1e-2, 100, 0.0, 0.5485),
+    PaperCell(2, "adamw", 1e-2, 2, 0.0, 0.0),
+)
+
+
+def paper_comparison(trials: pd.DataFrame) -> pd.DataFrame:
+    """Tables 1 and 2 of the paper beside our trials of exactly that setting; n = 0 and nan where there are none yet."""
+    rows = []
+    for cell in PAPER_CELLS:
+        ours = _trials_of(cell, trials)
+        summary = cell_summary(ours, ["optimizer", "weight_decay", "batch_size"])
+        statistics = summary.iloc[0].to_dict() if len(summary) else {"num_trials": 0, "n": 0}
+        rows.append(statistics | asdict(cell))
+    return pd.DataFrame(rows, columns=[*(field.name for field in fields(PaperCell)), *CELL_STATISTICS])
+
+
+def _trials_of(cell: PaperCell, trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials that differ from the paper's experiment in nothing but the seed."""
+    config = TwoLayerCNNConfig(
+        optimizer=Optimizer(cell.optimizer), weight_decay=cell.weight_decay, batch_size=cell.batch_size, seed=0
+    )
+    same = pd.Series(True, index=trials.index)
+    for name, value in config.model_dump(mode="json", exclude={"seed"}).items():
+        if name in trials:  # a column or value that is not there yet stands for the default
+            same &= (trials[name] == value) | trials[name].isna()
+    return trials[same]
+
+
+def _rate(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "-"
+
+
+def _mean_std(mean: float, std: float) -> str:
+    return f"{_rate(mean)} ± {_rate(std)}" if math.isfinite(std) else _rate(mean)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}" if math.isfinite(value) else "-"
+    return "-" if value is None else str(value)

@@ -1,0 +1,52 @@
+"""Where packs run: the executor's seam, and the one that runs them in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+from orchestrator.packing import PackQueue
+from trainables.pack import PackWorker
+from trainables.workload import Report
+
+ReportSink = Callable[[Sequence[Report]], None]
+"""Takes reports as they come; never blocks for long."""
+
+
+class Executor(Protocol):
+    """Pulls packs until the queue is finished, and hands their reports on."""
+
+    @property
+    def slots(self) -> int:
+        """Packs that run at once."""
+        ...
+
+    def run(self, queue: PackQueue, sink: ReportSink) -> None:
+        """Run everything in the queue; returns when it is finished."""
+        ...
+
+    def acknowledge(self, trial_ids: Collection[str]) -> None:
+        """These trials are recorded: their states may go."""
+        ...
+
+
+class InlineExecutor:
+    """The same sweep in this process, one pack after another: for debuggers and small machines."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self._recorded: set[str] = set()
+
+    def run(self, queue: PackQueue, sink: ReportSink) -> None:
+        """Run everything in the queue; returns when it is finished."""
+        while (order := queue.next_pack(self.slots)) is not None:
+            worker = PackWorker(order)
+            while not worker.is_done:
+                sink(worker.step())
+                worker.forget(tuple(self._recorded))
+            queue.completed(order.pack_id)
+
+    def acknowledge(self, trial_ids: Collection[str]) -> None:
+        """These trials are recorded: their states may go."""
+        self._recorded.update(trial_ids)

@@ -1,0 +1,433 @@
+"""The figures, drawn from the ledger's two tables alone; `draw` writes one as PNG and PDF, byte for byte reproducibly.
+
+`trials` has one row a trial (`TrialResult.trial_row`), `traces` one row a trial and epoch (`TrialResult.trace_rows`).
+Means are over trials whose error rate means something (`analysis.is_measured`); the others are drawn as what they are.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context, ticker
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from orchestrator.analysis import cell_summary, is_measured, varying_columns
+from orchestrator.errors import UserError, unknown_name
+from trainables.config import Optimizer
+from trainables.result import SATISFYING, Outcome
+
+FigureFunction = Callable[[pd.DataFrame, pd.DataFrame], Figure]
+
+FIGURES: dict[str, FigureFunction] = {}
+"""Figures by name; a function decorated with `_figure` is one."""
+
+PAPER_DECAY_SCALE = 25
+"""The paper draws AdamW at lambda / 25 (its figures 2 and 12)."""
+
+_DPI = 200
+_STYLE = {
+    "font.size": 9,
+    "axes.labelsize": 10,
+    "axes.titlesize": 10,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.92",
+    "axes.axisbelow": True,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,  # editable text, as publishers ask
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """How an optimizer is drawn everywhere; later ones are smaller, so that equal values stay visible on top."""
+
+    name: str
+    colour: str
+    marker: str
+    marker_size: float
+    line_width: float
+
+
+# Okabe-Ito colours, safe for colour-blind readers: warm for coupled decay, cold for decoupled.
+_LOOKS = {
+    Optimizer.ADAM: _Look("Adam", "#D55E00", "o", 7.5, 2.4),
+    Optimizer.ADAMW: _Look("AdamW", "#0072B2", "s", 4.5, 1.3),
+    Optimizer.SIGNSGD: _Look("SignSGD", "#E69F00", "^", 7.5, 2.4),
+    Optimizer.SIGNSGDW: _Look("SignSGDW", "#56B4E9", "D", 4.0, 1.3),
+}
+_FEATURE_COLOUR, _NOISE_COLOUR = "#009E73", "#AA4499"
+
+_SYMBOLS = {
+    "weight_decay": r"$\lambda$",
+    "batch_size": "$B$",
+    "learning_rate": r"$\eta$",
+    "num_epochs": "$T$",
+    "num_train": "$n$",
+    "dimension": "$d$",
+    "noise_sparsity": "$s$",
+    "noise_std": r"$\sigma_p$",
+    "feature_noise": r"$\alpha$",
+    "num_filters": "$m$",
+    "activation_power": "$q$",
+    "init_std": r"$\sigma_0$",
+    "beta1": r"$\beta_1$",
+    "beta2": r"$\beta_2$",
+}
+_SETTING = ("num_train", "dimension", "noise_sparsity", "learning_rate", "num_epochs")
+
+# Fillings of a seed's mark: what its error rate means is seen at once.
+_HOLLOW, _CROSS, _TRIANGLE = Outcome.UNDERFIT, Outcome.STUCK, Outcome.DIVERGED
+_MARK_LABELS = {
+    _HOLLOW: "underfit seed",
+    _CROSS: "stuck seed (its error is arbitrary)",
+    _TRIANGLE: "diverged seed (no error)",
+}
+_DIVERGED_AT = 1.06
+
+
+def draw(name: str, trials: pd.DataFrame, traces: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write the figure as `folder`/name.png and .pdf, each in one rename; raises `UserError` for an unknown name."""
+    if name not in FIGURES:
+        raise UserError(unknown_name("figure", name, FIGURES))
+    figure = FIGURES[name](trials, traces)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_save(figure, folder / f"{name}.{suffix}") for suffix in ("png", "pdf")]
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    # No time stamps and no versions: equal data give equal files.
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+    suffix = path.suffix[1:]
+    buffer = io.BytesIO()
+    with rc_context(_STYLE):
+        figure.savefig(buffer, format=suffix, dpi=_DPI, metadata=metadata[suffix])
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(buffer.getvalue())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _figure(function: FigureFunction) -> FigureFunction:
+    """Register a figure under its function's name, and draw it in our style."""
+
+    @wraps(function)
+    def styled(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+        with rc_context(_STYLE):
+            return function(trials[trials["outcome"].isin(SATISFYING)], traces)
+
+    FIGURES[function.__name__] = styled
+    return styled
+
+
+@_figure
+def error_vs_batch_size(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+    """Test and training error against batch size (as the paper's figure 1), one line an optimizer and weight decay."""
+    figure = _new_figure(6.4, 4.8)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    lines = _series_of(trials, ("optimizer", "batch_size"), named=("weight_decay",))
+    offsets = 2.0 ** np.linspace(-0.06, 0.06, len(lines)) if len(lines) > 1 else np.ones(1)
+    for series, offset in zip(lines, offsets, strict=True):
+        shifted = series.trials.assign(x=series.trials["batch_size"] * offset)
+        _draw_error(upper, series, shifted, "test_error")
+        _draw_error(lower, series, shifted, "train_error")
+    upper.set(xscale="log", ylabel="test error")
+    lower.set(xlabel="batch size $B$", ylabel="training\nerror")
+    sizes = sorted(trials["batch_size"].unique())
+    lower.xaxis.set_major_locator(ticker.FixedLocator(sizes))
+    lower.xaxis.set_major_formatter(ticker.FixedFormatter([str(size) for size in sizes]))
+    lower.xaxis.set_minor_locator(ticker.NullLocator())
+    _legend(figure, trials, lines)
+    _caption(figure, trials, ["optimizer", "weight_decay", "batch_size"], "error bars")
+    return figure
+
+
+@_figure
+def error_vs_weight_decay(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+    """Test error against weight decay (as the paper's figure 2), one row for each batch size and number of epochs.
+
+    Columns: lambda as given; AdamW at lambda / 25, the paper's convention; the decay of one step, eta * lambda.
+    """
+    decoupled = ~trials["optimizer"].isin([o for o in Optimizer if o.is_coupled])
+    trials = trials.assign(
+        given=trials["weight_decay"],
+        paper=trials["weight_decay"] / np.where(decoupled, PAPER_DECAY_SCALE, 1),
+        step=trials["weight_decay"] * trials["learning_rate"],
+    )
+    rows = list(trials.groupby(["batch_size", "num_epochs"]))
+    figure = _new_figure(11.5, 1.5 + 2.5 * max(1, len(rows)))
+    panels = figure.subplots(max(1, len(rows)), 3, sharex="col", sharey=True, squeeze=False)
+    labels = {
+        "given": r"weight decay $\lambda$",
+        "paper": rf"$\lambda$ (Adam), $\lambda$/{PAPER_DECAY_SCALE} (AdamW)",
+        "step": r"decay of one step $\eta\lambda$",
+    }
+    for panel_row, ((batch_size, num_epochs), row) in zip(panels, rows, strict=False):
+        lines = _series_of(row, ("optimizer", "weight_decay"))
+        for axes, column in zip(panel_row, labels, strict=True):
+            _decay_axis(axes, trials[column])
+            for level, series in enumerate(lines):
+                positioned = series.trials.assign(x=series.trials[column])
+                _draw_error(axes, series, positioned, "test_error")
+                _shade_unmeasured(axes, series, positioned, level)
+        panel_row[0].set_ylabel(f"$B$ = {batch_size}, $T$ = {_number(num_epochs)}\ntest error")
+    for axes, label in zip(panels[-1], labels.values(), strict=True):
+        axes.set_xlabel(label)
+    _legend(figure, trials, _series_of(trials, ("optimizer", "weight_decay", "batch_size", "num_epochs")))
+    _caption(figure, trials, ["optimizer", "weight_decay", "batch_size", "num_epochs"], "error bars")
+    return figure
+
+
+@_figure
+def feature_and_noise(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+    """Feature learning and noise memorization over training (as the paper's figures 3-6), one block a cell."""
+    keys = ["optimizer", "weight_decay", "batch_size"]
+    keys += varying_columns(trials, within=keys)
+    cells = sorted(trials.groupby(keys, dropna=False), key=lambda cell: (cell[0][0], cell[0][1], -cell[0][2]))
+    num_columns = min(4, max(1, len(cells)))
+    num_blocks = max(1, math.ceil(len(cells) / num_columns))
+    figure = _new_figure(max(6.4, 3.1 * num_columns), 1.0 + 4.0 * num_blocks)
+    panels = figure.subplots(2 * num_blocks, num_columns, height_ratios=(2, 1) * num_blocks, squeeze=False)
+    for index in range(num_blocks * num_columns):
+        block, column = divmod(index, num_columns)
+        upper, lower = panels[2 * block][column], panels[2 * block + 1][column]
+        if index >= len(cells):
+            upper.remove()
+            lower.remove()
+            continue
+        _draw_dynamics(upper, lower, cells[index][1], traces)
+        upper.set_title(_cell_title(keys, cells[index][1]), color=_LOOKS[Optimizer(cells[index][0][0])].colour)
+        if column == 0:
+            upper.set_ylabel("inner product")
+            lower.set_ylabel("loss, error")
+    handles = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
+    _place_legend(figure, [line for label, line in handles.items() if not str(label).startswith("_")])
+    _caption(figure, trials, keys, "bands")
+    return figure
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """One line: an optimizer, and whatever else tells its trials at one position apart."""
+
+    label: str
+    look: _Look
+    colour: tuple[float, float, float]
+    trials: pd.DataFrame
+
+
+def _series_of(trials: pd.DataFrame, within: Sequence[str], named: Sequence[str] = ()) -> list[_Series]:
+    """The lines of a panel whose positions are the columns `within`; `named` columns are in the label where constant."""
+    if trials.empty:
+        return []
+    apart = varying_columns(trials, within=within)
+    lines = []
+    for optimizer in Optimizer:
+        own = trials[trials["optimizer"] == optimizer]
+        groups = [group for _, group in own.groupby(apart, dropna=False)] if apart else [own] * (not own.empty)
+        for rank, group in enumerate(groups):
+            look = _LOOKS[optimizer]
+            names = dict.fromkeys(name for name in (*named, *apart) if group[name].nunique() == 1)
+            label = ", ".join([look.name, *(f"{_symbol(name)} = {_number(group[name].iloc[0])}" for name in names)])
+            lines.append(_Series(label, look, _lighter(look.colour, rank / len(groups)), group))
+    return lines
+
+
+def _draw_error(axes: Axes, series: _Series, trials: pd.DataFrame, error: str) -> None:
+    """Mean and std over seeds at each position `x`, and every seed by itself; the line breaks where no seed counts."""
+    look, colour = series.look, series.colour
+    cells = cell_summary(trials, ["x"])
+    axes.errorbar(
+        cells["x"],
+        cells[f"{error}_mean"],
+        yerr=cells[f"{error}_std"],
+        color=colour,
+        marker=look.marker,
+        markersize=look.marker_size,
+        linewidth=look.line_width,
+        elinewidth=1.2,
+        capsize=3,
+        label=series.label,
+    )
+    counted = is_measured(trials)
+    marks = [(trials[counted & (trials["outcome"] != _HOLLOW)], None), (trials[counted], _HOLLOW)]
+    if error == "test_error":
+        marks += [(trials, _CROSS), (trials.assign(test_error=_DIVERGED_AT), _TRIANGLE)]
+    for seeds, outcome in marks:
+        own = seeds if outcome is None else seeds[seeds["outcome"] == outcome]
+        axes.plot(own["x"], own[error], linestyle="none", label="_seeds", **_mark(outcome, colour))
+    axes.set_ylim(-0.04, 1.1)
+    axes.yaxis.set_major_locator(ticker.MultipleLocator(0.25 if error == "test_error" else 0.5))
+
+
+def _mark(outcome: Outcome | None, colour: object) -> dict[str, object]:
+    """How one seed is drawn: faint and filled, or in a way that shows its outcome."""
+    if outcome is None:
+        return {"marker": "o", "markersize": 3.5, "color": colour, "alpha": 0.35, "markeredgewidth": 0}
+    marker = {_HOLLOW: "o", _CROSS: "x", _TRIANGLE: "^"}[outcome]
+    return {"marker": marker, "markersize": 5, "color": colour, "alpha": 0.8, "markerfacecolor": "none"}
+
+
+def _shade_unmeasured(axes: Axes, series: _Series, trials: pd.DataFrame, level: int) -> None:
+    """Shade the positions where a seed is stuck or diverged, half-way to the neighbours, and name them above the panel."""
+    is_bad = trials["outcome"].isin((_CROSS, _TRIANGLE)).groupby(trials["x"]).any()
+    scale = axes.xaxis.get_transform()
+    positions = scale.transform(is_bad.index.to_numpy(float))
+    edges = np.concatenate([positions[:1] - 0.3, (positions[1:] + positions[:-1]) / 2, positions[-1:] + 0.3])
+    for start, stop in _runs(is_bad.to_numpy(bool)):
+        low, high = scale.inverted().transform(edges[[start, stop]])
+        axes.axvspan(low, high, color=series.colour, alpha=0.12, linewidth=0, zorder=0)
+        centre = float(scale.inverted().transform(edges[[start, stop]].mean()))
+        bad = trials[trials["x"].isin(is_bad.index[start:stop])]["outcome"]
+        text = f"{series.look.name} {' / '.join(o for o in (_CROSS, _TRIANGLE) if (bad == o).any())}"
+        where = axes.get_xaxis_transform()
+        axes.text(centre, 1.01 + 0.075 * level, text, transform=where, color=series.colour, fontsize=8, ha="center")
+
+
+def _runs(flags: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Iterator[tuple[int, int]]:
+    """Half-open index ranges of consecutive True flags."""
+    steps = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
+    yield from zip(steps[::2].tolist(), steps[1::2].tolist(), strict=True)
+
+
+def _decay_axis(axes: Axes, values: pd.Series[float]) -> None:
+    """A logarithmic axis that also shows 0, one step left of the smallest positive value."""
+    positive = values[values > 0]
+    low, high = (positive.min(), positive.max()) if len(positive) else (1e-6, 1.0)
+    axes.set_xscale("symlog", linthresh=low, linscale=0.7)
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    stride = max(1, math.ceil((last - first + 1) / 6))
+    decades = [10.0**k for k in range(last, first - 1, -stride)]
+    axes.xaxis.set_major_locator(ticker.FixedLocator([0.0] * bool((values == 0).any()) + decades[::-1]))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _power(value)))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.set_xlim(-0.45 * low if (values == 0).any() else low / 2, high * 2.5)
+
+
+def _draw_dynamics(upper: Axes, lower: Axes, trials: pd.DataFrame, traces: pd.DataFrame) -> None:
+    """One cell's traces, mean and std over its seeds: products above, loss and errors below."""
+    own = traces[traces["trial_id"].isin(trials["trial_id"])].sort_values("epoch")
+    extreme = "min" if _is_large_batch(trials) else "max"
+    for name, colour, text in (
+        ("feature_learning", _FEATURE_COLOUR, r"feature, max$_r\langle w_{j,r}, jv\rangle$"),
+        (f"noise_{extreme}", _NOISE_COLOUR, r"noise, max$_r\langle w_{j,r}, \xi_i\rangle$"),
+    ):
+        for sign, side, style in (("+1", "positive", "-"), ("−1", "negative", (0, (4, 2)))):
+            _draw_band(upper, own, f"{name}_{side}", f"{text}, $j$ = {sign}", color=colour, linestyle=style)
+    for name, text, style, colour in (
+        ("train_loss", "training loss", "-", "0.6"),
+        ("train_error", "training error", ":", "0.0"),
+        ("test_error", "test error", "-", "0.0"),
+    ):
+        _draw_band(lower, own, name, text, color=colour, linestyle=style)
+    upper.axhline(0, color="0.4", linewidth=0.7, zorder=1)
+    upper.set_yscale("symlog", linthresh=0.1)
+    lower.set(ylim=(-0.04, 1.1), xlabel="epoch")
+    for axes in (upper, lower):
+        axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+        axes.set_xlim(0, max(1, own["epoch"].max()) if len(own) else 1)
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _draw_band(axes: Axes, traces: pd.DataFrame, quantity: str, label: str, **line: object) -> None:
+    values = traces[quantity].astype(float).where(lambda x: np.isfinite(x)).groupby(traces["epoch"])
+    mean, std = values.mean(), values.std(ddof=1).fillna(0.0)
+    axes.plot(mean.index, mean, label=label, linewidth=1.5, **line)
+    axes.fill_between(mean.index, mean - std, mean + std, color=line["color"], alpha=0.18, linewidth=0)
+
+
+def _is_large_batch(trials: pd.DataFrame) -> bool:
+    """Whether an epoch has at most two batches: there the paper takes the least memorized sample, else the most."""
+    return bool((2 * trials["batch_size"] >= trials["num_train"]).all())
+
+
+def _cell_title(keys: Sequence[str], cell: pd.DataFrame) -> str:
+    row = cell.iloc[0]
+    name = _LOOKS[Optimizer(row["optimizer"])].name
+    values = [f"{_symbol(key)} = {_number(row[key])}" for key in keys[1:]]
+    over = "min" if _is_large_batch(cell) else "max"
+    return f"{', '.join([name, *values])}\nnoise: {over} over samples"
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _legend(figure: Figure, trials: pd.DataFrame, lines: Sequence[_Series]) -> None:
+    """One legend above the panels: the lines, and those marks of single seeds that occur."""
+    handles: list[Artist] = [
+        Line2D([], [], color=s.colour, marker=s.look.marker, markersize=s.look.marker_size, label=s.label)
+        for s in lines
+    ]
+    handles.append(Line2D([], [], linestyle="none", label="single seed", **_mark(None, "0.2")))
+    for outcome, label in _MARK_LABELS.items():
+        if (trials["outcome"] == outcome).any():
+            handles.append(Line2D([], [], linestyle="none", label=label, **_mark(outcome, "0.2")))
+    _place_legend(figure, handles)
+
+
+def _place_legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    if handles:
+        columns = max(1, int(figure.get_figwidth() / 2.4))
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)))
+
+
+def _caption(figure: Figure, trials: pd.DataFrame, keys: Sequence[str], what: str) -> None:
+    """A line below: what the bars are, how many seeds, and the setting that all trials share."""
+    if trials.empty:
+        figure.supxlabel("no finished trials", fontsize=8.5, color="0.35")
+        return
+    seeds = trials.groupby(list(keys), dropna=False)["seed"].nunique()
+    low, high = int(seeds.min()), int(seeds.max())
+    count = f"{low} seed{'s' * (low != 1)}" if low == high else f"{low}–{high} seeds"
+    shared = [name for name in _SETTING if name in trials and trials[name].nunique() == 1]
+    setting = ", ".join(f"{_symbol(name)} = {_number(trials[name].iloc[0])}" for name in shared)
+    figure.supxlabel(f"{what}: mean ± std over {count}    {setting}", fontsize=8.5, color="0.35")
+
+
+def _symbol(column: str) -> str:
+    return _SYMBOLS.get(column, column.replace("_", " "))
+
+
+def _number(value: object) -> str:
+    """A number as a reader writes it: 0.05, 100, or a power of ten."""
+    if isinstance(value, str) or not isinstance(value, int | float | np.number):
+        return str(value)
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:g}"
+    return _power(float(value))
+
+
+def _power(value: float) -> str:
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.5e}".split("e")
+    factor = "" if float(mantissa) == 1 else rf"{float(mantissa):g}\times"
+    return f"${factor}10^{{{int(exponent)}}}$"
+
+
+def _lighter(colour: str, share: float) -> tuple[float, float, float]:
+    """The colour mixed with white."""
+    red, green, blue = (c + (1 - c) * 0.75 * share for c in to_rgb(colour))
+    return red, green, blue

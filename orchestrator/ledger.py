@@ -1,0 +1,341 @@
+"""The Parquet truth: append, read, dedupe, compact.
+
+`<root>/trials/workload=W/part-<driver>-<n>.parquet`, and the same under `traces/`. Rules that keep it true:
+
+- A commit is one rename locally, one PUT on an object store; a part is never overwritten and never changes.
+- An append writes its traces before its trials; a trace whose trial never came is ignored by readers.
+- Part names carry the driver's id, and a driver compacts its own parts only: drivers share a ledger without a lock.
+- Compaction writes merged parts before it deletes their sources; killed in between, it leaves duplicates, and readers
+  count a trial once by `ledger_schema.standing`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from orchestrator import ledger_schema as rules
+from orchestrator.errors import LedgerError, unknown_name
+from orchestrator.ledger_schema import RANK_COLUMNS, Table
+from trainables.registry import workload as find_workload
+from trainables.result import TrialResult
+
+ROWS_PER_PART = 250_000
+"""Compaction merges up to about this many rows into one part, so that its memory stays bounded."""
+
+_LISTINGS = 10
+_READS = 100
+_WORKLOAD_FOLDER = "workload="
+
+
+def new_driver_id() -> str:
+    """A new id that sorts by time and is safe in file names: UTC time, host, process, random."""
+    host = re.sub(r"[^A-Za-z0-9]+", "_", socket.gethostname())[:32]
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{host}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+class Ledger:
+    """All results under one folder or object-store URI, written by any number of drivers at once.
+
+    `driver_id` names the writer (letters, digits, `.`, `_`, `-`); a new one by default. Methods are thread-safe.
+    Reading an absent folder gives empty tables; an unreadable or foreign part raises `LedgerError`, which names it.
+    """
+
+    def __init__(self, root: str, driver_id: str | None = None) -> None:
+        self.driver_id = driver_id or new_driver_id()
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", self.driver_id):
+            raise LedgerError(f"a driver id has letters, digits, '.', '_', '-' only, got {self.driver_id!r}")
+        self.root, self._files, self._path = _resolve(root)
+        self._own = re.compile(rf"part-{re.escape(self.driver_id)}-(\d+)\.parquet")
+        self._lock = threading.RLock()
+        self._last_number: dict[str, int] = {}
+        self._trusted: set[str] = set()
+
+    def check_writable(self) -> None:
+        """Create the folders and write a file into each; raises `LedgerError` in one line."""
+        for table in Table:
+            probe = f"{self._path}/{table}/.tmp-{self.driver_id}"
+            self._write(probe, pa.py_buffer(b"writable"))
+            self._files.delete_file(probe)
+
+    def append(self, results: Sequence[TrialResult]) -> None:
+        """Record results; they are durable and visible when this returns, all of one workload at the same moment."""
+        by_workload: dict[str, list[TrialResult]] = defaultdict(list)
+        for result in results:
+            by_workload[result.config.workload].append(result)
+        with self._lock:
+            for name, group in by_workload.items():
+                traces = rules.trace_table(group, self._schema(Table.TRACES, name), self.driver_id)
+                trials = rules.trial_table(group, self._schema(Table.TRIALS, name), self.driver_id)
+                if traces.num_rows:
+                    self._commit(Table.TRACES, name, traces)
+                self._commit(Table.TRIALS, name, trials)
+
+    def trials(
+        self, workload: str, *, trial_ids: Collection[str] | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """One row for each trial; `LedgerError` for an unknown column."""
+        names = self._schema(Table.TRIALS, workload).names
+        wanted = names if columns is None else list(columns)
+        for name in wanted:
+            if name not in names:
+                raise LedgerError(unknown_name("column", name, names))
+        rows = self._read(Table.TRIALS, workload, {*wanted, *RANK_COLUMNS}, _is_among(trial_ids))
+        stands = rules.standing(rows)
+        rows = rows.select(wanted)
+        return rows if len(stands) == rows.num_rows else rows.take(stands)
+
+    def traces(self, workload: str, *, trial_ids: Collection[str] | None = None) -> pa.Table:
+        """One row for each trial and epoch, sorted by them, of the attempts that `trials` shows."""
+        attempts = self.trials(workload, trial_ids=trial_ids, columns=rules.ATTEMPT_KEY)
+        rows = self._read(Table.TRACES, workload, None, _is_among(trial_ids))
+        return rules.sorted_once(rules.of_attempts(rows, attempts), rules.UNIQUE_BY[Table.TRACES])
+
+    def settled(self, workload: str) -> set[str]:
+        """Ids of the trials that need not run again."""
+        rows = self._read(Table.TRIALS, workload, {"trial_id", "outcome"})
+        ids = rows["trial_id"].filter(rules.satisfying(rows["outcome"]))
+        return set(ids.to_numpy().tolist())
+
+    def attempts(self, workload: str) -> dict[str, int]:
+        """The highest attempt number of each trial that is not settled (failed, unfinished or pruned)."""
+        rows = self.trials(workload, columns=("trial_id", "attempt", "outcome"))
+        rows = rows.filter(pc.invert(rules.satisfying(rows["outcome"])))
+        return dict(zip(rows["trial_id"].to_pylist(), rows["attempt"].to_pylist(), strict=True))
+
+    def count_other_versions(self, workload: str, version: int) -> int:
+        """Number of trials recorded under another version of the workload, which a version change left behind."""
+        rows = self._read(Table.TRIALS, workload, {"trial_id"}, pc.field("workload_version") != version)
+        return int(pc.count_distinct(rows["trial_id"]).as_py())
+
+    def compact(self) -> None:
+        """Merge this driver's parts, without the rows that no reader needs; safe to kill and to repeat."""
+        with self._lock:
+            for name in self._workloads_of_driver():
+                kept = rules.worth_keeping(self._read(Table.TRIALS, name, set(RANK_COLUMNS)), self.driver_id)
+                replaced = {table: self._merge(table, name, kept) for table in (Table.TRACES, Table.TRIALS)}
+                # Trials go before their traces, so that no visible trial ever lacks its trace.
+                for part in replaced[Table.TRIALS] + replaced[Table.TRACES]:
+                    self._files.delete_file(part)
+
+    def _merge(self, table: Table, workload: str, attempts: pa.Table) -> list[str]:
+        """Commit the rows of `attempts` as sorted parts; the sources, now superfluous, are returned."""
+        replaced: list[str] = []
+        for group in self._groups(table, workload):
+            rows = rules.of_attempts(self._scan(group, table, workload), attempts)
+            merged = rules.sorted_once(rows, rules.UNIQUE_BY[table])
+            # An interrupted compaction may have left an attempt in several groups; it belongs to the first.
+            attempts = rules.without(attempts, merged)
+            if len(group) == 1 and merged.num_rows == self._count_rows(group[0]):
+                continue
+            if merged.num_rows:
+                self._commit(table, workload, merged)
+            replaced += group
+        return replaced
+
+    def _groups(self, table: Table, workload: str) -> Iterator[list[str]]:
+        """This driver's parts in groups to be merged; large parts stay alone."""
+        group: list[str] = []
+        num_rows = 0
+        for part in self._parts(table, workload):
+            if not self._number(part):
+                continue
+            num_part = self._count_rows(part)
+            if num_part > ROWS_PER_PART // 2:
+                yield [part]
+                continue
+            if num_rows + num_part > ROWS_PER_PART:
+                yield group
+                group, num_rows = [], 0
+            group.append(part)
+            num_rows += num_part
+        if group:
+            yield group
+
+    def _read(
+        self, table: Table, workload: str, columns: Collection[str] | None = None, where: ds.Expression | None = None
+    ) -> pa.Table:
+        """The rows of all parts, duplicates included."""
+        for _ in range(_READS):
+            parts = self._parts(table, workload)
+            try:
+                for part in parts:
+                    self._check(part, table)
+                return self._scan(parts, table, workload, columns, where)
+            except FileNotFoundError:
+                continue  # another driver's compaction replaced the part after the listing
+        raise LedgerError(f"parts of {self._folder(table, workload)} vanish while they are read; is it being deleted?")
+
+    def _scan(
+        self,
+        parts: Sequence[str],
+        table: Table,
+        workload: str,
+        columns: Collection[str] | None = None,
+        where: ds.Expression | None = None,
+    ) -> pa.Table:
+        schema = self._schema(table, workload)
+        names = [name for name in schema.names if columns is None or name in columns]
+        if not parts:
+            return pa.schema([schema.field(name) for name in names]).empty_table()
+        dataset = ds.dataset(list(parts), schema=schema, format="parquet", filesystem=self._files)
+        try:
+            return dataset.to_table(columns=names, filter=where).replace_schema_metadata(None)
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            if len(parts) == 1:
+                raise _bad_part(parts[0], f"cannot be read ({_reason(error)})") from None
+            for part in parts:  # Arrow does not say which part it was
+                self._scan([part], table, workload, columns, where)
+            raise
+
+    def _check(self, part: str, table: Table) -> None:
+        """Refuse a part that is not ours; parts never change, so once is enough."""
+        if part in self._trusted:
+            return
+        try:
+            metadata = pq.read_schema(part, filesystem=self._files).metadata
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            raise _bad_part(part, f"is truncated or not a Parquet file ({_reason(error)})") from None
+        fault = rules.fault_of_marker(metadata, table)
+        if fault:
+            raise _bad_part(part, fault)
+        self._trusted.add(part)
+
+    def _commit(self, table: Table, workload: str, rows: pa.Table) -> None:
+        """Write one new part, whole or not at all."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows.cast(self._schema(table, workload)), sink, compression="zstd")
+        self._last_number[workload] = number = self._last(workload) + 1
+        part = f"{self._folder(table, workload)}/part-{self.driver_id}-{number:06d}.parquet"
+        if self._files.get_file_info(part).type != pafs.FileType.NotFound:
+            raise LedgerError(f"{part} exists already; another driver uses the id {self.driver_id!r}")
+        self._write(part, sink.getvalue())
+        self._trusted.add(part)
+
+    def _last(self, workload: str) -> int:
+        """The highest number among this driver's parts."""
+        if workload not in self._last_number:
+            numbers = [self._number(part) for table in Table for part in self._parts(table, workload)]
+            self._last_number[workload] = max(numbers, default=0)
+        return self._last_number[workload]
+
+    def _number(self, part: str) -> int:
+        """Number (from 1) of this driver's part, 0 for another's."""
+        match = self._own.fullmatch(part.rpartition("/")[2])
+        return int(match[1]) if match else 0
+
+    def _count_rows(self, part: str) -> int:
+        return int(pq.read_metadata(part, filesystem=self._files).num_rows)
+
+    def _write(self, path: str, content: pa.Buffer) -> None:
+        try:
+            self._files.create_dir(path.rpartition("/")[0], recursive=True)
+            if isinstance(self._files, pafs.LocalFileSystem):
+                _write_locally(Path(path), content)
+            else:
+                with self._files.open_output_stream(path) as stream:  # becomes visible when it closes
+                    stream.write(content)
+        except OSError as error:
+            raise LedgerError(
+                f"cannot write to {path.rpartition('/')[0]} ({_reason(error)}); choose another output folder"
+            ) from None
+
+    def _workloads_of_driver(self) -> list[str]:
+        folders = [path for table in Table for path in self._list(f"{self._path}/{table}", pafs.FileType.Directory)]
+        names = {path.rpartition(f"/{_WORKLOAD_FOLDER}")[2] for path in folders if f"/{_WORKLOAD_FOLDER}" in path}
+        return sorted(name for name in names if self._last(name))
+
+    def _parts(self, table: Table, workload: str) -> list[str]:
+        """Paths of all drivers' parts, sorted.
+
+        A listing is not atomic: while another driver compacts, one may miss both the merged part and its deleted
+        sources. Two equal listings in a row rule that out.
+        """
+        folder = self._folder(table, workload)
+        parts = self._list(folder, pafs.FileType.File)
+        for _ in range(_LISTINGS):
+            previous, parts = parts, self._list(folder, pafs.FileType.File)
+            if parts == previous:
+                break
+        return [part for part in parts if part.endswith(".parquet")]
+
+    def _list(self, folder: str, file_type: pafs.FileType) -> list[str]:
+        """Sorted paths in a folder, without hidden ones."""
+        try:
+            infos = self._files.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        except OSError as error:
+            raise LedgerError(f"cannot list {folder} ({_reason(error)}); move away what is in its place") from None
+        return sorted(i.path for i in infos if i.type == file_type and not i.base_name.startswith((".", "_")))
+
+    def _folder(self, table: Table, workload: str) -> str:
+        return f"{self._path}/{table}/{_WORKLOAD_FOLDER}{workload}"
+
+    @staticmethod
+    def _schema(table: Table, workload: str) -> pa.Schema:
+        found = find_workload(workload)
+        if table is Table.TRACES:
+            return rules.trace_schema(found.trace_point_type)
+        return rules.trial_schema(found.config_type, found.trace_point_type)
+
+
+def _resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
+    """A folder or URI as (absolute name, file system, path in it)."""
+    if "://" not in root:
+        path = str(Path(root).expanduser().absolute())
+        return path, pafs.LocalFileSystem(), path
+    try:
+        files, path = pafs.FileSystem.from_uri(root)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise LedgerError(
+            f"cannot open {root} ({_reason(error)}); give a folder or a URI as s3://bucket/path"
+        ) from None
+    return root.rstrip("/"), files, path.rstrip("/")
+
+
+def _write_locally(path: Path, content: pa.Buffer) -> None:
+    """Write beside the final name and rename, so that no reader sees half a file, not even after a power cut."""
+    hidden = path.with_name(f".tmp-{path.name.removeprefix('.tmp-')}.part")
+    try:
+        with hidden.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        hidden.rename(path)
+    finally:
+        hidden.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _is_among(trial_ids: Collection[str] | None) -> ds.Expression | None:
+    return None if trial_ids is None else pc.field("trial_id").isin(pa.array(list(trial_ids), pa.string()))
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what a library says."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).splitlines()[0].rstrip(". ")
+
+
+def _bad_part(part: str, fault: str) -> LedgerError:
+    return LedgerError(f"{part} {fault}; move it out of the ledger or delete it, its trials then run again")

@@ -1,0 +1,185 @@
+"""The rows of the ledger: columns derived from the result types, the marker of our files, and which row of a trial stands.
+
+Every column is nullable in the files, so that a part written before a column existed reads with nulls in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from enum import StrEnum
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainables.config import TrialConfig
+from trainables.result import RESULT_COLUMNS, SATISFYING, Provenance, TracePoint, TrialResult
+
+FORMAT_VERSION = 1
+"""Bump when parts written so far can no longer be read."""
+
+_MARKER = b"lambda_atlas"
+_TRIAL_NAMES = {"trial_id": str, "trajectory_id": str, "workload_version": int}
+
+
+class Table(StrEnum):
+    """The two tables, and the folders that they lie in."""
+
+    TRIALS = "trials"
+    TRACES = "traces"
+
+
+ATTEMPT_KEY = ("trial_id", "attempt", "finished_at", "driver_id")
+"""Columns of both tables that together name one attempt at a trial."""
+
+RANK_COLUMNS = (*ATTEMPT_KEY, "outcome")
+"""Columns that decide which row of a trial stands."""
+
+UNIQUE_BY = {Table.TRIALS: ("trial_id",), Table.TRACES: ("trial_id", "epoch")}
+"""Columns that name one row of a table, once only the attempts that stand are left."""
+
+
+def trial_schema(config_type: type[TrialConfig], trace_point_type: type[TracePoint]) -> pa.Schema:
+    """Columns of a trial in the order of `TrialResult.trial_row`, then `driver_id`."""
+    result, point = get_type_hints(TrialResult), get_type_hints(trace_point_type)
+    columns: dict[str, Any] = {
+        **_TRIAL_NAMES,
+        **{name: field.annotation for name, field in config_type.model_fields.items()},
+        **{name: result[name] for name in RESULT_COLUMNS},
+        **{f.name: point[f.name] for f in fields(trace_point_type) if f.name != "epoch"},
+        **get_type_hints(Provenance),
+        "driver_id": str,
+    }
+    return _schema(Table.TRIALS, columns)
+
+
+def trace_schema(trace_point_type: type[TracePoint]) -> pa.Schema:
+    """Columns of a trace point, and the attempt that it belongs to."""
+    result, point = get_type_hints(TrialResult), get_type_hints(trace_point_type)
+    columns: dict[str, Any] = {
+        "trial_id": str,
+        **{f.name: point[f.name] for f in fields(trace_point_type)},
+        **{name: result.get(name, str) for name in ATTEMPT_KEY[1:]},
+    }
+    return _schema(Table.TRACES, columns)
+
+
+def _schema(table: Table, columns: Mapping[str, Any]) -> pa.Schema:
+    marker = {_MARKER: f"{table}/{FORMAT_VERSION}".encode()}
+    return pa.schema([(name, _arrow_type(annotation)) for name, annotation in columns.items()], metadata=marker)
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    """The column type of a field; a constant (`workload`) is dictionary-encoded, as readers type the folder's name."""
+    if get_origin(annotation) is Literal:
+        return pa.dictionary(pa.int32(), pa.string())
+    (plain,) = [part for part in get_args(annotation) if part is not NoneType] or [annotation]
+    for python_type, arrow_type in ((str, pa.string()), (bool, pa.bool_()), (int, pa.int64()), (float, pa.float64())):
+        if issubclass(plain, python_type):
+            return arrow_type
+    raise TypeError(f"no column type for a field of type {annotation!r}")
+
+
+def fault_of_marker(metadata: Mapping[bytes, bytes] | None, table: Table) -> str | None:
+    """What is wrong with a part by its schema's metadata, or None."""
+    marker = (metadata or {}).get(_MARKER, b"").decode(errors="replace")
+    if not marker:
+        return "is a Parquet file that lambda-atlas did not write"
+    name, _, version = marker.partition("/")
+    if name != table:
+        return f"belongs to the table {name!r}, not to {str(table)!r}"
+    if not version.isdecimal() or int(version) > FORMAT_VERSION:
+        return f"has format {version}, and this version of lambda-atlas reads up to {FORMAT_VERSION}"
+    return None
+
+
+def trial_table(results: Sequence[TrialResult], schema: pa.Schema, driver_id: str) -> pa.Table:
+    """One row for each result."""
+    return pa.Table.from_pylist([{**r.trial_row(), "driver_id": driver_id} for r in results], schema=schema)
+
+
+def trace_table(results: Sequence[TrialResult], schema: pa.Schema, driver_id: str) -> pa.Table:
+    """One row for each trace point of each result."""
+    rows = [
+        {**row, "attempt": r.attempt, "finished_at": r.finished_at, "driver_id": driver_id}
+        for r in results
+        for row in r.trace_rows()
+    ]
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def satisfying(outcomes: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Mask of the outcomes that settle a config."""
+    return pc.is_in(outcomes, value_set=pa.array(sorted(SATISFYING), pa.string()))
+
+
+def standing(rows: pa.Table) -> npt.NDArray[np.int64]:
+    """Positions, ascending, of the one row of each trial that counts; needs `RANK_COLUMNS`.
+
+    This is the ledger's only rule on duplicates. A satisfying row wins over others. Among satisfying rows the earliest
+    `finished_at` wins (what was read once stays true), then the smaller `driver_id`. Among the others the highest
+    `attempt` wins, then the latest `finished_at`, then the greater `driver_id`. The order is total over attempts, so
+    all readers and all compactions agree on the winner whatever order they see the rows in.
+    """
+    codes = rows["trial_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    contested = np.bincount(codes)[codes] > 1 if len(codes) else np.zeros(0, dtype=bool)
+    positions = np.flatnonzero(contested)
+    rivals = rows.select(list(RANK_COLUMNS)).take(positions).append_column("position", pa.array(positions))
+    settled = satisfying(rivals["outcome"])
+    first_settled = ("finished_at", "driver_id", "attempt")
+    last_tried = ("attempt", "finished_at", "driver_id")
+    ranked = np.concatenate(
+        [
+            rivals.filter(mask).sort_by([(name, order) for name in names])["position"].to_numpy()
+            for mask, names, order in (
+                (settled, first_settled, "ascending"),
+                (pc.invert(settled), last_tried, "descending"),
+            )
+        ]
+    )
+    _, first = np.unique(codes[ranked], return_index=True)
+    return np.sort(np.concatenate([np.flatnonzero(~contested), ranked[first]]))
+
+
+def worth_keeping(rows: pa.Table, driver_id: str) -> pa.Table:
+    """Of all drivers' rows, those of one driver that its compaction keeps: at most one for each trial.
+
+    A row that loses against a satisfying row of another driver goes; as the winner is the same for everyone, it is
+    never dropped itself, even when all drivers compact at once.
+    """
+    winners = rows.take(standing(rows))
+    others = pc.and_(satisfying(winners["outcome"]), pc.not_equal(winners["driver_id"], driver_id))
+    own = rows.filter(pc.equal(rows["driver_id"], driver_id))
+    own = own.take(standing(own))
+    return without(own, winners.filter(others))
+
+
+def without(rows: pa.Table, others: pa.Table) -> pa.Table:
+    """The rows whose trial has no row among `others`."""
+    return rows.filter(pc.invert(pc.is_in(rows["trial_id"], value_set=others["trial_id"].combine_chunks())))
+
+
+def of_attempts(rows: pa.Table, attempts: pa.Table) -> pa.Table:
+    """The rows of either table that belong to `attempts`, which name one attempt for each trial."""
+    at = pc.index_in(rows["trial_id"], value_set=attempts["trial_id"].combine_chunks())
+    belongs = pc.is_valid(at)
+    for name in ATTEMPT_KEY[1:]:
+        belongs = pc.and_(belongs, pc.equal(rows[name], attempts[name].combine_chunks().take(at)))
+    return rows.filter(belongs)
+
+
+def sorted_once(rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The rows sorted by `names`, one of each; an interrupted compaction leaves equal rows behind."""
+    rows = rows.sort_by([(name, "ascending") for name in names])
+    if rows.num_rows < 2:
+        return rows
+    is_new = np.zeros(rows.num_rows, dtype=bool)
+    is_new[0] = True
+    for name in names:
+        column = rows[name].combine_chunks()
+        is_new[1:] |= pc.not_equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
+    return rows if is_new.all() else rows.filter(pa.array(is_new))

@@ -1,0 +1,172 @@
+"""Configs -> packs: cut when a worker asks for one, so that their size fits what is left to do."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from trainables.config import TrialConfig
+from trainables.pack import MemberOrder, PackOrder
+from trainables.provenance import provenance
+from trainables.registry import workload
+from trainables.result import Outcome, TrialResult
+
+LONGEST_PACK_SECONDS = 120.0
+SHORTEST_PACK_SECONDS = 1.0
+"""A pack costs some tens of milliseconds to start: shorter ones are not worth cutting."""
+ROUNDS_LEFT = 2
+"""A pack is at most this fraction of a slot's share of what is left: large packs first, small ones level the end."""
+MAX_LOSSES = 3
+"""A trial whose worker died this often, alone in its pack, is recorded as failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackSettings:
+    """What every pack of a run shares."""
+
+    states_root: str
+    checkpoint_seconds: float
+    engine: str | None = None
+
+
+class PackQueue:
+    """The trials still to run; packs are pulled from it, lost packs come back to it. Thread-safe."""
+
+    def __init__(
+        self,
+        configs: Sequence[TrialConfig],
+        settings: PackSettings,
+        state_paths: Mapping[str, str],
+        attempts: Mapping[str, int],
+    ) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        members = [
+            MemberOrder(c, attempts.get(c.trial_id, 0) + 1, state_paths.get(c.trial_id)) for c in _longest_first(configs)
+        ]
+        self._waiting = deque(members)
+        self._cost_waiting = sum(_cost(member) for member in members)
+        self._requeued: deque[tuple[MemberOrder, ...]] = deque()
+        self._in_flight: dict[str, PackOrder] = {}
+        self._ended: set[str] = set()
+        self._losses: dict[str, int] = {}
+        self._run_id = uuid.uuid4().hex[:8]
+        self._num_packs = 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing waits and nothing is in flight."""
+        with self._lock:
+            return not (self._waiting or self._requeued or self._in_flight)
+
+    def next_pack(self, slots: int) -> PackOrder | None:
+        """Cut the next pack for one of `slots` workers; None if nothing waits now."""
+        with self._lock:
+            members = self._requeued.popleft() if self._requeued else self._cut(slots)
+            if not members:
+                return None
+            self._num_packs += 1
+            order = PackOrder(
+                f"{self._run_id}-{self._num_packs}",
+                members,
+                self._settings.states_root,
+                self._settings.checkpoint_seconds,
+                self._settings.engine,
+            )
+            self._in_flight[order.pack_id] = order
+            return order
+
+    def ended(self, trial_id: str) -> None:
+        """A trial's result is here."""
+        with self._lock:
+            self._ended.add(trial_id)
+
+    def completed(self, pack_id: str) -> None:
+        """A pack's worker has finished it."""
+        with self._lock:
+            self._in_flight.pop(pack_id, None)
+
+    def lost(self, pack_id: str, error: str, state_paths: Mapping[str, str]) -> list[TrialResult]:
+        """A pack's worker died: its unfinished members go on in two halves, so that a deadly member ends up alone.
+
+        Returns the results of members that are given up.
+        """
+        with self._lock:
+            order = self._in_flight.pop(pack_id, None)
+            left = [m for m in order.members if m.config.trial_id not in self._ended] if order else []
+            again = [
+                replace(m, attempt=m.attempt + 1, state_path=state_paths.get(m.config.trial_id, m.state_path)) for m in left
+            ]
+            if len(again) > 1:
+                middle = (len(again) + 1) // 2
+                self._requeued.extend((tuple(again[:middle]), tuple(again[middle:])))
+                return []
+            for member in again:
+                losses = self._losses[member.config.trial_id] = self._losses.get(member.config.trial_id, 0) + 1
+                if losses < MAX_LOSSES:
+                    self._requeued.append((member,))
+                    continue
+                self._ended.add(member.config.trial_id)
+                return [_given_up(member, pack_id, error)]
+            return []
+
+    def _cut(self, slots: int) -> tuple[MemberOrder, ...]:
+        budget = self._cost_waiting / (ROUNDS_LEFT * max(1, slots))
+        budget = min(max(budget, SHORTEST_PACK_SECONDS), LONGEST_PACK_SECONDS)
+        members: list[MemberOrder] = []
+        cost = 0.0
+        while self._waiting:
+            candidate = self._waiting[0]
+            grown = cost + _cost(candidate)
+            if members and (grown > budget or _key(candidate) != _key(members[0])):
+                break
+            members.append(self._waiting.popleft())
+            cost = grown
+        self._cost_waiting -= cost
+        return tuple(members)
+
+
+def _longest_first(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """By pack key, the costliest key first; within it by falling cost, then by seed, so that neighbours share data."""
+
+    def rank(config: TrialConfig) -> tuple[float, int]:
+        return -workload(config.workload).cost(config), config.seed
+
+    by_key = sorted(configs, key=lambda c: str(_config_key(c)))
+    groups = [sorted(group, key=rank) for _, group in groupby(by_key, key=lambda c: str(_config_key(c)))]
+    return [config for group in sorted(groups, key=lambda g: rank(g[0])) for config in group]
+
+
+def _config_key(config: TrialConfig) -> object:
+    return workload(config.workload).pack_key(config)
+
+
+def _key(member: MemberOrder) -> object:
+    return _config_key(member.config)
+
+
+def _cost(member: MemberOrder) -> float:
+    return workload(member.config.workload).cost(member.config)
+
+
+def _given_up(member: MemberOrder, pack_id: str, error: str) -> TrialResult:
+    return TrialResult(
+        config=member.config,
+        outcome=Outcome.FAILED,
+        epochs_done=0,
+        trace=(),
+        data_digest=None,
+        init_digest=None,
+        order_digest=None,
+        train_seconds=0.0,
+        finished_at=time.time(),
+        provenance=provenance("none"),
+        pack_id=pack_id,
+        attempt=member.attempt - 1,
+        error=f"its worker died {MAX_LOSSES} times; the last time: {error}",
+    )

@@ -1,0 +1,223 @@
+"""Packs on Ray Tune: a Tuner whose searcher pulls packs, and results that come back past Tune's own log.
+
+Tune sees a pack's id and whether it goes on, nothing else; its files are scratch that nobody reads back.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Tune reads these when it is imported: no per-trial log files, no configuration box, Ctrl-C ends fit() at once,
+# no snapshots of an experiment that the ledger already describes.
+for _name, _value in {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
+from orchestrator.errors import ClusterError
+from orchestrator.executor import ReportSink
+from orchestrator.packing import PackQueue
+from trainables.pack import PackOrder
+from trainables.provenance import code_digest
+from trainables.state_store import StateStore
+from trainables.tune_trainable import EXCHANGE, EXCHANGE_NAMESPACE, PACK_ID, PackExchange, PackTrainable
+from trainables.workload import Report
+
+_PROBE_SECONDS = 5.0
+_DRAIN_SECONDS = 0.5
+
+
+class RayExecutor:
+    """Runs packs on a local Ray, or on the cluster at `address`; raises `ClusterError` when that cannot be had."""
+
+    def __init__(self, states_root: str, address: str | None = None) -> None:
+        self._store = StateStore(states_root)
+        _connect(address)
+        self._exchange_name = f"exchange-{uuid.uuid4().hex}"
+        actor = ray.remote(num_cpus=0)(PackExchange)
+        self._exchange = actor.options(name=self._exchange_name, namespace=EXCHANGE_NAMESPACE).remote()
+        self._drain_lock = threading.Lock()
+        self._problem: BaseException | None = None
+        if address is not None:
+            _check_same_code()
+
+    @property
+    def slots(self) -> int:
+        """Packs that run at once: one for each CPU of the cluster."""
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def run(self, queue: PackQueue, sink: ReportSink) -> None:
+        """Run everything in the queue; returns when it is finished."""
+        scratch = tempfile.mkdtemp(prefix="lambda-atlas-tune-")
+        try:
+            with self._draining(sink):
+                self._tuner(queue, sink, scratch).fit()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def acknowledge(self, trial_ids: Collection[str]) -> None:
+        """These trials are recorded: their states may go."""
+        self._exchange.acknowledge.remote(list(trial_ids))
+
+    def shutdown(self) -> None:
+        """Leave the cluster; a local one ends."""
+        ray.shutdown()
+
+    def _tuner(self, queue: PackQueue, sink: ReportSink, scratch: str) -> tune.Tuner:
+        slots = self.slots
+        return tune.Tuner(
+            tune.with_resources(PackTrainable, {"cpu": 1}),
+            tune_config=tune.TuneConfig(
+                search_alg=_PackSearcher(self, queue, slots),
+                num_samples=-1,
+                max_concurrent_trials=slots,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="packs",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[_PackEnds(queue, self, sink)],
+                failure_config=tune.FailureConfig(max_failures=0),
+            ),
+        )
+
+    def offer(self, order: PackOrder) -> dict[str, Any]:
+        """Make an order ready to be fetched; returns the Tune config that names it."""
+        ray.get(self._exchange.put.remote(order))
+        return {PACK_ID: order.pack_id, EXCHANGE: self._exchange_name}
+
+    def pack_completed(self, queue: PackQueue, pack_id: str) -> None:
+        """A pack has ended: its order is not needed any more."""
+        queue.completed(pack_id)
+        self._exchange.close.remote(pack_id)
+
+    def pack_lost(self, queue: PackQueue, sink: ReportSink, pack_id: str, error: str) -> None:
+        """A pack's worker died: take what it had reported, put the rest back into the queue."""
+        self._drain(sink, wait_seconds=0.0)
+        given_up = queue.lost(pack_id, error, self._store.index())
+        sink([Report(result.trial_id, result.epochs_done, (), result) for result in given_up])
+        self._exchange.close.remote(pack_id)
+
+    def _drain(self, sink: ReportSink, wait_seconds: float) -> None:
+        with self._drain_lock:
+            reports = ray.get(self._exchange.drain.remote(wait_seconds))
+            if reports:
+                sink(reports)
+
+    @contextmanager
+    def _draining(self, sink: ReportSink) -> Iterator[None]:
+        """Hand reports on from a thread of its own, so that Tune's loop never waits for the ledger."""
+        stop = threading.Event()
+
+        def drain_until_stopped() -> None:
+            try:
+                while not stop.is_set():
+                    self._drain(sink, _DRAIN_SECONDS)
+            except BaseException as problem:  # raised in the driver's thread, by the searcher
+                self._problem = problem
+
+        thread = threading.Thread(target=drain_until_stopped, name="drain-reports", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        self.raise_problem()
+        self._drain(sink, wait_seconds=0.0)
+
+    def raise_problem(self) -> None:
+        """Raise what went wrong while results were taken (a full disk, say): the sweep cannot go on."""
+        if self._problem is not None:
+            raise self._problem
+
+
+class _PackSearcher(Searcher):  # type: ignore[misc]
+    """Pulls a pack from the queue whenever Tune has room for a trial."""
+
+    def __init__(self, executor: RayExecutor, queue: PackQueue, slots: int) -> None:
+        super().__init__(metric=None, mode=None)
+        self._executor, self._queue, self._slots = executor, queue, slots
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next pack's id; None while others run that may come back, FINISHED at the end."""
+        self._executor.raise_problem()
+        order = self._queue.next_pack(self._slots)
+        if order is None:
+            return str(Searcher.FINISHED) if self._queue.is_finished else None
+        return self._executor.offer(order)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the queue learns it from `_PackEnds`, which knows the pack."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what is left to do is read from the ledger."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""
+
+
+class _PackEnds(tune.Callback):  # type: ignore[misc]
+    """Tells the queue how packs end."""
+
+    def __init__(self, queue: PackQueue, executor: RayExecutor, sink: ReportSink) -> None:
+        self._queue, self._executor, self._sink = queue, executor, sink
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._executor.pack_completed(self._queue, trial.config[PACK_ID])
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        error = str(trial.get_error() or "unknown error")
+        self._executor.pack_lost(self._queue, self._sink, trial.config[PACK_ID], error)
+
+
+def _connect(address: str | None) -> None:
+    if address is None:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        return
+    _probe(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ClusterError(f"no Ray cluster at --address {address}: {reason}") from None
+
+
+def _probe(address: str) -> None:
+    """Fail in seconds where nothing listens: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PROBE_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(f"no Ray cluster at --address {address}: {error.strerror or error}") from None
+
+
+def _check_same_code() -> None:
+    """A worker that runs another version of `trainables` would write wrong rows under right names."""
+    remote_digest = ray.get(ray.remote(num_cpus=0)(code_digest).remote())
+    if remote_digest != code_digest():
+        raise ClusterError(
+            f"the cluster runs other code (trainables {remote_digest}) than this driver ({code_digest()}): "
+            "install the same version on both"
+        )

@@ -1,0 +1,254 @@
+"""Runs a sweep: plan - ledger -> packs -> executor -> ledger, views. The only place where they meet."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from orchestrator.errors import SweepError, unknown_name
+from orchestrator.executor import Executor, InlineExecutor
+from orchestrator.ledger import Ledger
+from orchestrator.packing import PackQueue, PackSettings
+from orchestrator.progress import ProgressDisplay
+from orchestrator.recorder import Recorder
+from orchestrator.sweep import Sweep
+from trainables.config import TrialConfig
+from trainables.registry import workload
+from trainables.result import Outcome, TrialResult
+from trainables.state_store import StateStore
+from trainables.workload import Report
+
+if TYPE_CHECKING:
+    from orchestrator.mlflow_view import BackgroundView
+
+EXECUTORS = ("ray", "inline")
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How and where a sweep runs; none of it changes a number."""
+
+    out: str
+    executor: str = "ray"
+    address: str | None = None
+    max_trials: int | None = None
+    mlflow: bool = True
+    figures: bool = True
+    checkpoint_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A sweep minus what the ledger settles; `forecast_core_seconds` is the cost model's guess for `pending`."""
+
+    sweep: Sweep
+    configs: tuple[TrialConfig, ...]
+    settled: frozenset[str]
+    pending: tuple[TrialConfig, ...]
+    stale_rows: int
+    forecast_core_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a launch did: trials `planned`, `already_done` before it, `finished` and `failed` in it, all outcomes."""
+
+    planned: int
+    already_done: int
+    finished: int
+    failed: int
+    outcomes: Mapping[str, int]
+    interrupted: bool
+
+
+def plan_sweep(sweep: Sweep, ledger: Ledger, max_trials: int | None = None) -> Plan:
+    """Expand the sweep and subtract what is settled; reads only."""
+    configs = sweep.configs()
+    settled = ledger.settled(sweep.workload) & {config.trial_id for config in configs}
+    pending = tuple(config for config in configs if config.trial_id not in settled)[:max_trials]
+    return Plan(
+        sweep,
+        configs,
+        frozenset(settled),
+        pending,
+        ledger.count_other_versions(sweep.workload, workload(sweep.workload).config_type.numeric_version),
+        sum(workload(sweep.workload).cost(config) for config in pending),
+    )
+
+
+def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
+    """Run what is missing, then show the table, draw the figures and bring MLflow up to date."""
+    console = Console()
+    if options.executor not in EXECUTORS:
+        raise SweepError(unknown_name("executor", options.executor, EXECUTORS))
+    ledger = Ledger(options.out)
+    ledger.check_writable()
+    with _lease(options.out, sweep.name):
+        plan = plan_sweep(sweep, ledger, options.max_trials)
+        _announce(console, plan)
+        with _connected(plan, options) as executor, _mlflow(sweep, options) as view:
+            _catch_up(view, plan, ledger)
+            outcomes, interrupted = _train(plan, ledger, options, executor, view, console)
+            ledger.compact()
+            figures = _show(plan, ledger, options, console)
+            _close_view(view, console, figures, plan, interrupted)
+    return RunSummary(
+        planned=len(plan.configs),
+        already_done=len(plan.settled),
+        finished=outcomes.total(),
+        failed=outcomes[Outcome.FAILED],
+        outcomes=outcomes,
+        interrupted=interrupted,
+    )
+
+
+def export_mlflow(sweep: Sweep, out: str) -> int:
+    """Write every settled trial of the sweep that MLflow lacks; returns their number."""
+    from orchestrator.mlflow_view import MlflowView, default_tracking_uri
+
+    ledger = Ledger(out)
+    view = MlflowView(default_tracking_uri(out), sweep.name, sweep.title)
+    missing = _rows(ledger, sweep, {c.trial_id for c in sweep.configs()} - view.present())
+    view.add(*missing)
+    view.add_artifacts(sorted((Path(out) / "figures" / sweep.name).glob("*.p*")))
+    view.close(finished=True)
+    return len(missing[0])
+
+
+def _train(
+    plan: Plan,
+    ledger: Ledger,
+    options: RunOptions,
+    executor: Executor | None,
+    view: BackgroundView | None,
+    console: Console,
+) -> tuple[Counter[str], bool]:
+    """Run the pending trials; returns the outcomes of this launch and whether it was interrupted."""
+    outcomes: Counter[str] = Counter()
+    if executor is None:
+        return outcomes, False
+    states = StateStore(states_root(options.out))
+    states.collect(ledger.settled(plan.sweep.workload))
+    queue = PackQueue(
+        plan.pending,
+        PackSettings(states_root(options.out), options.checkpoint_seconds),
+        states.index(),
+        ledger.attempts(plan.sweep.workload),
+    )
+    configs = {config.trial_id: config for config in plan.pending}
+    running: dict[str, float] = {}
+
+    def moved(report: Report) -> None:
+        config = configs[report.trial_id]
+        share = report.epochs_done / config.num_epochs
+        running[report.trial_id] = share * workload(config.workload).cost(config)
+        progress.partial(sum(running.values()))
+
+    def recorded(results: Sequence[TrialResult]) -> None:
+        executor.acknowledge([result.trial_id for result in results])
+        for result in results:
+            running.pop(result.trial_id, None)
+            outcomes[result.outcome] += 1
+            progress.trial_done(result.outcome, workload(result.config.workload).cost(result.config))
+        if view is not None:
+            view.add([r.trial_row() for r in results], {r.trial_id: r.trace_rows() for r in results})
+
+    def sink(reports: Sequence[Report]) -> None:
+        for report in reports:
+            if report.result is not None:
+                queue.ended(report.trial_id)
+        recorder.put(reports)
+
+    progress = ProgressDisplay(
+        plan.sweep.name, len(plan.configs), len(plan.settled), plan.forecast_core_seconds, console
+    )
+    interrupted = False
+    with progress, Recorder(ledger, recorded, moved) as recorder:
+        try:
+            executor.run(queue, sink)
+        except KeyboardInterrupt:
+            interrupted = True
+    states.collect(ledger.settled(plan.sweep.workload))
+    return outcomes, interrupted
+
+
+def states_root(out: str) -> str:
+    """Where half-done members' states lie under an output folder."""
+    return f"{out if '://' in out else Path(out).resolve()}/states"
+
+
+def _announce(console: Console, plan: Plan) -> None:
+    console.print(
+        f"{plan.sweep.name}: {len(plan.configs)} trials, {len(plan.settled)} done, {len(plan.pending)} to run",
+        highlight=False,
+    )
+    if plan.stale_rows:
+        version = workload(plan.sweep.workload).config_type.numeric_version
+        console.print(
+            f"{plan.stale_rows} rows of {plan.sweep.workload} were made by another version than {version}: "
+            "they stay in the ledger and are not used",
+            highlight=False,
+        )
+
+
+@contextmanager
+def _lease(out: str, sweep: str) -> Iterator[None]:
+    """One driver at a time for a sweep in an output folder; ends with the process, however it ends."""
+    if "://" in out:
+        yield  # object stores have no locks; the ledger counts a trial once all the same
+        return
+    folder = Path(out) / ".leases"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{sweep}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SweepError(
+            f"sweep {sweep!r} is being run into {out!r} by another process: wait for it, or give another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _connected(plan: Plan, options: RunOptions) -> Iterator[Executor | None]:
+    """The executor, started only if there is something to run."""
+    if not plan.pending:
+        yield None
+    elif options.executor == "inline":
+        yield InlineExecutor()
+    else:
+        from orchestrator.ray_executor import RayExecutor
+
+        executor = RayExecutor(states_root(options.out), options.address)
+        try:
+            yield executor
+        finally:
+            executor.shutdown()
+
+
+def _mlflow(sweep: Sweep, options: RunOptions) -> AbstractContextManager[BackgroundView | None]:
+    if not options.mlflow:
+        return nullcontext(None)
+    from orchestrator.mlflow_view import BackgroundView, default_tracking_uri
+
+    return BackgroundView(default_tracking_uri(options.out), sweep.name, sweep.title)
+
+
+def _rows(ledger: Ledger, sweep: Sweep, trial_ids: set[str]) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """Rows and traces of these trials as the ledger has them."""
+    rows = ledger.trials(sweep.workload, trial_ids=trial_ids).to_pylist()
+    traces: dict[str, list[dict[str, Any]]] = {}
+    for point in ledger.traces(sweep.workload, trial_ids=trial_ids).to_pylist():
+        traces.setdefault(point["trial_id"], []).append(point)
+    return rows, traces

@@ -1,0 +1,78 @@
+"""A pack on its way to a worker, and the worker's loop around it: advance, report, save states by time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from trainables.config import TrialConfig
+from trainables.registry import workload
+from trainables.result import TrialResult
+from trainables.state_store import StateStore
+from trainables.workload import Member, Report, State
+
+REPORT_SECONDS = 1.0
+"""Wall time between two reports of a pack."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberOrder:
+    """One trial of a pack: trained to its last epoch, from the state in the file `state_path` if there is one."""
+
+    config: TrialConfig
+    attempt: int = 1
+    state_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackOrder:
+    """Members to be trained by one worker; their states are saved under `states_root` every `checkpoint_seconds`."""
+
+    pack_id: str
+    members: tuple[MemberOrder, ...]
+    states_root: str
+    checkpoint_seconds: float
+    engine: str | None = None
+
+
+class PackWorker:
+    """Runs one pack order in this process."""
+
+    def __init__(self, order: PackOrder) -> None:
+        self._order = order
+        self._store = StateStore(order.states_root)
+        self._attempts = {member.config.trial_id: member.attempt for member in order.members}
+        members = [Member(m.config, m.config.num_epochs, self._state(m)) for m in order.members]
+        self._run = workload(order.members[0].config.workload).open(members, engine=order.engine)
+        self._saved_at = time.monotonic()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every member has ended."""
+        return self._run.is_done
+
+    def step(self, seconds: float = REPORT_SECONDS) -> list[Report]:
+        """Train for about `seconds` and save the states when it is time."""
+        reports = [self._completed(report) for report in self._run.advance(seconds)]
+        if not self.is_done and time.monotonic() - self._saved_at >= self._order.checkpoint_seconds:
+            self._store.save(self._order.pack_id, self._run.states())
+            self._saved_at = time.monotonic()
+        return reports
+
+    def forget(self, trial_ids: Collection[str]) -> None:
+        """Members that are recorded need no state any more."""
+        self._run.forget(trial_ids)
+
+    def _state(self, member: MemberOrder) -> State | None:
+        if member.state_path is None:
+            return None
+        return self._store.load(member.state_path, member.config.trial_id)
+
+    def _completed(self, report: Report) -> Report:
+        if report.result is None:
+            return report
+        result: TrialResult = replace(
+            report.result, pack_id=self._order.pack_id, attempt=self._attempts[report.trial_id]
+        )
+        return replace(report, result=result)

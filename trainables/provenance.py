@@ -1,0 +1,82 @@
+"""Where and with what a trial runs, captured on the worker."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import socket
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from trainables.result import Provenance
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def provenance(engine: str, device: str = "cpu") -> Provenance:
+    """What this process would write into a row of a trial that `engine` trains on `device`."""
+    git_sha, git_dirty = _git_state()
+    return Provenance(
+        engine=engine,
+        device=device,
+        device_name=_processor_name(),
+        num_threads=int(os.environ.get("OMP_NUM_THREADS") or 1),
+        hostname=socket.gethostname(),
+        code_digest=code_digest(),
+        git_sha=git_sha,
+        git_dirty=git_dirty,
+        package_version=_version("lambda-atlas") or "unknown",
+        python_version=platform.python_version(),
+        numpy_version=_version("numpy") or "unknown",
+        numba_version=_version("numba"),
+        torch_version=_version("torch"),
+    )
+
+
+@cache
+def code_digest() -> str:
+    """Hash of the source files of `trainables`: equal on driver and workers, or they run different code."""
+    sha = hashlib.sha256()
+    for path in sorted(_PACKAGE.glob("*.py")):
+        sha.update(path.name.encode() + b"\0" + path.read_bytes())
+    return sha.hexdigest()[:16]
+
+
+@cache
+def _git_state() -> tuple[str | None, bool | None]:
+    """Commit and dirty flag of the checkout this package lies in; an image sets LAMBDA_ATLAS_GIT_SHA instead."""
+    if sha := os.environ.get("LAMBDA_ATLAS_GIT_SHA"):
+        return sha, False
+    if not (_PACKAGE.parent / ".git").exists():
+        return None, None
+    try:
+        sha = _git("rev-parse", "HEAD").strip()
+        return sha, bool(_git("status", "--porcelain", "--untracked-files=no").strip())
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(_PACKAGE.parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+
+
+@cache
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@cache
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

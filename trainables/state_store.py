@@ -1,0 +1,84 @@
+"""Member states on disk: one file a save, indexed by trial_id, so that any later pack can go on from it.
+
+Files are `.npz` archives without pickles, written under another name and renamed (one PUT on an object store): a kill at any
+moment leaves whole files only.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import zipfile
+from collections.abc import Collection, Mapping
+
+import numpy as np
+from pyarrow import fs
+
+from trainables.workload import State
+
+_SUFFIX = ".npz"
+
+
+class StateStore:
+    """States of half-done packs under one folder or URI, shared by the driver and all workers."""
+
+    def __init__(self, root: str) -> None:
+        self._files, self._root = fs.FileSystem.from_uri(root) if "://" in root else (fs.LocalFileSystem(), root)
+
+    def save(self, pack_id: str, states: Mapping[str, State]) -> None:
+        """Replace the pack's earlier saves by one file with these states."""
+        earlier = [path for path in self._paths() if path.rpartition("/")[2].startswith(f"{pack_id}.")]
+        if states:
+            self._files.create_dir(self._root, recursive=True)
+            path = f"{self._root}/{pack_id}.{time.time_ns()}{_SUFFIX}"
+            buffer = io.BytesIO()
+            np.savez(buffer, **{f"{tid}/{name}": array for tid, state in states.items() for name, array in state.items()})
+            with self._files.open_output_stream(f"{path}.tmp") as file:
+                file.write(buffer.getbuffer())
+            self._files.move(f"{path}.tmp", path)
+        for old in earlier:
+            self._delete(old)
+
+    def index(self) -> dict[str, str]:
+        """The file with the furthest state of each trial_id that has one."""
+        furthest: dict[str, tuple[int, str]] = {}
+        for path in self._paths():
+            for trial_id, epoch in self._epochs(path).items():
+                if trial_id not in furthest or furthest[trial_id][0] < epoch:
+                    furthest[trial_id] = (epoch, path)
+        return {trial_id: path for trial_id, (_, path) in furthest.items()}
+
+    def load(self, path: str, trial_id: str) -> State | None:
+        """One member's state; None if the file has gone (its pack saved again, or the ledger has its members)."""
+        try:
+            with self._files.open_input_file(path) as file, np.load(file, allow_pickle=False) as arrays:
+                prefix = f"{trial_id}/"
+                state = {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
+                return state or None
+        except FileNotFoundError:
+            return None
+
+    def collect(self, recorded: Collection[str]) -> None:
+        """Delete the files whose members are all recorded, and what a killed writer left behind."""
+        for path in self._paths():
+            if all(trial_id in recorded for trial_id in self._epochs(path)):
+                self._delete(path)
+
+    def _paths(self) -> list[str]:
+        selector = fs.FileSelector(self._root, allow_not_found=True)
+        return sorted(info.path for info in self._files.get_file_info(selector) if info.path.endswith(_SUFFIX))
+
+    def _epochs(self, path: str) -> dict[str, int]:
+        """Epoch of each trial in a file; empty if it vanished meanwhile or is not a whole archive."""
+        try:
+            with self._files.open_input_file(path) as file, np.load(file, allow_pickle=False) as arrays:
+                names = [name for name in arrays.files if name.endswith("/epoch")]
+                return {name.removesuffix("/epoch"): int(arrays[name]) for name in names}
+        except (FileNotFoundError, zipfile.BadZipFile, ValueError):
+            return {}
+
+    def _delete(self, path: str) -> None:
+        try:
+            self._files.delete_file(path)
+        except FileNotFoundError:
+            pass
