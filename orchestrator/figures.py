@@ -10,24 +10,24 @@ import io
 import math
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context, ticker
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from orchestrator.analysis import cell_summary, is_measured, varying_columns
+from orchestrator.analysis import cell_summary, is_measured, outcome_counts, varying_columns
 from orchestrator.errors import UserError, unknown_name
 from trainables.config import Optimizer
-from trainables.result import SATISFYING, Outcome
+from trainables.result import SATISFYING, Outcome, TwoLayerCNNTracePoint
 
 FigureFunction = Callable[[pd.DataFrame, pd.DataFrame], Figure]
 
@@ -38,7 +38,7 @@ PAPER_DECAY_SCALE = 25
 """The paper draws AdamW at lambda / 25 (its figures 2 and 12)."""
 
 _DPI = 200
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.labelsize": 10,
     "axes.titlesize": 10,
@@ -63,14 +63,15 @@ class _Look:
     marker: str
     marker_size: float
     line_width: float
+    hatch: str | None
 
 
 # Okabe-Ito colours, safe for colour-blind readers: warm for coupled decay, cold for decoupled.
 _LOOKS = {
-    Optimizer.ADAM: _Look("Adam", "#D55E00", "o", 7.5, 2.4),
-    Optimizer.ADAMW: _Look("AdamW", "#0072B2", "s", 4.5, 1.3),
-    Optimizer.SIGNSGD: _Look("SignSGD", "#E69F00", "^", 7.5, 2.4),
-    Optimizer.SIGNSGDW: _Look("SignSGDW", "#56B4E9", "D", 4.0, 1.3),
+    Optimizer.ADAM: _Look("Adam", "#D55E00", "o", 7.5, 2.4, None),
+    Optimizer.ADAMW: _Look("AdamW", "#0072B2", "s", 4.5, 1.3, "////"),
+    Optimizer.SIGNSGD: _Look("SignSGD", "#E69F00", "^", 7.5, 2.4, None),
+    Optimizer.SIGNSGDW: _Look("SignSGDW", "#56B4E9", "D", 4.0, 1.3, "////"),
 }
 _FEATURE_COLOUR, _NOISE_COLOUR = "#009E73", "#AA4499"
 
@@ -92,14 +93,19 @@ _SYMBOLS = {
 }
 _SETTING = ("num_train", "dimension", "noise_sparsity", "learning_rate", "num_epochs")
 
-# Fillings of a seed's mark: what its error rate means is seen at once.
+# Outcomes that a seed's mark shows; the others are plain dots.
 _HOLLOW, _CROSS, _TRIANGLE = Outcome.UNDERFIT, Outcome.STUCK, Outcome.DIVERGED
 _MARK_LABELS = {
     _HOLLOW: "underfit seed",
-    _CROSS: "stuck seed (its error is arbitrary)",
-    _TRIANGLE: "diverged seed (no error)",
+    _CROSS: "stuck seed (error arbitrary, in no mean)",
+    _TRIANGLE: "diverged seed (no error, in no mean)",
 }
 _DIVERGED_AT = 1.06
+"""Where a diverged seed stands: above every error rate."""
+
+_DYNAMICS = [f.name for f in fields(TwoLayerCNNTracePoint)]
+_LINEAR_UP_TO = 0.1
+"""Inner products are drawn linearly up to here, logarithmically beyond."""
 
 
 def draw(name: str, trials: pd.DataFrame, traces: pd.DataFrame, folder: Path) -> list[Path]:
@@ -142,22 +148,23 @@ def _figure(function: FigureFunction) -> FigureFunction:
 @_figure
 def error_vs_batch_size(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
     """Test and training error against batch size (as the paper's figure 1), one line an optimizer and weight decay."""
-    figure = _new_figure(6.4, 4.8)
+    figure = Figure(figsize=(6.4, 4.8))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     lines = _series_of(trials, ("optimizer", "batch_size"), named=("weight_decay",))
-    offsets = 2.0 ** np.linspace(-0.06, 0.06, len(lines)) if len(lines) > 1 else np.ones(1)
+    offsets = 2.0 ** (np.linspace(-0.06, 0.06, len(lines)) if len(lines) > 1 else np.zeros(len(lines)))
     for series, offset in zip(lines, offsets, strict=True):
-        shifted = series.trials.assign(x=series.trials["batch_size"] * offset)
+        sizes = series.trials["batch_size"]  # seeds stand beside their mean, further out
+        shifted = series.trials.assign(x=sizes * offset, seed_x=sizes * offset**2.5)
         _draw_error(upper, series, shifted, "test_error")
         _draw_error(lower, series, shifted, "train_error")
     upper.set(xscale="log", ylabel="test error")
     lower.set(xlabel="batch size $B$", ylabel="training\nerror")
-    sizes = sorted(trials["batch_size"].unique())
-    lower.xaxis.set_major_locator(ticker.FixedLocator(sizes))
-    lower.xaxis.set_major_formatter(ticker.FixedFormatter([str(size) for size in sizes]))
+    ticks = sorted(trials["batch_size"].unique())
+    lower.xaxis.set_major_locator(ticker.FixedLocator(ticks))
+    lower.xaxis.set_major_formatter(ticker.FixedFormatter([str(size) for size in ticks]))
     lower.xaxis.set_minor_locator(ticker.NullLocator())
     _legend(figure, trials, lines)
-    _caption(figure, trials, ["optimizer", "weight_decay", "batch_size"], "error bars")
+    _caption(figure, trials, ["optimizer", "weight_decay", "batch_size"], "error bars: mean ± std")
     return figure
 
 
@@ -174,7 +181,7 @@ def error_vs_weight_decay(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
         step=trials["weight_decay"] * trials["learning_rate"],
     )
     rows = list(trials.groupby(["batch_size", "num_epochs"]))
-    figure = _new_figure(11.5, 1.5 + 2.5 * max(1, len(rows)))
+    figure = Figure(figsize=(11.5, 1.5 + 2.5 * max(1, len(rows))))
     panels = figure.subplots(max(1, len(rows)), 3, sharex="col", sharey=True, squeeze=False)
     labels = {
         "given": r"weight decay $\lambda$",
@@ -186,26 +193,29 @@ def error_vs_weight_decay(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
         for axes, column in zip(panel_row, labels, strict=True):
             _decay_axis(axes, trials[column])
             for level, series in enumerate(lines):
-                positioned = series.trials.assign(x=series.trials[column])
+                positioned = series.trials.assign(x=series.trials[column], seed_x=series.trials[column])
                 _draw_error(axes, series, positioned, "test_error")
                 _shade_unmeasured(axes, series, positioned, level)
         panel_row[0].set_ylabel(f"$B$ = {batch_size}, $T$ = {_number(num_epochs)}\ntest error")
     for axes, label in zip(panels[-1], labels.values(), strict=True):
         axes.set_xlabel(label)
     _legend(figure, trials, _series_of(trials, ("optimizer", "weight_decay", "batch_size", "num_epochs")))
-    _caption(figure, trials, ["optimizer", "weight_decay", "batch_size", "num_epochs"], "error bars")
+    _caption(figure, trials, ["optimizer", "weight_decay", "batch_size", "num_epochs"], "error bars: mean ± std")
     return figure
 
 
 @_figure
 def feature_and_noise(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
     """Feature learning and noise memorization over training (as the paper's figures 3-6), one block a cell."""
+    if missing := [name for name in _DYNAMICS if name not in traces]:
+        raise UserError(f"feature_and_noise draws two_layer_cnn traces; these lack {', '.join(missing)}")
     keys = ["optimizer", "weight_decay", "batch_size"]
     keys += varying_columns(trials, within=keys)
-    cells = sorted(trials.groupby(keys, dropna=False), key=lambda cell: (cell[0][0], cell[0][1], -cell[0][2]))
+    ordered = trials.sort_values(keys, ascending=[name != "batch_size" for name in keys])
+    cells = [cell for _, cell in ordered.groupby(keys, dropna=False, sort=False)]
     num_columns = min(4, max(1, len(cells)))
     num_blocks = max(1, math.ceil(len(cells) / num_columns))
-    figure = _new_figure(max(6.4, 3.1 * num_columns), 1.0 + 4.0 * num_blocks)
+    figure = Figure(figsize=(max(6.4, 3.1 * num_columns), 1.0 + 4.0 * num_blocks))
     panels = figure.subplots(2 * num_blocks, num_columns, height_ratios=(2, 1) * num_blocks, squeeze=False)
     for index in range(num_blocks * num_columns):
         block, column = divmod(index, num_columns)
@@ -214,14 +224,14 @@ def feature_and_noise(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
             upper.remove()
             lower.remove()
             continue
-        _draw_dynamics(upper, lower, cells[index][1], traces)
-        upper.set_title(_cell_title(keys, cells[index][1]), color=_LOOKS[Optimizer(cells[index][0][0])].colour)
+        _draw_dynamics(upper, lower, cells[index], traces)
+        _title_cell(upper, keys, cells[index])
         if column == 0:
-            upper.set_ylabel("inner product")
+            upper.set_ylabel(f"inner product (log above {_LINEAR_UP_TO})")
             lower.set_ylabel("loss, error")
     handles = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
     _place_legend(figure, [line for label, line in handles.items() if not str(label).startswith("_")])
-    _caption(figure, trials, keys, "bands")
+    _caption(figure, trials, keys, "lines and bands: mean and range")
     return figure
 
 
@@ -236,7 +246,7 @@ class _Series:
 
 
 def _series_of(trials: pd.DataFrame, within: Sequence[str], named: Sequence[str] = ()) -> list[_Series]:
-    """The lines of a panel whose positions are the columns `within`; `named` columns are in the label where constant."""
+    """The lines of a panel whose positions are the columns `within`; labels name the `named` columns where constant."""
     if trials.empty:
         return []
     apart = varying_columns(trials, within=within)
@@ -253,7 +263,7 @@ def _series_of(trials: pd.DataFrame, within: Sequence[str], named: Sequence[str]
 
 
 def _draw_error(axes: Axes, series: _Series, trials: pd.DataFrame, error: str) -> None:
-    """Mean and std over seeds at each position `x`, and every seed by itself; the line breaks where no seed counts."""
+    """Mean and std over seeds at each `x`, and every seed at its `seed_x`; the line breaks where no seed counts."""
     look, colour = series.look, series.colour
     cells = cell_summary(trials, ["x"])
     axes.errorbar(
@@ -274,33 +284,37 @@ def _draw_error(axes: Axes, series: _Series, trials: pd.DataFrame, error: str) -
         marks += [(trials, _CROSS), (trials.assign(test_error=_DIVERGED_AT), _TRIANGLE)]
     for seeds, outcome in marks:
         own = seeds if outcome is None else seeds[seeds["outcome"] == outcome]
-        axes.plot(own["x"], own[error], linestyle="none", label="_seeds", **_mark(outcome, colour))
+        axes.plot(own["seed_x"], own[error], linestyle="none", label="_seeds", zorder=3, **_mark(outcome, colour))
     axes.set_ylim(-0.04, 1.1)
     axes.yaxis.set_major_locator(ticker.MultipleLocator(0.25 if error == "test_error" else 0.5))
 
 
-def _mark(outcome: Outcome | None, colour: object) -> dict[str, object]:
+def _mark(outcome: Outcome | None, colour: Any) -> dict[str, Any]:
     """How one seed is drawn: faint and filled, or in a way that shows its outcome."""
     if outcome is None:
-        return {"marker": "o", "markersize": 3.5, "color": colour, "alpha": 0.35, "markeredgewidth": 0}
+        faint = _lighter(colour, 0.6)
+        return {"marker": "o", "markersize": 4, "color": faint, "markeredgecolor": "white", "markeredgewidth": 0.5}
     marker = {_HOLLOW: "o", _CROSS: "x", _TRIANGLE: "^"}[outcome]
     return {"marker": marker, "markersize": 5, "color": colour, "alpha": 0.8, "markerfacecolor": "none"}
 
 
 def _shade_unmeasured(axes: Axes, series: _Series, trials: pd.DataFrame, level: int) -> None:
-    """Shade the positions where a seed is stuck or diverged, half-way to the neighbours, and name them above the panel."""
+    """Shade the positions where a seed is stuck or diverged, half-way to the neighbours, and name them on top."""
     is_bad = trials["outcome"].isin((_CROSS, _TRIANGLE)).groupby(trials["x"]).any()
     scale = axes.xaxis.get_transform()
     positions = scale.transform(is_bad.index.to_numpy(float))
-    edges = np.concatenate([positions[:1] - 0.3, (positions[1:] + positions[:-1]) / 2, positions[-1:] + 0.3])
+    margin = 0.03 * np.ptp(scale.transform(np.array(axes.get_xlim())))
+    edges = np.concatenate([positions[:1] - margin, (positions[1:] + positions[:-1]) / 2, positions[-1:] + margin])
     for start, stop in _runs(is_bad.to_numpy(bool)):
         low, high = scale.inverted().transform(edges[[start, stop]])
-        axes.axvspan(low, high, color=series.colour, alpha=0.12, linewidth=0, zorder=0)
-        centre = float(scale.inverted().transform(edges[[start, stop]].mean()))
+        hatch = series.look.hatch
+        tint = to_rgba(series.colour, 0.45 if hatch else 0.13)
+        face = "none" if hatch else tint
+        axes.axvspan(low, high, facecolor=face, edgecolor=tint, hatch=hatch, linewidth=0, zorder=0)
         bad = trials[trials["x"].isin(is_bad.index[start:stop])]["outcome"]
         text = f"{series.look.name} {' / '.join(o for o in (_CROSS, _TRIANGLE) if (bad == o).any())}"
         where = axes.get_xaxis_transform()
-        axes.text(centre, 1.01 + 0.075 * level, text, transform=where, color=series.colour, fontsize=8, ha="center")
+        axes.text(high, 1.01 + 0.075 * level, text, transform=where, color=series.colour, fontsize=8, ha="right")
 
 
 def _runs(flags: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Iterator[tuple[int, int]]:
@@ -324,15 +338,15 @@ def _decay_axis(axes: Axes, values: pd.Series[float]) -> None:
 
 
 def _draw_dynamics(upper: Axes, lower: Axes, trials: pd.DataFrame, traces: pd.DataFrame) -> None:
-    """One cell's traces, mean and std over its seeds: products above, loss and errors below."""
+    """One cell's traces: products above, loss and errors below."""
     own = traces[traces["trial_id"].isin(trials["trial_id"])].sort_values("epoch")
     extreme = "min" if _is_large_batch(trials) else "max"
     for name, colour, text in (
         ("feature_learning", _FEATURE_COLOUR, r"feature, max$_r\langle w_{j,r}, jv\rangle$"),
         (f"noise_{extreme}", _NOISE_COLOUR, r"noise, max$_r\langle w_{j,r}, \xi_i\rangle$"),
     ):
-        for sign, side, style in (("+1", "positive", "-"), ("−1", "negative", (0, (4, 2)))):
-            _draw_band(upper, own, f"{name}_{side}", f"{text}, $j$ = {sign}", color=colour, linestyle=style)
+        for sign, side, style in (("+1", "positive", "-"), ("-1", "negative", (0, (4, 2)))):
+            _draw_band(upper, own, f"{name}_{side}", f"{text}, $j = {sign}$", color=colour, linestyle=style)
     for name, text, style, colour in (
         ("train_loss", "training loss", "-", "0.6"),
         ("train_error", "training error", ":", "0.0"),
@@ -340,7 +354,7 @@ def _draw_dynamics(upper: Axes, lower: Axes, trials: pd.DataFrame, traces: pd.Da
     ):
         _draw_band(lower, own, name, text, color=colour, linestyle=style)
     upper.axhline(0, color="0.4", linewidth=0.7, zorder=1)
-    upper.set_yscale("symlog", linthresh=0.1)
+    _product_axis(upper)
     lower.set(ylim=(-0.04, 1.1), xlabel="epoch")
     for axes in (upper, lower):
         axes.set_xscale("symlog", linthresh=1, linscale=0.4)
@@ -348,11 +362,22 @@ def _draw_dynamics(upper: Axes, lower: Axes, trials: pd.DataFrame, traces: pd.Da
         axes.xaxis.set_minor_locator(ticker.NullLocator())
 
 
-def _draw_band(axes: Axes, traces: pd.DataFrame, quantity: str, label: str, **line: object) -> None:
-    values = traces[quantity].astype(float).where(lambda x: np.isfinite(x)).groupby(traces["epoch"])
-    mean, std = values.mean(), values.std(ddof=1).fillna(0.0)
+def _product_axis(axes: Axes) -> None:
+    """Linear up to 0.1 and logarithmic beyond: shows the small feature's flip beside the large noise."""
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
+    low, high = np.nanmin(values), np.nanmax(values)  # the zero line is among them
+    if max(-low, high) > _LINEAR_UP_TO:
+        axes.set_yscale("symlog", linthresh=_LINEAR_UP_TO)
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"${value:g}$"))
+        axes.set_ylim(1.5 * low - 0.01, 1.5 * high)
+
+
+def _draw_band(axes: Axes, traces: pd.DataFrame, quantity: str, label: str, **line: Any) -> None:
+    """Mean and full range over seeds: where seeds part ways, a std would suggest values that none of them takes."""
+    values = traces[quantity].astype(float).where(np.isfinite).groupby(traces["epoch"])
+    mean = values.mean()
     axes.plot(mean.index, mean, label=label, linewidth=1.5, **line)
-    axes.fill_between(mean.index, mean - std, mean + std, color=line["color"], alpha=0.18, linewidth=0)
+    axes.fill_between(mean.index, values.min(), values.max(), color=line["color"], alpha=0.18, linewidth=0)
 
 
 def _is_large_batch(trials: pd.DataFrame) -> bool:
@@ -360,18 +385,14 @@ def _is_large_batch(trials: pd.DataFrame) -> bool:
     return bool((2 * trials["batch_size"] >= trials["num_train"]).all())
 
 
-def _cell_title(keys: Sequence[str], cell: pd.DataFrame) -> str:
-    row = cell.iloc[0]
-    name = _LOOKS[Optimizer(row["optimizer"])].name
-    values = [f"{_symbol(key)} = {_number(row[key])}" for key in keys[1:]]
+def _title_cell(axes: Axes, keys: Sequence[str], cell: pd.DataFrame) -> None:
+    look = _LOOKS[Optimizer(cell["optimizer"].iloc[0])]
+    values = [f"{_symbol(key)} = {_number(cell[key].iloc[0])}" for key in keys[1:]]
     over = "min" if _is_large_batch(cell) else "max"
-    return f"{', '.join([name, *values])}\nnoise: {over} over samples"
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    return figure
+    outcomes = outcome_counts(cell_summary(cell, ["optimizer"]).iloc[0])
+    axes.set_title(f"{', '.join([look.name, *values])}\n", color=look.colour)
+    subtitle = f"{outcomes}; noise: {over} over samples"
+    axes.text(0.5, 1.03, subtitle, transform=axes.transAxes, ha="center", fontsize=8.5, color="0.25")
 
 
 def _legend(figure: Figure, trials: pd.DataFrame, lines: Sequence[_Series]) -> None:
@@ -389,7 +410,7 @@ def _legend(figure: Figure, trials: pd.DataFrame, lines: Sequence[_Series]) -> N
 
 def _place_legend(figure: Figure, handles: Sequence[Artist]) -> None:
     if handles:
-        columns = max(1, int(figure.get_figwidth() / 2.4))
+        columns = max(1, int(figure.get_figwidth() / 2.1))
         figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)))
 
 
@@ -400,23 +421,22 @@ def _caption(figure: Figure, trials: pd.DataFrame, keys: Sequence[str], what: st
         return
     seeds = trials.groupby(list(keys), dropna=False)["seed"].nunique()
     low, high = int(seeds.min()), int(seeds.max())
-    count = f"{low} seed{'s' * (low != 1)}" if low == high else f"{low}–{high} seeds"
+    count = f"{low} seed{'s' * (low != 1)}" if low == high else f"{low} to {high} seeds"
     shared = [name for name in _SETTING if name in trials and trials[name].nunique() == 1]
     setting = ", ".join(f"{_symbol(name)} = {_number(trials[name].iloc[0])}" for name in shared)
-    figure.supxlabel(f"{what}: mean ± std over {count}    {setting}", fontsize=8.5, color="0.35")
+    figure.supxlabel(f"{what} over {count}    {setting}", fontsize=8.5, color="0.35")
 
 
 def _symbol(column: str) -> str:
     return _SYMBOLS.get(column, column.replace("_", " "))
 
 
-def _number(value: object) -> str:
+def _number(value: Any) -> str:
     """A number as a reader writes it: 0.05, 100, or a power of ten."""
-    if isinstance(value, str) or not isinstance(value, int | float | np.number):
+    if not isinstance(value, int | float | np.number):
         return str(value)
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:g}"
-    return _power(float(value))
+    number = float(value)
+    return f"{number:g}" if number == 0 or 1e-3 <= abs(number) < 1e4 else _power(number)
 
 
 def _power(value: float) -> str:
@@ -427,7 +447,7 @@ def _power(value: float) -> str:
     return f"${factor}10^{{{int(exponent)}}}$"
 
 
-def _lighter(colour: str, share: float) -> tuple[float, float, float]:
+def _lighter(colour: Any, share: float) -> tuple[float, float, float]:
     """The colour mixed with white."""
     red, green, blue = (c + (1 - c) * 0.75 * share for c in to_rgb(colour))
     return red, green, blue

@@ -19,6 +19,8 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,7 +37,10 @@ from trainables.result import TrialResult
 
 ROWS_PER_PART = 250_000
 """Compaction merges up to about this many rows into one part, so that its memory stays bounded."""
+ROWS_PER_GROUP = 16_384
+"""Rows of a Parquet row group, the least that a look-up of one trial reads."""
 
+_PARQUET = ds.ParquetFileFormat()
 _LISTINGS = 10
 _READS = 100
 _WORKLOAD_FOLDER = "workload="
@@ -67,7 +72,7 @@ class Ledger:
     def check_writable(self) -> None:
         """Create the folders and write a file into each; raises `LedgerError` in one line."""
         for table in Table:
-            probe = f"{self._path}/{table}/.tmp-{self.driver_id}"
+            probe = f"{self._path}/{table}/.probe-{self.driver_id}"
             self._write(probe, pa.py_buffer(b"writable"))
             self._files.delete_file(probe)
 
@@ -78,8 +83,8 @@ class Ledger:
             by_workload[result.config.workload].append(result)
         with self._lock:
             for name, group in by_workload.items():
-                traces = rules.trace_table(group, self._schema(Table.TRACES, name), self.driver_id)
-                trials = rules.trial_table(group, self._schema(Table.TRIALS, name), self.driver_id)
+                trials = rules.trial_table(group, _schema(Table.TRIALS, name), self.driver_id)
+                traces = rules.trace_table(group, trials, _schema(Table.TRACES, name))
                 if traces.num_rows:
                     self._commit(Table.TRACES, name, traces)
                 self._commit(Table.TRIALS, name, trials)
@@ -88,7 +93,7 @@ class Ledger:
         self, workload: str, *, trial_ids: Collection[str] | None = None, columns: Sequence[str] | None = None
     ) -> pa.Table:
         """One row for each trial; `LedgerError` for an unknown column."""
-        names = self._schema(Table.TRIALS, workload).names
+        names = _schema(Table.TRIALS, workload).names
         wanted = names if columns is None else list(columns)
         for name in wanted:
             if name not in names:
@@ -111,10 +116,10 @@ class Ledger:
         return set(ids.to_numpy().tolist())
 
     def attempts(self, workload: str) -> dict[str, int]:
-        """The highest attempt number of each trial that is not settled (failed, unfinished or pruned)."""
+        """The highest attempt number of each trial that is not settled: failed, unfinished or pruned."""
         rows = self.trials(workload, columns=("trial_id", "attempt", "outcome"))
         rows = rows.filter(pc.invert(rules.satisfying(rows["outcome"])))
-        return dict(zip(rows["trial_id"].to_pylist(), rows["attempt"].to_pylist(), strict=True))
+        return dict(zip(rows["trial_id"].to_numpy(), rows["attempt"].to_numpy().tolist(), strict=True))
 
     def count_other_versions(self, workload: str, version: int) -> int:
         """Number of trials recorded under another version of the workload, which a version change left behind."""
@@ -134,17 +139,28 @@ class Ledger:
     def _merge(self, table: Table, workload: str, attempts: pa.Table) -> list[str]:
         """Commit the rows of `attempts` as sorted parts; the sources, now superfluous, are returned."""
         replaced: list[str] = []
+        keys = {*rules.ATTEMPT_KEY, *rules.UNIQUE_BY[table]}
         for group in self._groups(table, workload):
-            rows = rules.of_attempts(self._scan(group, table, workload), attempts)
-            merged = rules.sorted_once(rows, rules.UNIQUE_BY[table])
+            live = self._live(group, table, workload, attempts, keys)
+            if len(group) > 1 or live.num_rows < self._count_rows(group[0]):
+                if live.num_rows:
+                    self._commit(table, workload, self._live(group, table, workload, attempts))
+                replaced += group
             # An interrupted compaction may have left an attempt in several groups; it belongs to the first.
-            attempts = rules.without(attempts, merged)
-            if len(group) == 1 and merged.num_rows == self._count_rows(group[0]):
-                continue
-            if merged.num_rows:
-                self._commit(table, workload, merged)
-            replaced += group
+            attempts = rules.without(attempts, live)
         return replaced
+
+    def _live(
+        self,
+        parts: Sequence[str],
+        table: Table,
+        workload: str,
+        attempts: pa.Table,
+        columns: Collection[str] | None = None,
+    ) -> pa.Table:
+        """The rows of `attempts` in some parts, sorted, each once."""
+        rows = rules.of_attempts(self._scan(parts, table, workload, columns), attempts)
+        return rules.sorted_once(rows, rules.UNIQUE_BY[table])
 
     def _groups(self, table: Table, workload: str) -> Iterator[list[str]]:
         """This driver's parts in groups to be merged; large parts stay alone."""
@@ -172,8 +188,6 @@ class Ledger:
         for _ in range(_READS):
             parts = self._parts(table, workload)
             try:
-                for part in parts:
-                    self._check(part, table)
                 return self._scan(parts, table, workload, columns, where)
             except FileNotFoundError:
                 continue  # another driver's compaction replaced the part after the listing
@@ -187,11 +201,17 @@ class Ledger:
         columns: Collection[str] | None = None,
         where: ds.Expression | None = None,
     ) -> pa.Table:
-        schema = self._schema(table, workload)
+        schema = _schema(table, workload)
         names = [name for name in schema.names if columns is None or name in columns]
         if not parts:
             return pa.schema([schema.field(name) for name in names]).empty_table()
-        dataset = ds.dataset(list(parts), schema=schema, format="parquet", filesystem=self._files)
+        fragments = {part: _PARQUET.make_fragment(part, self._files) for part in parts}
+        strangers = [part for part in parts if part not in self._trusted]
+        if strangers:
+            with ThreadPoolExecutor() as pool:  # an object store answers slowly, but many at once
+                list(pool.map(partial(_check, table), strangers, map(fragments.__getitem__, strangers)))
+            self._trusted.update(strangers)
+        dataset = ds.FileSystemDataset(list(fragments.values()), schema, _PARQUET, self._files)
         try:
             return dataset.to_table(columns=names, filter=where).replace_schema_metadata(None)
         except FileNotFoundError:
@@ -203,25 +223,11 @@ class Ledger:
                 self._scan([part], table, workload, columns, where)
             raise
 
-    def _check(self, part: str, table: Table) -> None:
-        """Refuse a part that is not ours; parts never change, so once is enough."""
-        if part in self._trusted:
-            return
-        try:
-            metadata = pq.read_schema(part, filesystem=self._files).metadata
-        except FileNotFoundError:
-            raise
-        except (OSError, pa.ArrowException) as error:
-            raise _bad_part(part, f"is truncated or not a Parquet file ({_reason(error)})") from None
-        fault = rules.fault_of_marker(metadata, table)
-        if fault:
-            raise _bad_part(part, fault)
-        self._trusted.add(part)
-
     def _commit(self, table: Table, workload: str, rows: pa.Table) -> None:
         """Write one new part, whole or not at all."""
         sink = pa.BufferOutputStream()
-        pq.write_table(rows.cast(self._schema(table, workload)), sink, compression="zstd")
+        rows = rows.cast(_schema(table, workload))
+        pq.write_table(rows, sink, row_group_size=ROWS_PER_GROUP, compression="zstd", write_statistics=["trial_id"])
         self._last_number[workload] = number = self._last(workload) + 1
         part = f"{self._folder(table, workload)}/part-{self.driver_id}-{number:06d}.parquet"
         if self._files.get_file_info(part).type != pafs.FileType.NotFound:
@@ -287,12 +293,13 @@ class Ledger:
     def _folder(self, table: Table, workload: str) -> str:
         return f"{self._path}/{table}/{_WORKLOAD_FOLDER}{workload}"
 
-    @staticmethod
-    def _schema(table: Table, workload: str) -> pa.Schema:
-        found = find_workload(workload)
-        if table is Table.TRACES:
-            return rules.trace_schema(found.trace_point_type)
-        return rules.trial_schema(found.config_type, found.trace_point_type)
+
+@cache
+def _schema(table: Table, workload: str) -> pa.Schema:
+    found = find_workload(workload)
+    if table is Table.TRACES:
+        return rules.trace_schema(found.trace_point_type)
+    return rules.trial_schema(found.config_type, found.trace_point_type)
 
 
 def _resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
@@ -311,7 +318,7 @@ def _resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
 
 def _write_locally(path: Path, content: pa.Buffer) -> None:
     """Write beside the final name and rename, so that no reader sees half a file, not even after a power cut."""
-    hidden = path.with_name(f".tmp-{path.name.removeprefix('.tmp-')}.part")
+    hidden = path.with_name(f".tmp-{path.name}.part")
     try:
         with hidden.open("wb") as file:
             file.write(content)
@@ -327,14 +334,32 @@ def _write_locally(path: Path, content: pa.Buffer) -> None:
         os.close(folder)
 
 
+def _check(table: Table, part: str, fragment: ds.Fragment) -> None:
+    """Refuse a part that is truncated or not ours; parts never change, so once is enough."""
+    try:
+        fault = rules.fault_of_marker(fragment.physical_schema.metadata, table)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        fault = f"is truncated or not a Parquet file ({_reason(error)})"
+    if fault:
+        raise _bad_part(part, fault)
+
+
 def _is_among(trial_ids: Collection[str] | None) -> ds.Expression | None:
-    return None if trial_ids is None else pc.field("trial_id").isin(pa.array(list(trial_ids), pa.string()))
+    """Filter for these trials; the range lets Arrow skip row groups, as compacted parts are sorted."""
+    if trial_ids is None:
+        return None
+    name = pc.field("trial_id")
+    among = name.isin(pa.array(list(trial_ids), pa.string()))
+    return among & (name >= min(trial_ids)) & (name <= max(trial_ids)) if trial_ids else among
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what a library says."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).splitlines()[0].rstrip(". ")
+    """In one line what the system or a library says."""
+    number = getattr(error, "errno", None)
+    text = os.strerror(number) if number else str(error) or type(error).__name__
+    return text.splitlines()[0].rstrip(". ")
 
 
 def _bad_part(part: str, fault: str) -> LedgerError:

@@ -1,4 +1,4 @@
-"""The rows of the ledger: columns derived from the result types, the marker of our files, and which row of a trial stands.
+"""The rows of the ledger: columns derived from the result types, our files' marker, and which row of a trial stands.
 
 Every column is nullable in the files, so that a part written before a column existed reads with nulls in it.
 """
@@ -69,7 +69,7 @@ def trace_schema(trace_point_type: type[TracePoint]) -> pa.Schema:
 
 
 def _schema(table: Table, columns: Mapping[str, Any]) -> pa.Schema:
-    marker = {_MARKER: f"{table}/{FORMAT_VERSION}".encode()}
+    marker: dict[bytes | str, bytes | str] = {_MARKER: f"{table}/{FORMAT_VERSION}".encode()}
     return pa.schema([(name, _arrow_type(annotation)) for name, annotation in columns.items()], metadata=marker)
 
 
@@ -102,17 +102,19 @@ def trial_table(results: Sequence[TrialResult], schema: pa.Schema, driver_id: st
     return pa.Table.from_pylist([{**r.trial_row(), "driver_id": driver_id} for r in results], schema=schema)
 
 
-def trace_table(results: Sequence[TrialResult], schema: pa.Schema, driver_id: str) -> pa.Table:
-    """One row for each trace point of each result."""
-    rows = [
-        {**row, "attempt": r.attempt, "finished_at": r.finished_at, "driver_id": driver_id}
-        for r in results
-        for row in r.trace_rows()
-    ]
-    return pa.Table.from_pylist(rows, schema=schema)
+def trace_table(results: Sequence[TrialResult], trials: pa.Table, schema: pa.Schema) -> pa.Table:
+    """One row for each trace point of each result; `trials` are the rows of `results`."""
+    points = [point for result in results for point in result.trace]
+    owners = np.repeat(np.arange(len(results)), [len(result.trace) for result in results])
+    keys = trials.select(list(ATTEMPT_KEY)).take(owners)
+    columns: dict[str, Any] = {name: keys[name] for name in ATTEMPT_KEY}
+    for name in schema.names:
+        if name not in columns:
+            columns[name] = [getattr(point, name) for point in points]
+    return pa.table(columns, schema=schema)
 
 
-def satisfying(outcomes: pa.ChunkedArray) -> pa.ChunkedArray:
+def satisfying(outcomes: pa.ChunkedArray[Any]) -> pa.BooleanArray:
     """Mask of the outcomes that settle a config."""
     return pc.is_in(outcomes, value_set=pa.array(sorted(SATISFYING), pa.string()))
 
@@ -134,11 +136,10 @@ def standing(rows: pa.Table) -> npt.NDArray[np.int64]:
     last_tried = ("attempt", "finished_at", "driver_id")
     ranked = np.concatenate(
         [
-            rivals.filter(mask).sort_by([(name, order) for name in names])["position"].to_numpy()
-            for mask, names, order in (
-                (settled, first_settled, "ascending"),
-                (pc.invert(settled), last_tried, "descending"),
-            )
+            rivals.filter(settled).sort_by([(name, "ascending") for name in first_settled])["position"].to_numpy(),
+            rivals.filter(pc.invert(settled))
+            .sort_by([(name, "descending") for name in last_tried])["position"]
+            .to_numpy(),
         ]
     )
     _, first = np.unique(codes[ranked], return_index=True)
@@ -152,8 +153,9 @@ def worth_keeping(rows: pa.Table, driver_id: str) -> pa.Table:
     never dropped itself, even when all drivers compact at once.
     """
     winners = rows.take(standing(rows))
-    others = pc.and_(satisfying(winners["outcome"]), pc.not_equal(winners["driver_id"], driver_id))
-    own = rows.filter(pc.equal(rows["driver_id"], driver_id))
+    this_driver = pa.scalar(driver_id)
+    others = pc.and_(satisfying(winners["outcome"]), pc.not_equal(winners["driver_id"], this_driver))
+    own = rows.filter(pc.equal(rows["driver_id"], this_driver))
     own = own.take(standing(own))
     return without(own, winners.filter(others))
 

@@ -47,7 +47,8 @@ class PackQueue:
         self._settings = settings
         self._lock = threading.Lock()
         members = [
-            MemberOrder(c, attempts.get(c.trial_id, 0) + 1, state_paths.get(c.trial_id)) for c in _longest_first(configs)
+            MemberOrder(c, attempts.get(c.trial_id, 0) + 1, state_paths.get(c.trial_id))
+            for c in _longest_first(configs)
         ]
         self._waiting = deque(members)
         self._cost_waiting = sum(_cost(member) for member in members)
@@ -100,7 +101,8 @@ class PackQueue:
             order = self._in_flight.pop(pack_id, None)
             left = [m for m in order.members if m.config.trial_id not in self._ended] if order else []
             again = [
-                replace(m, attempt=m.attempt + 1, state_path=state_paths.get(m.config.trial_id, m.state_path)) for m in left
+                replace(m, attempt=m.attempt + 1, state_path=state_paths.get(m.config.trial_id, m.state_path))
+                for m in left
             ]
             if len(again) > 1:
                 middle = (len(again) + 1) // 2

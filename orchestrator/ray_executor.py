@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 # Tune reads these when it is imported: no per-trial log files, no configuration box, Ctrl-C ends fit() at once,
 # no snapshots of an experiment that the ledger already describes.
@@ -151,7 +151,17 @@ class RayExecutor:
             raise self._problem
 
 
-class _PackSearcher(Searcher):  # type: ignore[misc]
+class _DriverOnly:
+    """Tune pickles its searcher and callbacks into scratch that nobody reads: leave out what cannot be pickled."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class _PackSearcher(_DriverOnly, Searcher):  # type: ignore[misc]
     """Pulls a pack from the queue whenever Tune has room for a trial."""
 
     def __init__(self, executor: RayExecutor, queue: PackQueue, slots: int) -> None:
@@ -176,7 +186,7 @@ class _PackSearcher(Searcher):  # type: ignore[misc]
         """Nothing: see `save`."""
 
 
-class _PackEnds(tune.Callback):  # type: ignore[misc]
+class _PackEnds(_DriverOnly, tune.Callback):  # type: ignore[misc]
     """Tells the queue how packs end."""
 
     def __init__(self, queue: PackQueue, executor: RayExecutor, sink: ReportSink) -> None:

@@ -245,7 +245,9 @@ def _mlflow(sweep: Sweep, options: RunOptions) -> AbstractContextManager[Backgro
     return BackgroundView(default_tracking_uri(options.out), sweep.name, sweep.title)
 
 
-def _rows(ledger: Ledger, sweep: Sweep, trial_ids: set[str]) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+def _rows(
+    ledger: Ledger, sweep: Sweep, trial_ids: set[str]
+) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
     """Rows and traces of these trials as the ledger has them."""
     rows = ledger.trials(sweep.workload, trial_ids=trial_ids).to_pylist()
     traces: dict[str, list[dict[str, Any]]] = {}

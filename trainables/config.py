@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from trainables.errors import ConfigError, unknown_name
 
@@ -88,7 +88,7 @@ class TrialConfig(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_bool_as_number(cls, value: Any, info: Any) -> Any:
+    def _no_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse True/False where a number belongs (pydantic would read them as 1 and 0)."""
         if isinstance(value, bool) and info.field_name != "bias_correction":
             raise ValueError("expected a number or a name, not a truth value")
@@ -179,16 +179,13 @@ class TwoLayerCNNConfig(TrialConfig):
     activation_power: int = Field(3, ge=2, le=8, description="q of max(0, z)^q")
     init_std: float = Field(0.01, gt=0, description="sigma_0")
 
-    @model_validator(mode="before")
+    @field_validator("noise_std", mode="before")
     @classmethod
-    def _default_noise_std(cls, data: Any) -> Any:
+    def _default_noise_std(cls, value: Any, info: ValidationInfo) -> Any:
         """Resolve sigma_p = 1/sqrt(s), so that the default and the same number given by hand are one trial."""
-        if not isinstance(data, Mapping) or data.get("noise_std") is not None:
-            return data
-        sparsity = data.get("noise_sparsity", cls.model_fields["noise_sparsity"].default)
-        if isinstance(sparsity, int) and sparsity > 0:
-            return {**data, "noise_std": 1 / math.sqrt(sparsity)}
-        return data
+        if value is None and "noise_sparsity" in info.data:
+            return 1 / math.sqrt(info.data["noise_sparsity"])
+        return value
 
     @model_validator(mode="after")
     def _shape_rules(self) -> Self:
@@ -220,4 +217,5 @@ def _one_fault(fault: Any) -> str:
     message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if not fault["loc"]:
         return message
-    return f"{fault['loc'][0]}: {message[0].lower()}{message[1:]}, got {fault['input']!r}"
+    rule = f"{fault['loc'][0]}: {message[0].lower()}{message[1:]}"
+    return rule if fault["type"] == "missing" else f"{rule}, got {fault['input']!r}"

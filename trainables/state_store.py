@@ -17,6 +17,8 @@ from pyarrow import fs
 from trainables.workload import State
 
 _SUFFIX = ".npz"
+_UNFINISHED = ".tmp"
+_ABANDONED_SECONDS = 600.0
 
 
 class StateStore:
@@ -32,10 +34,12 @@ class StateStore:
             self._files.create_dir(self._root, recursive=True)
             path = f"{self._root}/{pack_id}.{time.time_ns()}{_SUFFIX}"
             buffer = io.BytesIO()
-            np.savez(buffer, **{f"{tid}/{name}": array for tid, state in states.items() for name, array in state.items()})
-            with self._files.open_output_stream(f"{path}.tmp") as file:
+            np.savez(
+                buffer, **{f"{tid}/{name}": array for tid, state in states.items() for name, array in state.items()}
+            )
+            with self._files.open_output_stream(path + _UNFINISHED) as file:
                 file.write(buffer.getbuffer())
-            self._files.move(f"{path}.tmp", path)
+            self._files.move(path + _UNFINISHED, path)
         for old in earlier:
             self._delete(old)
 
@@ -63,10 +67,15 @@ class StateStore:
         for path in self._paths():
             if all(trial_id in recorded for trial_id in self._epochs(path)):
                 self._delete(path)
+        for info in self._listing():
+            if info.path.endswith(_UNFINISHED) and time.time() - info.mtime.timestamp() > _ABANDONED_SECONDS:
+                self._delete(info.path)
 
     def _paths(self) -> list[str]:
-        selector = fs.FileSelector(self._root, allow_not_found=True)
-        return sorted(info.path for info in self._files.get_file_info(selector) if info.path.endswith(_SUFFIX))
+        return sorted(info.path for info in self._listing() if info.path.endswith(_SUFFIX))
+
+    def _listing(self) -> list[fs.FileInfo]:
+        return self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
 
     def _epochs(self, path: str) -> dict[str, int]:
         """Epoch of each trial in a file; empty if it vanished meanwhile or is not a whole archive."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -64,8 +65,6 @@ def flushed_subnormals() -> Iterator[None]:
     if not _FLUSH_BITS:
         yield
         return
-    import numpy as np
-
     flush, none = np.uint64(_FLUSH_BITS), np.uint64(0)
     before = np.uint64(_swap_control(flush, none))
     try:

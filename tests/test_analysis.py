@@ -1,0 +1,242 @@
+"""Tables from rows of real configs and results: cells, pairs, the printed table and the paper's tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from orchestrator.analysis import (
+    cell_summary,
+    mean_interval,
+    paired_difference,
+    paper_comparison,
+    result_table,
+    seed_pairs,
+    varying_columns,
+)
+from orchestrator.errors import UserError
+from trainables.config import TwoLayerCNNConfig, make_config
+from trainables.result import Outcome, Provenance, TrialResult, TwoLayerCNNTracePoint
+
+EPOCHS = (0, 1, 10, 100)
+
+
+def make_result(
+    optimizer: str,
+    weight_decay: float,
+    batch_size: int,
+    seed: int,
+    *,
+    test_error: float = 0.0,
+    train_error: float = 0.0,
+    outcome: str = "learned",
+    digest: str | None = "d",
+    engine: str = "fused-cpu",
+    device_name: str = "cpu-a",
+    **fields: Any,
+) -> TrialResult:
+    """A finished trial whose last trace point has the given errors."""
+    values = {"optimizer": optimizer, "weight_decay": weight_decay, "batch_size": batch_size, "seed": seed, **fields}
+    config = make_config(TwoLayerCNNConfig, values)
+    share = np.linspace(0, 1, len(EPOCHS))
+    trace = tuple(
+        TwoLayerCNNTracePoint(
+            epoch=epoch,
+            train_loss=math.log(2) * (1 - x),
+            train_error=0.5 + x * (train_error - 0.5),
+            test_error=0.5 + x * (test_error - 0.5),
+            weight_norm=2.0 + x,
+            train_error_positive=train_error,
+            train_error_negative=train_error,
+            test_error_positive=test_error,
+            test_error_negative=test_error,
+            feature_learning_positive=0.02 + 0.3 * x * (1 - 2 * x) + 0.01 * seed,
+            feature_learning_negative=0.02 + 0.2 * x,
+            noise_min_positive=0.01 + x,
+            noise_min_negative=0.02 + x,
+            noise_max_positive=0.03 + 2 * x,
+            noise_max_negative=0.04 + 2 * x,
+        )
+        for epoch, x in zip(EPOCHS, share.tolist(), strict=True)
+    )
+    provenance = Provenance(engine, "cpu", device_name, 1, "host", "c", None, None, "0.1", "3.11", "2.0", None, None)
+    digests = (digest, digest, digest)
+    return TrialResult(config, Outcome(outcome), config.num_epochs, trace, *digests, 1.0, 0.0, provenance)
+
+
+def tables(results: Sequence[TrialResult], folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The two tables, through Parquet files as the ledger's readers get them."""
+    pd.DataFrame([result.trial_row() for result in results]).to_parquet(folder / "trials.parquet")
+    pd.DataFrame([row for result in results for row in result.trace_rows()]).to_parquet(folder / "traces.parquet")
+    return pd.read_parquet(folder / "trials.parquet"), pd.read_parquet(folder / "traces.parquet")
+
+
+def trials_of(results: Sequence[TrialResult], folder: Path) -> pd.DataFrame:
+    return tables(results, folder)[0]
+
+
+def test_a_cell_has_mean_spread_and_outcomes_of_its_seeds(tmp_path: Path) -> None:
+    errors = [0.9, 0.8, 0.1]
+    results = [
+        make_result("adam", 1e-5, 100, seed, test_error=error, outcome="learned" if error < 0.25 else "memorized")
+        for seed, error in enumerate(errors)
+    ]
+    (cell,) = cell_summary(trials_of(results, tmp_path), ["optimizer", "batch_size"]).to_dict("records")
+    assert (cell["optimizer"], cell["batch_size"], cell["n"], cell["num_trials"]) == ("adam", 100, 3, 3)
+    assert cell["test_error_mean"] == pytest.approx(0.6)
+    assert cell["test_error_std"] == pytest.approx(np.std(errors, ddof=1))
+    assert (cell["test_error_min"], cell["test_error_max"]) == (pytest.approx(0.1), 0.9)
+    assert (cell["memorized"], cell["learned"], cell["stuck"]) == (2, 1, 0)
+    # t(0.975, 2) = 4.3027; the upper end is clipped to a rate's range
+    assert (cell["test_error_low"], cell["test_error_high"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("outcome", ["stuck", "diverged", "pruned", "unfinished", "failed"])
+def test_trials_whose_error_means_nothing_are_counted_and_not_averaged(outcome: str, tmp_path: Path) -> None:
+    results = [make_result("adam", 0.05, 2, seed, test_error=0.25 * seed) for seed in range(3)]
+    odd = make_result("adam", 0.05, 2, 3, test_error=1.0, outcome=outcome)
+    (cell,) = cell_summary(trials_of([*results, odd], tmp_path), ["batch_size"]).to_dict("records")
+    assert (cell["n"], cell["num_trials"], cell[outcome]) == (3, 4, 1)
+    assert cell["test_error_mean"] == pytest.approx(0.25)
+    assert cell["test_error_max"] == 0.5
+
+
+def test_non_finite_errors_and_single_seeds_give_nan_and_no_crash(tmp_path: Path) -> None:
+    results = [
+        make_result("adam", 0.0, 2, 0, test_error=0.25),
+        make_result("adam", 0.0, 2, 1, test_error=math.nan),
+        make_result("adam", 0.0, 4, 0, test_error=math.inf),
+    ]
+    cells = cell_summary(trials_of(results, tmp_path), ["batch_size"]).set_index("batch_size")
+    assert (cells.loc[2, "n"], cells.loc[2, "test_error_mean"]) == (1, 0.25)
+    assert cells.loc[2, ["test_error_std", "test_error_low", "test_error_high"]].isna().all()
+    assert cells.loc[4, "n"] == 0
+    assert math.isnan(cells.loc[4, "test_error_mean"])
+    assert cell_summary(trials_of(results, tmp_path).iloc[:0], ["batch_size"]).empty
+
+
+def test_the_interval_is_student_t_clipped_to_the_range() -> None:
+    low, high = mean_interval(pd.Series([0.4, 0.5, 0.6, math.nan]))
+    half_width = 4.302653 * 0.1 / math.sqrt(3)
+    assert (low, high) == (pytest.approx(0.5 - half_width), pytest.approx(0.5 + half_width))
+    assert mean_interval(pd.Series([0.0, 1.0])) == (0.0, 1.0)
+    assert mean_interval(pd.Series([0.25, 0.25])) == (0.25, 0.25)
+    assert all(math.isnan(end) for end in mean_interval(pd.Series([0.3])))
+
+
+@pytest.mark.parametrize(("num_seeds", "spread"), [(5, 0.05), (20, 0.05), (20, 0.25)])
+def test_the_interval_covers_the_true_mean_about_as_often_as_it_says(num_seeds: int, spread: float) -> None:
+    rng = np.random.default_rng(0)
+    true_mean = 0.4
+    concentration = true_mean * (1 - true_mean) / spread**2 - 1  # of the beta distribution with that mean and std
+    samples = rng.beta(true_mean * concentration, (1 - true_mean) * concentration, (2000, num_seeds))
+    intervals = [mean_interval(pd.Series(sample)) for sample in samples]
+    coverage = np.mean([low <= true_mean <= high for low, high in intervals])
+    assert 0.93 <= coverage <= 0.97
+
+
+def test_pairs_are_adam_minus_adamw_of_one_seed(tmp_path: Path) -> None:
+    adam, adamw = [0.9, 0.7, 0.5], [0.5, 0.5, 0.5]
+    results = [make_result("adam", 1e-5, 100, s, test_error=e, outcome="memorized") for s, e in enumerate(adam)]
+    results += [make_result("adamw", 1e-2, 100, s, test_error=e, outcome="memorized") for s, e in enumerate(adamw)]
+    results += [make_result("adam", 1e-5, 2, 0), make_result("adamw", 1e-2, 2, 1), make_result("signsgd", 0, 2, 1)]
+    trials = trials_of(results, tmp_path)
+    (cell,) = paired_difference(trials, ["batch_size"]).to_dict("records")  # B = 2 has no pair
+    assert (cell["batch_size"], cell["n"], cell["num_unlike"], cell["num_flagged"]) == (100, 3, 0, 0)
+    assert cell["difference_mean"] == pytest.approx(0.2)
+    assert cell["difference_std"] == pytest.approx(0.2)
+    half_width = 4.302653 * 0.2 / math.sqrt(3)
+    assert cell["difference_low"] == pytest.approx(0.2 - half_width)
+    assert cell["difference_high"] == pytest.approx(0.2 + half_width)
+    assert seed_pairs(trials, ["batch_size"])["difference"].tolist() == pytest.approx([0.4, 0.2, 0.0])
+
+
+def test_pairs_need_equal_digests_and_measured_halves_and_flag_other_machines(tmp_path: Path) -> None:
+    adam = [make_result("adam", 1e-5, 100, seed, test_error=0.75) for seed in range(3)]
+    adam += [
+        make_result("adam", 1e-5, 100, 3, digest=None),
+        make_result("adam", 1e-5, 100, 4, digest="other"),
+        make_result("adam", 1e-5, 100, 5, outcome="stuck"),
+    ]
+    adamw = [
+        make_result("adamw", 1e-2, 100, 0, test_error=0.25),
+        make_result("adamw", 1e-2, 100, 1, test_error=0.25, engine="reference"),
+        make_result("adamw", 1e-2, 100, 2, test_error=0.25, device_name="cpu-b"),
+        make_result("adamw", 1e-2, 100, 3, digest=None),
+        *[make_result("adamw", 1e-2, 100, seed) for seed in (4, 5)],
+    ]
+    trials = trials_of([*adam, *adamw], tmp_path)
+    trials.index = pd.Index([0] * len(trials))  # part files that were concatenated repeat their indices
+    pairs = seed_pairs(trials, ["batch_size"]).set_index("seed")
+    assert pairs["is_comparable"].tolist() == [True, True, True, False, False, True]
+    assert pairs["is_flagged"].tolist() == [False, True, True, False, False, False]
+    assert pairs["is_measured"].tolist() == [True, True, True, True, True, False]
+    (cell,) = paired_difference(trials, ["batch_size"]).to_dict("records")
+    assert (cell["n"], cell["difference_mean"]) == (3, 0.5)
+    assert (cell["num_unlike"], cell["num_unmeasured"], cell["num_flagged"]) == (2, 1, 2)
+
+
+def test_an_ambiguous_pair_is_refused_with_the_column_that_tells_apart(tmp_path: Path) -> None:
+    results = [make_result("adam", decay, 2, 0) for decay in (1e-5, 1e-4)] + [make_result("adamw", 1e-2, 2, 0)]
+    with pytest.raises(UserError, match=r"one adam trial for each batch_size, seed; they also differ in weight_decay"):
+        seed_pairs(trials_of(results, tmp_path), ["batch_size"])
+
+
+def test_varying_columns_ignore_seeds_and_fields_an_optimizer_does_not_read(tmp_path: Path) -> None:
+    results = [
+        make_result("adam", 1e-5, 2, 0, num_epochs=2000),
+        make_result("adam", 1e-5, 100, 1),
+        make_result("signsgd", 1e-5, 2, 0, num_epochs=2000),
+    ]
+    trials = trials_of(results, tmp_path)
+    assert varying_columns(trials) == ["optimizer", "batch_size", "num_epochs"]
+    assert varying_columns(trials, within=["optimizer", "batch_size"]) == []
+
+
+def test_the_result_table_is_ready_to_print(tmp_path: Path) -> None:
+    results = [make_result("adamw", 1e-2, 2, 0), make_result("adam", 1e-5, 2, 0), make_result("adam", 0.05, 2, 0)]
+    results[2] = make_result("adam", 0.05, 2, 0, test_error=0.7, outcome="stuck")
+    results += [
+        make_result("adam", 1e-5, 100, seed, test_error=error, outcome=outcome)
+        for seed, (error, outcome) in enumerate([(0.9, "memorized"), (0.2, "learned"), (0.7, "memorized")])
+    ]
+    table = result_table(trials_of(results, tmp_path))
+    assert table.columns.tolist() == [
+        *("optimizer", "weight_decay", "batch_size"),
+        *("n", "train error", "test error", "min", "max", "outcomes"),
+    ]
+    assert table.to_numpy().tolist() == [
+        ["adam", "1e-05", "2", "1", "0.0000", "0.0000", "0.0000", "0.0000", "1 learned"],
+        [
+            *("adam", "1e-05", "100", "3", "0.0000 ± 0.0000", "0.6000 ± 0.3606", "0.2000", "0.9000"),
+            "2 memorized, 1 learned",
+        ],
+        ["adam", "0.05", "2", "1", "-", "-", "-", "-", "1 stuck"],
+        ["adamw", "0.01", "2", "1", "0.0000", "0.0000", "0.0000", "0.0000", "1 learned"],
+    ]
+    wider = [*results, make_result("adam", 1e-5, 2, 0, activation_power=4)]
+    assert "activation_power" in result_table(trials_of(wider, tmp_path))
+    assert result_table(trials_of(results, tmp_path).iloc[:0]).columns.tolist() == table.columns.tolist()
+
+
+def test_the_paper_stands_beside_ours_of_exactly_its_setting(tmp_path: Path) -> None:
+    results = [make_result("adam", 1e-5, 100, s, test_error=0.95 + 0.01 * s, outcome="memorized") for s in range(3)]
+    results += [
+        make_result("adam", 1e-5, 100, 0, test_error=0.1, num_epochs=1000),
+        make_result("adam", 1e-5, 2, 0, test_error=0.1, dimension=500),
+        make_result("adamw", 1e-2, 2, 0),
+    ]
+    rows = paper_comparison(trials_of(results, tmp_path)).set_index(["optimizer", "batch_size"])
+    assert rows["paper_test_error"].tolist() == [0.9545, 0.0, 0.5485, 0.0]
+    assert rows["table"].tolist() == [1, 1, 2, 2]
+    assert rows["n"].tolist() == [3, 0, 0, 1]
+    assert rows.loc[("adam", 100), "test_error_mean"] == pytest.approx(0.96)
+    assert rows.loc[("adam", 100), "test_error_std"] == pytest.approx(0.01)
+    assert math.isnan(rows.loc[("adam", 2), "test_error_mean"])
+    assert paper_comparison(trials_of(results, tmp_path).iloc[:0])["n"].tolist() == [0, 0, 0, 0]

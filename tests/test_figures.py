@@ -1,0 +1,240 @@
+"""The figures show the tables' numbers, whatever is missing, and are the same files each time."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from test_analysis import make_result, tables
+
+from orchestrator.analysis import cell_summary, is_measured
+from orchestrator.errors import UserError
+from orchestrator.figures import FIGURES, PAPER_DECAY_SCALE, draw
+
+Tables = tuple[pd.DataFrame, pd.DataFrame]
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings() -> Iterator[None]:
+    """A warning of matplotlib or numpy is a figure that shows something else than the data."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Tables:
+    """Both optimizers over batch sizes and decays, three seeds, with stuck, diverged, underfit and failed trials."""
+    results = []
+    for seed in range(3):
+        for size in (2, 100):
+            for decay in (0.0, 1e-5, 1e-3):
+                error = 0.0 if size == 2 else 0.6 + 0.1 * seed
+                for optimizer in ("adam", "adamw"):
+                    outcome = "memorized" if error else "learned"
+                    results.append(make_result(optimizer, decay, size, seed, test_error=error, outcome=outcome))
+            results.append(make_result("adam", 0.1, size, seed, test_error=0.3 * seed, outcome="stuck"))
+            results.append(make_result("adamw", 0.1, size, seed, test_error=math.nan, outcome="diverged"))
+            results.append(make_result("adamw", 0.03, size, seed, test_error=0.4, train_error=0.1, outcome="underfit"))
+    results.append(make_result("adam", 0.03, 2, 0, test_error=0.99, outcome="failed"))
+    return tables(results, tmp_path)
+
+
+def only(frames: Tables, **values: object) -> Tables:
+    """The trials with these values; the traces stay whole."""
+    trials, traces = frames
+    return trials[np.logical_and.reduce([trials[name] == value for name, value in values.items()])], traces
+
+
+def error_bars(axes: Axes) -> dict[str, ErrorbarContainer]:
+    return {str(c.get_label()): c for c in axes.containers if isinstance(c, ErrorbarContainer)}
+
+
+def means(container: ErrorbarContainer) -> np.ndarray:
+    return np.asarray(container.lines[0].get_xydata())
+
+
+def bar_lengths(container: ErrorbarContainer) -> list[float]:
+    """Half lengths of the bars that are drawn."""
+    segments = [np.asarray(segment) for segment in container.lines[2][0].get_segments()]
+    halves = [(segment[1, 1] - segment[0, 1]) / 2 for segment in segments if len(segment) == 2]
+    return [half for half in halves if math.isfinite(half)]
+
+
+def points(axes: Axes, marker: str) -> set[tuple[float, float]]:
+    """The single seeds drawn with `marker`."""
+    lines = [line for line in axes.get_lines() if line.get_label() == "_seeds" and line.get_marker() == marker]
+    return {(float(x), float(y)) for line in lines for x, y in line.get_xydata()}
+
+
+def texts(figure: Figure) -> str:
+    found = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+    return "\n".join(found)
+
+
+def test_error_vs_batch_size_draws_mean_std_and_every_seed(sweep: Tables) -> None:
+    trials, traces = only(sweep, optimizer="adam", weight_decay=1e-5)
+    figure = FIGURES["error_vs_batch_size"](trials, traces)
+    upper, lower = figure.axes
+    cells = cell_summary(trials, ["batch_size"])
+    for axes, error in ((upper, "test_error"), (lower, "train_error")):
+        (container,) = error_bars(axes).values()
+        np.testing.assert_array_equal(means(container), cells[["batch_size", f"{error}_mean"]])
+        np.testing.assert_allclose(bar_lengths(container), cells[f"{error}_std"], atol=1e-12)
+    assert points(upper, "o") == set(zip(trials["batch_size"].astype(float), trials["test_error"], strict=True))
+    assert list(error_bars(upper)) == [r"Adam, $\lambda$ = $10^{-5}$"]
+    assert upper.get_xscale() == "log"
+    assert "mean ± std over 3 seeds" in texts(figure)
+
+
+def test_error_vs_batch_size_has_one_line_for_each_optimizer_and_decay(sweep: Tables) -> None:
+    trials, traces = sweep
+    chosen = trials[trials["weight_decay"].isin([0.0, 1e-5])]
+    upper, _ = FIGURES["error_vs_batch_size"](chosen, traces).axes
+    names = [rf"{name}, $\lambda$ = {decay}" for name in ("Adam", "AdamW") for decay in ("0", "$10^{-5}$")]
+    assert list(error_bars(upper)) == names
+    colours = {container.lines[0].get_color() for container in error_bars(upper).values()}
+    assert len(colours) == len(names)
+
+
+def test_error_vs_weight_decay_draws_three_positions_of_the_same_errors(sweep: Tables) -> None:
+    trials, traces = sweep
+    figure = FIGURES["error_vs_weight_decay"](trials, traces)
+    assert len(figure.axes) == 6  # two batch sizes, three columns
+    settled = trials[(trials["batch_size"] == 100) & (trials["outcome"] != "failed")]
+    for column, name in enumerate(("given", "paper", "step")):
+        for optimizer, label in (("adam", "Adam"), ("adamw", "AdamW")):
+            own = settled[settled["optimizer"] == optimizer]
+            scale = {"given": 1.0, "paper": 1.0 / PAPER_DECAY_SCALE if optimizer == "adamw" else 1.0, "step": 5e-5}[
+                name
+            ]
+            cells = cell_summary(own, ["weight_decay"])
+            drawn = means(error_bars(figure.axes[3 + column])[label])
+            np.testing.assert_allclose(drawn[:, 0], cells["weight_decay"] * scale, rtol=1e-12)
+            np.testing.assert_array_equal(drawn[:, 1], cells["test_error_mean"])
+    assert "B$ = 100, $T$ = $10^{4}$" in figure.axes[3].get_ylabel()
+    assert all(axes.get_xscale() == "symlog" and axes.get_xlim()[0] < 0 for axes in figure.axes)
+
+
+def test_stuck_and_diverged_seeds_are_marked_and_stand_in_no_mean(sweep: Tables) -> None:
+    trials, traces = sweep
+    axes = FIGURES["error_vs_weight_decay"](trials, traces).axes[0]
+    assert points(axes, "x") == {(0.1, 0.0), (0.1, pytest.approx(0.3)), (0.1, pytest.approx(0.6))}
+    assert {x for x, _ in points(axes, "^")} == {0.1}
+    assert all(y > 1 for _, y in points(axes, "^"))
+    for label in ("Adam", "AdamW"):
+        drawn = means(error_bars(axes)[label])
+        assert np.isnan(drawn[drawn[:, 0] == 0.1, 1]).all()
+    assert {text.get_text() for text in axes.texts} == {"Adam stuck", "AdamW diverged"}
+    spans = [patch.get_extents().transformed(axes.transData.inverted()) for patch in axes.patches]
+    assert len(spans) == 2
+    assert all(0.03 < span.x0 < 0.1 < span.x1 for span in spans)
+    assert 0.99 not in {round(y, 6) for _, y in points(axes, "o")}  # the failed trial
+
+
+def test_feature_and_noise_draws_the_traces_means_and_ranges(sweep: Tables) -> None:
+    trials, traces = sweep
+    chosen = trials[(trials["optimizer"] == "adam") & (trials["weight_decay"] == 1e-5)]
+    figure = FIGURES["feature_and_noise"](chosen, traces)
+    panels = [axes for axes in figure.axes if axes.get_lines()]
+    assert len(panels) == 4  # large batch first; products above, errors below
+    for panel, size, extreme in ((0, 100, "min"), (1, 2, "max")):
+        ids = chosen[chosen["batch_size"] == size]["trial_id"]
+        own = traces[traces["trial_id"].isin(ids)].groupby("epoch")
+        upper, lower = panels[panel], panels[panel + 2]
+        assert f"noise: {extreme} over samples" in {text.get_text() for text in upper.texts}
+        assert f"$B$ = {size}" in upper.get_title()
+        drawn = [line for line in upper.get_lines() if not line.get_label().startswith("_")]
+        names = [
+            f"{kind}_{side}" for kind in ("feature_learning", f"noise_{extreme}") for side in ("positive", "negative")
+        ]
+        for line, name in zip(drawn, names, strict=True):
+            np.testing.assert_array_equal(line.get_xdata(), own[name].mean().index)
+            np.testing.assert_array_equal(line.get_ydata(), own[name].mean())
+        for line, name in zip(lower.get_lines(), ("train_loss", "train_error", "test_error"), strict=True):
+            np.testing.assert_array_equal(line.get_ydata(), own[name].mean())
+        band = upper.collections[0].get_paths()[0].vertices
+        assert band[:, 1].min() == own["feature_learning_positive"].min().min()
+        assert band[:, 1].max() == own["feature_learning_positive"].max().max()
+
+
+@pytest.mark.parametrize("name", ["error_vs_batch_size", "error_vs_weight_decay", "feature_and_noise"])
+class TestEveryFigure:
+    def test_it_is_written_as_png_and_pdf_the_same_each_time(self, name: str, sweep: Tables, tmp_path: Path) -> None:
+        folders = tmp_path / "a" / "figures", tmp_path / "b"
+        first, second = (draw(name, *sweep, folder) for folder in folders)
+        assert first == [folders[0] / f"{name}.png", folders[0] / f"{name}.pdf"]
+        assert sorted(path.name for path in folders[0].iterdir()) == [f"{name}.pdf", f"{name}.png"]
+        height, width, _ = imread(first[0]).shape
+        assert min(height, width) >= 800
+        assert first[1].read_bytes().startswith(b"%PDF-")
+        assert first[1].read_bytes().rstrip().endswith(b"%%EOF")
+        assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+        assert b"CreationDate" not in first[1].read_bytes()
+
+    def test_the_order_of_the_rows_changes_nothing(self, name: str, sweep: Tables, tmp_path: Path) -> None:
+        trials, traces = sweep
+        shuffled = trials.sample(frac=1, random_state=0), traces.sample(frac=1, random_state=0)
+        orders = [draw(name, *frames, tmp_path / folder) for frames, folder in ((sweep, "a"), (shuffled, "b"))]
+        assert np.array_equal(imread(orders[0][0]), imread(orders[1][0]))
+
+    @pytest.mark.parametrize(
+        "case", ["one_seed", "one_optimizer", "cells_missing", "other_sizes", "not_finite", "all_stuck", "no_trials"]
+    )
+    def test_it_draws_whatever_there_is(self, name: str, case: str, sweep: Tables, tmp_path: Path) -> None:
+        trials, traces = sweep
+        if case == "one_seed":
+            trials = trials[trials["seed"] == 1]
+        elif case == "one_optimizer":
+            trials = trials[trials["optimizer"] == "adamw"]
+        elif case == "cells_missing":
+            trials = trials.iloc[::4]
+        elif case == "other_sizes":
+            sizes = {"num_train": 30, "dimension": 64, "noise_sparsity": 8, "num_epochs": 100}
+            results = [make_result("signsgdw", 0.0, size, 7, **sizes) for size in (1, 30)]
+            trials, traces = tables(results, tmp_path)
+        elif case == "not_finite":
+            noise = {column: math.inf for column in ("noise_max_positive", "train_loss")}
+            trials, traces = trials.assign(test_error=math.nan), traces.assign(**noise, test_error=math.nan)
+        elif case == "all_stuck":
+            trials = trials.assign(outcome="stuck")
+        else:
+            trials = trials.assign(outcome="failed")
+        paths = draw(name, trials, traces, tmp_path / "figures")
+        assert all(path.stat().st_size > 5000 for path in paths)
+        assert ("no finished trials" in texts(FIGURES[name](trials, traces))) == (case == "no_trials")
+
+
+def test_a_figure_in_place_survives_a_failing_write(sweep: Tables, tmp_path: Path) -> None:
+    (tmp_path / "error_vs_batch_size.png").mkdir()  # the rename fails
+    with pytest.raises(OSError, match=r"error_vs_batch_size\.png"):
+        draw("error_vs_batch_size", *sweep, tmp_path)
+    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_an_unknown_figure_is_one_clear_line(sweep: Tables, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown figure 'error_vs_batchsize'; did you mean 'error_vs_batch_size'\?"):
+        draw("error_vs_batchsize", *sweep, tmp_path)
+
+
+def test_traces_of_another_workload_are_refused_in_one_line(sweep: Tables) -> None:
+    trials, traces = sweep
+    with pytest.raises(UserError, match="these lack feature_learning_negative"):
+        FIGURES["feature_and_noise"](trials, traces.drop(columns="feature_learning_negative"))
+
+
+def test_the_measured_trials_are_those_with_plain_or_hollow_marks(sweep: Tables) -> None:
+    trials, traces = only(sweep, batch_size=2, optimizer="adamw")
+    axes = FIGURES["error_vs_weight_decay"](trials, traces).axes[0]
+    counted = trials[is_measured(trials)]
+    assert points(axes, "o") == set(zip(counted["weight_decay"], counted["test_error"], strict=True))

@@ -1,0 +1,133 @@
+"""Packs are cut late and sized by what is left; lost members come back until a deadly one is alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from orchestrator.packing import LONGEST_PACK_SECONDS, MAX_LOSSES, PackQueue, PackSettings
+from trainables.config import TrialConfig, TwoLayerCNNConfig
+from trainables.registry import workload
+from trainables.result import Outcome
+
+SETTINGS = PackSettings(states_root="unused", checkpoint_seconds=30.0)
+
+
+def configs(num_seeds: int = 10, **fields: object) -> list[TrialConfig]:
+    values = {"optimizer": "adam", "weight_decay": 1e-5, "batch_size": 2, **fields}
+    return [TwoLayerCNNConfig(seed=seed, **values) for seed in range(num_seeds)]
+
+
+def queue_of(trials: Sequence[TrialConfig]) -> PackQueue:
+    return PackQueue(trials, SETTINGS, state_paths={}, attempts={})
+
+
+def cost(trials: Sequence[TrialConfig]) -> float:
+    return sum(workload(c.workload).cost(c) for c in trials)
+
+
+def test_every_trial_is_in_exactly_one_pack_and_packs_shrink() -> None:
+    trials = configs(20) + configs(20, batch_size=20) + configs(20, batch_size=200)
+    queue = queue_of(trials)
+    packs = []
+    while (order := queue.next_pack(slots=2)) is not None:
+        packs.append([member.config for member in order.members])
+        queue.completed(order.pack_id)
+    seen = [config.trial_id for pack in packs for config in pack]
+    assert sorted(seen) == sorted(config.trial_id for config in trials)
+    costs = [cost(pack) for pack in packs]
+    assert len(packs) > 4
+    assert costs[0] == max(costs)
+    assert max(costs) <= LONGEST_PACK_SECONDS
+    assert queue.is_finished
+
+
+def test_more_slots_cut_smaller_packs() -> None:
+    few, many = queue_of(configs(200, batch_size=200)), queue_of(configs(200, batch_size=200))
+    first, other = few.next_pack(slots=1), many.next_pack(slots=16)
+    assert first is not None
+    assert other is not None
+    assert len(first.members) > len(other.members)
+
+
+def test_members_of_a_pack_share_the_pack_key() -> None:
+    queue = queue_of(configs(5, num_epochs=10) + configs(5, num_epochs=10, dimension=500))
+    keys = []
+    while (order := queue.next_pack(slots=1)) is not None:
+        pack_keys = {workload("two_layer_cnn").pack_key(member.config) for member in order.members}
+        assert len(pack_keys) == 1
+        keys.append(pack_keys.pop())
+    assert len(set(keys)) == 2
+
+
+def test_costly_trials_start_first() -> None:
+    queue = queue_of(configs(3, batch_size=200) + configs(3, batch_size=2))
+    order = queue.next_pack(slots=2)
+    assert order is not None
+    assert order.members[0].config.batch_size == 2
+
+
+def test_a_lost_pack_comes_back_in_halves_until_the_deadly_member_is_alone() -> None:
+    trials = configs(8, num_epochs=5)
+    deadly = trials[5].trial_id
+    queue = queue_of(trials)
+    given_up, num_packs = [], 0
+    while not queue.is_finished:
+        order = queue.next_pack(slots=1)
+        assert order is not None
+        num_packs += 1
+        if any(member.config.trial_id == deadly for member in order.members):
+            given_up += queue.lost(order.pack_id, "killed", {})
+        else:
+            for member in order.members:
+                queue.ended(member.config.trial_id)
+            queue.completed(order.pack_id)
+    assert [result.trial_id for result in given_up] == [deadly]
+    assert given_up[0].outcome is Outcome.FAILED
+    assert given_up[0].error is not None
+    assert "killed" in given_up[0].error
+    assert num_packs < 3 * len(trials)
+
+
+def test_members_that_reported_before_the_loss_do_not_run_again_and_states_are_passed_on() -> None:
+    trials = configs(4, num_epochs=5)
+    queue = queue_of(trials)
+    order = queue.next_pack(slots=1)
+    assert order is not None
+    queue.ended(order.members[0].config.trial_id)
+    half_done = order.members[1].config.trial_id
+    assert queue.lost(order.pack_id, "killed", {half_done: "a-state-file"}) == []
+    again = []
+    while (next_order := queue.next_pack(slots=1)) is not None:
+        again += list(next_order.members)
+    assert {member.config.trial_id for member in again} == {member.config.trial_id for member in order.members[1:]}
+    assert [m.state_path for m in again if m.config.trial_id == half_done] == ["a-state-file"]
+    assert {member.attempt for member in again} == {2}
+
+
+def test_a_lone_trial_is_given_up_after_its_last_loss() -> None:
+    (trial,) = configs(1)
+    queue = queue_of([trial])
+    for loss in range(1, MAX_LOSSES + 1):
+        order = queue.next_pack(slots=1)
+        assert order is not None
+        assert order.members[0].attempt == loss
+        given_up = queue.lost(order.pack_id, f"loss {loss}", {})
+        assert bool(given_up) == (loss == MAX_LOSSES)
+    assert queue.is_finished
+
+
+def test_earlier_attempts_are_counted_on() -> None:
+    (trial,) = configs(1)
+    order = PackQueue([trial], SETTINGS, {}, {trial.trial_id: 2}).next_pack(slots=1)
+    assert order is not None
+    assert order.members[0].attempt == 3
+
+
+@pytest.mark.parametrize("num_trials", [0, 1])
+def test_small_queues(num_trials: int) -> None:
+    queue = queue_of(configs(num_trials))
+    order = queue.next_pack(slots=64)
+    assert (order is None) == (num_trials == 0)
+    assert queue.is_finished == (num_trials == 0)

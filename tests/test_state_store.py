@@ -1,0 +1,104 @@
+"""States of half-done members survive kills, are found by any later driver, and go when they are recorded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+
+from trainables.state_store import StateStore
+
+
+def state(epoch: int) -> dict[str, np.ndarray]:
+    return {"epoch": np.array(epoch), "weights": np.full((3, 2), epoch, np.float32), "engine": np.array("fused-cpu")}
+
+
+def test_round_trip_keeps_dtypes_and_values(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path / "states"))
+    store.save("p1", {"a": state(1), "b": state(2)})
+    index = store.index()
+    assert set(index) == {"a", "b"}
+    loaded = store.load(index["b"], "b")
+    assert loaded is not None
+    assert set(loaded) == set(state(2))
+    np.testing.assert_array_equal(loaded["weights"], state(2)["weights"])
+    assert loaded["weights"].dtype == np.float32
+    assert str(loaded["engine"]) == "fused-cpu"
+
+
+def test_a_pack_keeps_one_file_and_the_furthest_state_wins(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path))
+    store.save("p1", {"a": state(1)})
+    store.save("p1", {"a": state(5)})
+    assert len(list(tmp_path.glob("*.npz"))) == 1
+    store.save("p2", {"a": state(3)})
+    best = store.load(store.index()["a"], "a")
+    assert best is not None
+    assert int(best["epoch"]) == 5
+
+
+def test_a_pack_named_like_the_start_of_another_keeps_out_of_its_files(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path))
+    store.save("run-1", {"a": state(1)})
+    store.save("run-12", {"b": state(1)})
+    store.save("run-1", {"a": state(2)})
+    assert set(store.index()) == {"a", "b"}
+
+
+def test_files_go_when_all_their_members_are_recorded(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path))
+    store.save("p1", {"a": state(1), "b": state(1)})
+    store.collect({"a"})
+    assert set(store.index()) == {"a", "b"}
+    store.collect({"a", "b"})
+    assert list(tmp_path.glob("*.npz")) == []
+
+
+def test_an_empty_save_drops_the_packs_file(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path))
+    store.save("p1", {"a": state(1)})
+    store.save("p1", {})
+    assert store.index() == {}
+
+
+def test_absent_folder_and_vanished_file(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path / "never"))
+    assert store.index() == {}
+    assert store.load(str(tmp_path / "never" / "x.npz"), "a") is None
+    store.collect(set())
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_files_only(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        f"""
+        import numpy as np
+        from trainables.state_store import StateStore
+        store = StateStore({str(tmp_path)!r})
+        epoch = 0
+        while True:
+            epoch += 1
+            store.save("p1", {{"a": {{"epoch": np.array(epoch), "weights": np.full(300_000, epoch, np.float32)}}}})
+        """
+    )
+    store = StateStore(str(tmp_path))
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", program])
+        deadline = time.monotonic() + 60
+        while not store.index() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        process.kill()
+        process.wait()
+        loaded = store.load(store.index()["a"], "a")
+        assert loaded is not None
+        assert (loaded["weights"] == int(loaded["epoch"])).all()
+    for leftover in tmp_path.glob("*.tmp"):
+        os.utime(leftover, (0, 0))
+    (tmp_path / "of-a-writer-at-work.npz.tmp").touch()
+    store.collect({"a"})
+    assert [path.name for path in tmp_path.iterdir()] == ["of-a-writer-at-work.npz.tmp"]
