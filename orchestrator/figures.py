@@ -114,7 +114,9 @@ def draw(name: str, trials: pd.DataFrame, traces: pd.DataFrame, folder: Path) ->
         raise UserError(unknown_name("figure", name, FIGURES))
     figure = FIGURES[name](trials, traces)
     folder.mkdir(parents=True, exist_ok=True)
-    return [_save(figure, folder / f"{name}.{suffix}") for suffix in ("png", "pdf")]
+    png = _save(figure, folder / f"{name}.png")
+    figure.set_layout_engine("none")  # laid out once: computing it again would double the time
+    return [png, _save(figure, folder / f"{name}.pdf")]
 
 
 def _save(figure: Figure, path: Path) -> Path:
@@ -134,12 +136,14 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def _figure(function: FigureFunction) -> FigureFunction:
-    """Register a figure under its function's name, and draw it in our style."""
+    """Register a figure under its function's name; it draws settled trials in our style."""
 
     @wraps(function)
     def styled(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+        # Sums round by their order: rows in another order must not give another file.
+        settled = trials[trials["outcome"].isin(SATISFYING)].sort_values("trial_id", ignore_index=True)
         with rc_context(_STYLE):
-            return function(trials[trials["outcome"].isin(SATISFYING)], traces)
+            return function(settled, traces.sort_values(["trial_id", "epoch"], ignore_index=True))
 
     FIGURES[function.__name__] = styled
     return styled
@@ -211,7 +215,7 @@ def feature_and_noise(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
         raise UserError(f"feature_and_noise draws two_layer_cnn traces; these lack {', '.join(missing)}")
     keys = ["optimizer", "weight_decay", "batch_size"]
     keys += varying_columns(trials, within=keys)
-    ordered = trials.sort_values(keys, ascending=[name != "batch_size" for name in keys])
+    ordered = trials.sort_values(keys, ascending=[name != "batch_size" for name in keys], kind="stable")
     cells = [cell for _, cell in ordered.groupby(keys, dropna=False, sort=False)]
     num_columns = min(4, max(1, len(cells)))
     num_blocks = max(1, math.ceil(len(cells) / num_columns))
@@ -339,7 +343,7 @@ def _decay_axis(axes: Axes, values: pd.Series[float]) -> None:
 
 def _draw_dynamics(upper: Axes, lower: Axes, trials: pd.DataFrame, traces: pd.DataFrame) -> None:
     """One cell's traces: products above, loss and errors below."""
-    own = traces[traces["trial_id"].isin(trials["trial_id"])].sort_values("epoch")
+    own = traces[traces["trial_id"].isin(trials["trial_id"])]
     extreme = "min" if _is_large_batch(trials) else "max"
     for name, colour, text in (
         ("feature_learning", _FEATURE_COLOUR, r"feature, max$_r\langle w_{j,r}, jv\rangle$"),

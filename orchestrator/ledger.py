@@ -17,6 +17,7 @@ import secrets
 import socket
 import threading
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -40,7 +40,7 @@ ROWS_PER_PART = 250_000
 ROWS_PER_GROUP = 16_384
 """Rows of a Parquet row group, the least that a look-up of one trial reads."""
 
-_PARQUET = ds.ParquetFileFormat()
+_READERS = 16  # an object store answers slowly, but many at once
 _LISTINGS = 10
 _READS = 100
 _WORKLOAD_FOLDER = "workload="
@@ -67,7 +67,6 @@ class Ledger:
         self._own = re.compile(rf"part-{re.escape(self.driver_id)}-(\d+)\.parquet")
         self._lock = threading.RLock()
         self._last_number: dict[str, int] = {}
-        self._trusted: set[str] = set()
 
     def check_writable(self) -> None:
         """Create the folders and write a file into each; raises `LedgerError` in one line."""
@@ -98,7 +97,7 @@ class Ledger:
         for name in wanted:
             if name not in names:
                 raise LedgerError(unknown_name("column", name, names))
-        rows = self._read(Table.TRIALS, workload, {*wanted, *RANK_COLUMNS}, _is_among(trial_ids))
+        rows = self._read(Table.TRIALS, workload, {*wanted, *RANK_COLUMNS}, trial_ids)
         stands = rules.standing(rows)
         rows = rows.select(wanted)
         return rows if len(stands) == rows.num_rows else rows.take(stands)
@@ -106,14 +105,14 @@ class Ledger:
     def traces(self, workload: str, *, trial_ids: Collection[str] | None = None) -> pa.Table:
         """One row for each trial and epoch, sorted by them, of the attempts that `trials` shows."""
         attempts = self.trials(workload, trial_ids=trial_ids, columns=rules.ATTEMPT_KEY)
-        rows = self._read(Table.TRACES, workload, None, _is_among(trial_ids))
+        rows = self._read(Table.TRACES, workload, None, trial_ids)
         return rules.sorted_once(rules.of_attempts(rows, attempts), rules.UNIQUE_BY[Table.TRACES])
 
     def settled(self, workload: str) -> set[str]:
         """Ids of the trials that need not run again."""
         rows = self._read(Table.TRIALS, workload, {"trial_id", "outcome"})
         ids = rows["trial_id"].filter(rules.satisfying(rows["outcome"]))
-        return set(ids.to_numpy().tolist())
+        return set(ids.to_pylist())
 
     def attempts(self, workload: str) -> dict[str, int]:
         """The highest attempt number of each trial that is not settled: failed, unfinished or pruned."""
@@ -123,8 +122,11 @@ class Ledger:
 
     def count_other_versions(self, workload: str, version: int) -> int:
         """Number of trials recorded under another version of the workload, which a version change left behind."""
-        rows = self._read(Table.TRIALS, workload, {"trial_id"}, pc.field("workload_version") != version)
-        return int(pc.count_distinct(rows["trial_id"]).as_py())
+        rows = self._read(Table.TRIALS, workload, {"trial_id", "workload_version"})
+        if rows["workload_version"].unique().to_pylist() in ([], [version]):
+            return 0
+        others = rows.filter(pc.not_equal(rows["workload_version"], pa.scalar(version)))
+        return int(pc.count_distinct(others["trial_id"]).as_py())
 
     def compact(self) -> None:
         """Merge this driver's parts, without the rows that no reader needs; safe to kill and to repeat."""
@@ -182,13 +184,16 @@ class Ledger:
             yield group
 
     def _read(
-        self, table: Table, workload: str, columns: Collection[str] | None = None, where: ds.Expression | None = None
+        self,
+        table: Table,
+        workload: str,
+        columns: Collection[str] | None = None,
+        trial_ids: Collection[str] | None = None,
     ) -> pa.Table:
         """The rows of all parts, duplicates included."""
         for _ in range(_READS):
-            parts = self._parts(table, workload)
             try:
-                return self._scan(parts, table, workload, columns, where)
+                return self._scan(self._parts(table, workload), table, workload, columns, trial_ids)
             except FileNotFoundError:
                 continue  # another driver's compaction replaced the part after the listing
         raise LedgerError(f"parts of {self._folder(table, workload)} vanish while they are read; is it being deleted?")
@@ -199,29 +204,14 @@ class Ledger:
         table: Table,
         workload: str,
         columns: Collection[str] | None = None,
-        where: ds.Expression | None = None,
+        trial_ids: Collection[str] | None = None,
     ) -> pa.Table:
-        schema = _schema(table, workload)
-        names = [name for name in schema.names if columns is None or name in columns]
-        if not parts:
-            return pa.schema([schema.field(name) for name in names]).empty_table()
-        fragments = {part: _PARQUET.make_fragment(part, self._files) for part in parts}
-        strangers = [part for part in parts if part not in self._trusted]
-        if strangers:
-            with ThreadPoolExecutor() as pool:  # an object store answers slowly, but many at once
-                list(pool.map(partial(_check, table), strangers, map(fragments.__getitem__, strangers)))
-            self._trusted.update(strangers)
-        dataset = ds.FileSystemDataset(list(fragments.values()), schema, _PARQUET, self._files)
-        try:
-            return dataset.to_table(columns=names, filter=where).replace_schema_metadata(None)
-        except FileNotFoundError:
-            raise
-        except (OSError, pa.ArrowException) as error:
-            if len(parts) == 1:
-                raise _bad_part(parts[0], f"cannot be read ({_reason(error)})") from None
-            for part in parts:  # Arrow does not say which part it was
-                self._scan([part], table, workload, columns, where)
-            raise
+        schema = _schema(table, workload).remove_metadata()
+        schema = pa.schema([field for field in schema if columns is None or field.name in columns])
+        wanted = None if trial_ids is None else sorted(trial_ids)
+        read = partial(_read_part, self._files, table=table, schema=schema, trial_ids=wanted)
+        with ThreadPoolExecutor(_READERS) as pool:
+            return pa.concat_tables([pa.Table.from_batches([], schema), *pool.map(read, parts)])
 
     def _commit(self, table: Table, workload: str, rows: pa.Table) -> None:
         """Write one new part, whole or not at all."""
@@ -233,7 +223,6 @@ class Ledger:
         if self._files.get_file_info(part).type != pafs.FileType.NotFound:
             raise LedgerError(f"{part} exists already; another driver uses the id {self.driver_id!r}")
         self._write(part, sink.getvalue())
-        self._trusted.add(part)
 
     def _last(self, workload: str) -> int:
         """The highest number among this driver's parts."""
@@ -284,10 +273,14 @@ class Ledger:
 
     def _list(self, folder: str, file_type: pafs.FileType) -> list[str]:
         """Sorted paths in a folder, without hidden ones."""
+        way = [folder, folder.rpartition("/")[0], self._path]
+        blocking = [i.path for i in self._files.get_file_info(way) if i.type == pafs.FileType.File]
+        if blocking:
+            raise LedgerError(f"{blocking[0]} is a file where a folder belongs; move it away")
         try:
             infos = self._files.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
         except OSError as error:
-            raise LedgerError(f"cannot list {folder} ({_reason(error)}); move away what is in its place") from None
+            raise LedgerError(f"cannot list {folder} ({_reason(error)})") from None
         return sorted(i.path for i in infos if i.type == file_type and not i.base_name.startswith((".", "_")))
 
     def _folder(self, table: Table, workload: str) -> str:
@@ -334,25 +327,41 @@ def _write_locally(path: Path, content: pa.Buffer) -> None:
         os.close(folder)
 
 
-def _check(table: Table, part: str, fragment: ds.Fragment) -> None:
-    """Refuse a part that is truncated or not ours; parts never change, so once is enough."""
+def _read_part(
+    files: pafs.FileSystem, part: str, table: Table, schema: pa.Schema, trial_ids: Sequence[str] | None
+) -> pa.Table:
+    """The rows of a part that is ours, in `schema`: absent columns are null, unknown ones are left out."""
     try:
-        fault = rules.fault_of_marker(fragment.physical_schema.metadata, table)
+        with pq.ParquetFile(part, filesystem=files) as file:
+            fault = rules.fault_of_marker(file.schema_arrow.metadata, table)
+            if fault:
+                raise _bad_part(part, fault)
+            names = [name for name in schema.names if name in file.schema_arrow.names]
+            rows = file.read_row_groups(_row_groups(file.metadata, trial_ids), columns=names)
+        rows = pa.concat_tables(
+            [pa.Table.from_batches([], schema), rows.replace_schema_metadata(None)], promote_options="default"
+        )
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
-        fault = f"is truncated or not a Parquet file ({_reason(error)})"
-    if fault:
-        raise _bad_part(part, fault)
-
-
-def _is_among(trial_ids: Collection[str] | None) -> ds.Expression | None:
-    """Filter for these trials; the range lets Arrow skip row groups, as compacted parts are sorted."""
+        raise _bad_part(part, f"is truncated, damaged or not a Parquet file ({_reason(error)})") from None
     if trial_ids is None:
-        return None
-    name = pc.field("trial_id")
-    among = name.isin(pa.array(list(trial_ids), pa.string()))
-    return among & (name >= min(trial_ids)) & (name <= max(trial_ids)) if trial_ids else among
+        return rows
+    return rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(trial_ids, pa.string())))
+
+
+def _row_groups(metadata: pq.FileMetaData, trial_ids: Sequence[str] | None) -> list[int]:
+    """The row groups that may hold one of `trial_ids`, which are sorted, as the rows of compacted parts are."""
+    numbers = range(metadata.num_row_groups)
+    if trial_ids is None:
+        return list(numbers)
+    held = []
+    for number in numbers:
+        ids = metadata.row_group(number).column(0).statistics
+        nearest = bisect_left(trial_ids, ids.min)
+        if nearest < len(trial_ids) and trial_ids[nearest] <= ids.max:
+            held.append(number)
+    return held
 
 
 def _reason(error: BaseException) -> str:

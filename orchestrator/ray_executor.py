@@ -15,18 +15,6 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-# Tune reads these when it is imported: no per-trial log files, no configuration box, Ctrl-C ends fit() at once,
-# no snapshots of an experiment that the ledger already describes.
-for _name, _value in {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}.items():
-    os.environ.setdefault(_name, _value)
-
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
@@ -41,6 +29,13 @@ from trainables.state_store import StateStore
 from trainables.tune_trainable import EXCHANGE, EXCHANGE_NAMESPACE, PACK_ID, PackExchange, PackTrainable
 from trainables.workload import Report
 
+_TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no log files for each trial
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends fit() at once
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # no snapshots of what the ledger already describes
+    "RAY_AIR_NEW_OUTPUT": "0",  # no configuration box
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
 _PROBE_SECONDS = 5.0
 _DRAIN_SECONDS = 0.5
 
@@ -50,6 +45,8 @@ class RayExecutor:
 
     def __init__(self, states_root: str, address: str | None = None) -> None:
         self._store = StateStore(states_root)
+        for name, value in _TUNE_SETTINGS.items():
+            os.environ.setdefault(name, value)
         _connect(address)
         self._exchange_name = f"exchange-{uuid.uuid4().hex}"
         actor = ray.remote(num_cpus=0)(PackExchange)
@@ -161,7 +158,7 @@ class _DriverOnly:
         return self
 
 
-class _PackSearcher(_DriverOnly, Searcher):  # type: ignore[misc]
+class _PackSearcher(_DriverOnly, Searcher):
     """Pulls a pack from the queue whenever Tune has room for a trial."""
 
     def __init__(self, executor: RayExecutor, queue: PackQueue, slots: int) -> None:
@@ -186,7 +183,7 @@ class _PackSearcher(_DriverOnly, Searcher):  # type: ignore[misc]
         """Nothing: see `save`."""
 
 
-class _PackEnds(_DriverOnly, tune.Callback):  # type: ignore[misc]
+class _PackEnds(_DriverOnly, tune.Callback):
     """Tells the queue how packs end."""
 
     def __init__(self, queue: PackQueue, executor: RayExecutor, sink: ReportSink) -> None:

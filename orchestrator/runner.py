@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.table import Table
 
 from orchestrator.errors import SweepError, unknown_name
 from orchestrator.executor import Executor, InlineExecutor
@@ -22,7 +22,7 @@ from orchestrator.recorder import Recorder
 from orchestrator.sweep import Sweep
 from trainables.config import TrialConfig
 from trainables.registry import workload
-from trainables.result import Outcome, TrialResult
+from trainables.result import SATISFYING, Outcome, TrialResult
 from trainables.state_store import StateStore
 from trainables.workload import Report
 
@@ -95,11 +95,13 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         plan = plan_sweep(sweep, ledger, options.max_trials)
         _announce(console, plan)
         with _connected(plan, options) as executor, _mlflow(sweep, options) as view:
-            _catch_up(view, plan, ledger)
+            if view is not None:
+                _catch_up(view, plan, ledger)
             outcomes, interrupted = _train(plan, ledger, options, executor, view, console)
             ledger.compact()
             figures = _show(plan, ledger, options, console)
-            _close_view(view, console, figures, plan, interrupted)
+            if view is not None:
+                _finish_view(view, plan, ledger, figures, console)
     return RunSummary(
         planned=len(plan.configs),
         already_done=len(plan.settled),
@@ -111,16 +113,40 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
 
 
 def export_mlflow(sweep: Sweep, out: str) -> int:
-    """Write every settled trial of the sweep that MLflow lacks; returns their number."""
+    """Write every trial of the sweep that the ledger has and MLflow lacks; returns their number."""
     from orchestrator.mlflow_view import MlflowView, default_tracking_uri
 
     ledger = Ledger(out)
+    trial_ids = {config.trial_id for config in sweep.configs()}
+    recorded = _rows(ledger, sweep, trial_ids)  # a broken ledger is named before MLflow is touched
     view = MlflowView(default_tracking_uri(out), sweep.name, sweep.title)
-    missing = _rows(ledger, sweep, {c.trial_id for c in sweep.configs()} - view.present())
-    view.add(*missing)
-    view.add_artifacts(sorted((Path(out) / "figures" / sweep.name).glob("*.p*")))
-    view.close(finished=True)
-    return len(missing[0])
+    present = view.present()
+    missing = [row for row in recorded[0] if row["trial_id"] not in present]
+    view.add(missing, recorded[1])
+    folder = _figure_folder(out, sweep)
+    view.add_artifacts(sorted(folder.glob("*.p*")) if folder.is_dir() else [])
+    view.close(finished=trial_ids <= ledger.settled(sweep.workload))
+    return len(missing)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepStatus:
+    """How far a sweep is by its results: outcomes of its trials, and each failed one's last error line."""
+
+    total: int
+    settled: int
+    outcomes: Mapping[str, int]
+    errors: Mapping[str, str]
+
+
+def sweep_status(sweep: Sweep, ledger: Ledger) -> SweepStatus:
+    """Read a sweep's state from the ledger."""
+    trial_ids = {config.trial_id for config in sweep.configs()}
+    rows = ledger.trials(sweep.workload, trial_ids=trial_ids, columns=("trial_id", "outcome", "error")).to_pylist()
+    errors = {row["trial_id"]: row["error"].strip().splitlines()[-1] for row in rows if row["error"]}
+    outcomes = Counter(row["outcome"] for row in rows)
+    settled = sum(count for outcome, count in outcomes.items() if outcome in SATISFYING)
+    return SweepStatus(len(trial_ids), settled, dict(outcomes.most_common()), errors)
 
 
 def _train(
@@ -245,10 +271,55 @@ def _mlflow(sweep: Sweep, options: RunOptions) -> AbstractContextManager[Backgro
     return BackgroundView(default_tracking_uri(options.out), sweep.name, sweep.title)
 
 
+def _catch_up(view: BackgroundView, plan: Plan, ledger: Ledger) -> None:
+    """What earlier launches recorded and MLflow lacks: it was down, or its database was deleted."""
+    view.catch_up(lambda present: _rows(ledger, plan.sweep, plan.settled - present))
+
+
+def _finish_view(view: BackgroundView, plan: Plan, ledger: Ledger, figures: Sequence[Path], console: Console) -> None:
+    is_complete = {config.trial_id for config in plan.configs} <= ledger.settled(plan.sweep.workload)
+    view.finish(figures, finished=is_complete)
+    if view.problem is not None:
+        console.print(f"{view.problem}: `launch export-mlflow {plan.sweep.name}` fills it in later", highlight=False)
+    else:
+        console.print(f"mlflow   mlflow ui --backend-store-uri {view.tracking_uri}", highlight=False, soft_wrap=True)
+
+
+def _show(plan: Plan, ledger: Ledger, options: RunOptions, console: Console) -> list[Path]:
+    """Print the result table and draw the figures, all from the ledger."""
+    from orchestrator.analysis import result_table
+
+    trial_ids = {config.trial_id for config in plan.configs}
+    trials = ledger.trials(plan.sweep.workload, trial_ids=trial_ids).to_pandas()
+    table = result_table(trials)
+    shown = Table(*table.columns, title=plan.sweep.title, title_justify="left")
+    for row in table.itertuples(index=False):
+        shown.add_row(*map(str, row))
+    console.print(shown)
+    console.print(f"parquet  {options.out}/trials, {options.out}/traces", highlight=False, soft_wrap=True)
+    if not (options.figures and plan.sweep.figures) or trials.empty:
+        return []
+
+    from orchestrator import figures
+
+    traces = ledger.traces(plan.sweep.workload, trial_ids=trial_ids).to_pandas()
+    folder = _figure_folder(options.out, plan.sweep)
+    paths = [path for name in plan.sweep.figures for path in figures.draw(name, trials, traces, folder)]
+    console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
+    return paths
+
+
+def _figure_folder(out: str, sweep: Sweep) -> Path:
+    """Figures lie beside the results; for an object store in the current folder, from where MLflow takes them."""
+    return Path("." if "://" in out else out) / "figures" / sweep.name
+
+
 def _rows(
-    ledger: Ledger, sweep: Sweep, trial_ids: set[str]
+    ledger: Ledger, sweep: Sweep, trial_ids: Collection[str]
 ) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
     """Rows and traces of these trials as the ledger has them."""
+    if not trial_ids:
+        return [], {}
     rows = ledger.trials(sweep.workload, trial_ids=trial_ids).to_pylist()
     traces: dict[str, list[dict[str, Any]]] = {}
     for point in ledger.traces(sweep.workload, trial_ids=trial_ids).to_pylist():

@@ -135,7 +135,7 @@ def test_the_interval_covers_the_true_mean_about_as_often_as_it_says(num_seeds: 
     rng = np.random.default_rng(0)
     true_mean = 0.4
     concentration = true_mean * (1 - true_mean) / spread**2 - 1  # of the beta distribution with that mean and std
-    samples = rng.beta(true_mean * concentration, (1 - true_mean) * concentration, (2000, num_seeds))
+    samples = rng.beta(true_mean * concentration, (1 - true_mean) * concentration, (1000, num_seeds))
     intervals = [mean_interval(pd.Series(sample)) for sample in samples]
     coverage = np.mean([low <= true_mean <= high for low, high in intervals])
     assert 0.93 <= coverage <= 0.97

@@ -49,6 +49,15 @@ def sweep(tmp_path: Path) -> Tables:
     return tables(results, tmp_path)
 
 
+@pytest.fixture
+def few(sweep: Tables) -> Tables:
+    """Some cells of each kind."""
+    trials, traces = sweep
+    return trials[
+        (trials["weight_decay"] == 1e-5) | ((trials["weight_decay"] == 0.1) & (trials["batch_size"] == 2))
+    ], traces
+
+
 def only(frames: Tables, **values: object) -> Tables:
     """The trials with these values; the traces stay whole."""
     trials, traces = frames
@@ -88,7 +97,7 @@ def test_error_vs_batch_size_draws_mean_std_and_every_seed(sweep: Tables) -> Non
     cells = cell_summary(trials, ["batch_size"])
     for axes, error in ((upper, "test_error"), (lower, "train_error")):
         (container,) = error_bars(axes).values()
-        np.testing.assert_array_equal(means(container), cells[["batch_size", f"{error}_mean"]])
+        np.testing.assert_allclose(means(container), cells[["batch_size", f"{error}_mean"]], rtol=1e-12)
         np.testing.assert_allclose(bar_lengths(container), cells[f"{error}_std"], atol=1e-12)
     assert points(upper, "o") == set(zip(trials["batch_size"].astype(float), trials["test_error"], strict=True))
     assert list(error_bars(upper)) == [r"Adam, $\lambda$ = $10^{-5}$"]
@@ -120,7 +129,7 @@ def test_error_vs_weight_decay_draws_three_positions_of_the_same_errors(sweep: T
             cells = cell_summary(own, ["weight_decay"])
             drawn = means(error_bars(figure.axes[3 + column])[label])
             np.testing.assert_allclose(drawn[:, 0], cells["weight_decay"] * scale, rtol=1e-12)
-            np.testing.assert_array_equal(drawn[:, 1], cells["test_error_mean"])
+            np.testing.assert_allclose(drawn[:, 1], cells["test_error_mean"], rtol=1e-12)
     assert "B$ = 100, $T$ = $10^{4}$" in figure.axes[3].get_ylabel()
     assert all(axes.get_xscale() == "symlog" and axes.get_xlim()[0] < 0 for axes in figure.axes)
 
@@ -128,7 +137,7 @@ def test_error_vs_weight_decay_draws_three_positions_of_the_same_errors(sweep: T
 def test_stuck_and_diverged_seeds_are_marked_and_stand_in_no_mean(sweep: Tables) -> None:
     trials, traces = sweep
     axes = FIGURES["error_vs_weight_decay"](trials, traces).axes[0]
-    assert points(axes, "x") == {(0.1, 0.0), (0.1, pytest.approx(0.3)), (0.1, pytest.approx(0.6))}
+    assert sorted(points(axes, "x")) == [(0.1, 0.0), (0.1, pytest.approx(0.3)), (0.1, pytest.approx(0.6))]
     assert {x for x, _ in points(axes, "^")} == {0.1}
     assert all(y > 1 for _, y in points(axes, "^"))
     for label in ("Adam", "AdamW"):
@@ -151,7 +160,8 @@ def test_feature_and_noise_draws_the_traces_means_and_ranges(sweep: Tables) -> N
         ids = chosen[chosen["batch_size"] == size]["trial_id"]
         own = traces[traces["trial_id"].isin(ids)].groupby("epoch")
         upper, lower = panels[panel], panels[panel + 2]
-        assert f"noise: {extreme} over samples" in {text.get_text() for text in upper.texts}
+        outcome = "3 memorized" if size == 100 else "3 learned"
+        assert [text.get_text() for text in upper.texts] == [f"{outcome}; noise: {extreme} over samples"]
         assert f"$B$ = {size}" in upper.get_title()
         drawn = [line for line in upper.get_lines() if not line.get_label().startswith("_")]
         names = [
@@ -159,9 +169,9 @@ def test_feature_and_noise_draws_the_traces_means_and_ranges(sweep: Tables) -> N
         ]
         for line, name in zip(drawn, names, strict=True):
             np.testing.assert_array_equal(line.get_xdata(), own[name].mean().index)
-            np.testing.assert_array_equal(line.get_ydata(), own[name].mean())
+            np.testing.assert_allclose(line.get_ydata(), own[name].mean(), rtol=1e-12)
         for line, name in zip(lower.get_lines(), ("train_loss", "train_error", "test_error"), strict=True):
-            np.testing.assert_array_equal(line.get_ydata(), own[name].mean())
+            np.testing.assert_allclose(line.get_ydata(), own[name].mean(), rtol=1e-12)
         band = upper.collections[0].get_paths()[0].vertices
         assert band[:, 1].min() == own["feature_learning_positive"].min().min()
         assert band[:, 1].max() == own["feature_learning_positive"].max().max()
@@ -169,9 +179,9 @@ def test_feature_and_noise_draws_the_traces_means_and_ranges(sweep: Tables) -> N
 
 @pytest.mark.parametrize("name", ["error_vs_batch_size", "error_vs_weight_decay", "feature_and_noise"])
 class TestEveryFigure:
-    def test_it_is_written_as_png_and_pdf_the_same_each_time(self, name: str, sweep: Tables, tmp_path: Path) -> None:
+    def test_it_is_written_as_png_and_pdf_the_same_each_time(self, name: str, few: Tables, tmp_path: Path) -> None:
         folders = tmp_path / "a" / "figures", tmp_path / "b"
-        first, second = (draw(name, *sweep, folder) for folder in folders)
+        first, second = (draw(name, *few, folder) for folder in folders)
         assert first == [folders[0] / f"{name}.png", folders[0] / f"{name}.pdf"]
         assert sorted(path.name for path in folders[0].iterdir()) == [f"{name}.pdf", f"{name}.png"]
         height, width, _ = imread(first[0]).shape
@@ -181,17 +191,18 @@ class TestEveryFigure:
         assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
         assert b"CreationDate" not in first[1].read_bytes()
 
-    def test_the_order_of_the_rows_changes_nothing(self, name: str, sweep: Tables, tmp_path: Path) -> None:
-        trials, traces = sweep
+    def test_the_order_of_the_rows_changes_nothing(self, name: str, few: Tables, tmp_path: Path) -> None:
+        trials, traces = few
         shuffled = trials.sample(frac=1, random_state=0), traces.sample(frac=1, random_state=0)
-        orders = [draw(name, *frames, tmp_path / folder) for frames, folder in ((sweep, "a"), (shuffled, "b"))]
-        assert np.array_equal(imread(orders[0][0]), imread(orders[1][0]))
+        for frames, path in ((few, tmp_path / "a.png"), (shuffled, tmp_path / "b.png")):
+            FIGURES[name](*frames).savefig(path, dpi=60)
+        assert np.array_equal(imread(tmp_path / "a.png"), imread(tmp_path / "b.png"))
 
     @pytest.mark.parametrize(
         "case", ["one_seed", "one_optimizer", "cells_missing", "other_sizes", "not_finite", "all_stuck", "no_trials"]
     )
-    def test_it_draws_whatever_there_is(self, name: str, case: str, sweep: Tables, tmp_path: Path) -> None:
-        trials, traces = sweep
+    def test_it_draws_whatever_there_is(self, name: str, case: str, few: Tables, tmp_path: Path) -> None:
+        trials, traces = few
         if case == "one_seed":
             trials = trials[trials["seed"] == 1]
         elif case == "one_optimizer":
@@ -203,15 +214,16 @@ class TestEveryFigure:
             results = [make_result("signsgdw", 0.0, size, 7, **sizes) for size in (1, 30)]
             trials, traces = tables(results, tmp_path)
         elif case == "not_finite":
-            noise = {column: math.inf for column in ("noise_max_positive", "train_loss")}
+            noise = dict.fromkeys(("noise_max_positive", "train_loss"), math.inf)
             trials, traces = trials.assign(test_error=math.nan), traces.assign(**noise, test_error=math.nan)
         elif case == "all_stuck":
             trials = trials.assign(outcome="stuck")
         else:
             trials = trials.assign(outcome="failed")
-        paths = draw(name, trials, traces, tmp_path / "figures")
-        assert all(path.stat().st_size > 5000 for path in paths)
-        assert ("no finished trials" in texts(FIGURES[name](trials, traces))) == (case == "no_trials")
+        figure = FIGURES[name](trials, traces)
+        figure.savefig(tmp_path / "figure.png", dpi=60)
+        assert ("no finished trials" in texts(figure)) == (case == "no_trials")
+        assert len(np.unique(imread(tmp_path / "figure.png"))) > 10  # more than an empty page
 
 
 def test_a_figure_in_place_survives_a_failing_write(sweep: Tables, tmp_path: Path) -> None:

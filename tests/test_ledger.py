@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
+import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import fields
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, ClassVar
 
 import duckdb
-import fsspec
+import fsspec  # type: ignore[import-untyped]
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
 from orchestrator.errors import LedgerError
 from orchestrator.ledger import Ledger, new_driver_id
@@ -96,6 +96,11 @@ def parts_of(ledger: Ledger) -> list[str]:
     return sorted(str(path) for path in Path(ledger.root).rglob("*.parquet"))
 
 
+def sql(query: str) -> list[Any]:
+    with duckdb.connect() as connection:
+        return connection.execute(query).fetchall()
+
+
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     return Ledger(str(tmp_path / "out"), "a")
@@ -107,19 +112,21 @@ def other(ledger: Ledger) -> Ledger:
 
 
 class TestRoundTrip:
-    @pytest.mark.parametrize("outcome", list(Outcome))
     @pytest.mark.parametrize("value", [0.1, 5e-324, math.nan, math.inf, -math.inf])
-    def test_every_field_survives(self, ledger: Ledger, outcome: Outcome, value: float) -> None:
-        given = result(2**63 - 1, outcome, value=value, optimizer="signsgdw")
-        ledger.append([given])
-        (row,) = ledger.trials(WORKLOAD).to_pylist()
-        expected = {**given.trial_row(), "driver_id": "a"}
-        assert list(row) == list(expected)
-        assert all(same(row[name], expected[name]) for name in expected)
+    def test_every_field_of_every_outcome_survives(self, ledger: Ledger, value: float) -> None:
+        given = [
+            result(2**63 - 1 - k, outcome, value=value, optimizer="signsgdw" if k % 2 else "adam")
+            for k, outcome in enumerate(Outcome)
+        ]
+        ledger.append(given)
+        for row, each in zip(ledger.trials(WORKLOAD).to_pylist(), given, strict=True):
+            expected = {**each.trial_row(), "driver_id": "a"}
+            assert list(row) == list(expected)
+            assert all(same(row[name], expected[name]) for name in expected)
         points = ledger.traces(WORKLOAD).to_pylist()
-        assert len(points) == len(given.trace_rows())
-        for got, trace_row in zip(points, given.trace_rows(), strict=True):
-            assert all(same(got[name], trace_row[name]) for name in trace_row)
+        expected_points = sorted((row for each in given for row in each.trace_rows()), key=lambda row: row["trial_id"])
+        for point_row, expected in zip(points, expected_points, strict=True):
+            assert all(same(point_row[name], expected[name]) for name in expected)
 
     def test_a_trial_without_trace_has_nulls(self, ledger: Ledger) -> None:
         ledger.append([result(0, Outcome.FAILED, epochs=()), result(1)])
@@ -136,7 +143,7 @@ class TestRoundTrip:
         assert ledger.traces(WORKLOAD).num_rows == 0
 
     def test_an_absent_folder_is_empty(self, ledger: Ledger) -> None:
-        assert ledger.trials(WORKLOAD).schema.names == list(result().trial_row()) + ["driver_id"]
+        assert ledger.trials(WORKLOAD).schema.names == [*result().trial_row(), "driver_id"]
         assert ledger.traces(WORKLOAD).num_rows == 0
         assert ledger.settled(WORKLOAD) == set()
         assert ledger.attempts(WORKLOAD) == {}
@@ -254,7 +261,7 @@ class TestCompaction:
     def test_merges_sorts_and_repeats_without_effect(self, ledger: Ledger) -> None:
         for seed in range(6):
             ledger.append([result(seed), result(seed + 100, Outcome.FAILED, finished_at=seed)])
-        before = sorted(ledger.trials(WORKLOAD).to_pylist(), key=lambda row: row["trial_id"])
+        before = ledger.trials(WORKLOAD).sort_by("trial_id").to_pylist()
         traces = ledger.traces(WORKLOAD)
         ledger.compact()
         assert ledger.trials(WORKLOAD).to_pylist() == before
@@ -270,15 +277,15 @@ class TestCompaction:
 
     def test_merged_parts_are_bounded(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("orchestrator.ledger.ROWS_PER_PART", 10)
-        for seed in range(12):
+        for seed in range(8):
             ledger.append([result(seed), result(seed + 100)])
         for _ in range(2):
             ledger.compact()
             counts = [pq.read_metadata(part).num_rows for part in parts_of(ledger)]
             assert max(counts) <= 10
-            assert sum(counts) == 24 + 48
-            assert len(counts) <= 10
-        assert ledger.settled(WORKLOAD) == {result(seed + k).trial_id for seed in range(12) for k in (0, 100)}
+            assert sum(counts) == 16 + 32
+            assert len(counts) <= 7
+        assert ledger.settled(WORKLOAD) == {result(seed + k).trial_id for seed in range(8) for k in (0, 100)}
 
     def test_leaves_the_parts_of_other_drivers_alone(self, ledger: Ledger, other: Ledger) -> None:
         longer = Ledger(ledger.root, "a-1")
@@ -324,13 +331,15 @@ class TestBadFiles:
     def test_truncated(self, ledger: Ledger, length: int) -> None:
         part = self.part(ledger)
         part.write_bytes(part.read_bytes()[:length])
-        self.assert_named(ledger, part, "truncated or not a Parquet file.*move it out of the ledger or delete it")
+        self.assert_named(
+            ledger, part, "truncated, damaged or not a Parquet file.*move it out of the ledger or delete it"
+        )
 
     def test_damaged_inside(self, ledger: Ledger) -> None:
         part = self.part(ledger)
         content = part.read_bytes()
         part.write_bytes(content[:4] + b"\xff" * 4000 + content[4004:])
-        with pytest.raises(LedgerError, match="cannot be read") as caught:
+        with pytest.raises(LedgerError, match="truncated, damaged or not a Parquet file") as caught:
             ledger.trials(WORKLOAD)
         assert str(part) in str(caught.value)
 
@@ -361,7 +370,7 @@ class TestBadFiles:
         path = Path(ledger.root, in_the_way)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
-        with pytest.raises(LedgerError, match=f"{path}.*Not a directory"):
+        with pytest.raises(LedgerError, match=f"{path} is a file where a folder belongs; move it away"):
             ledger.settled(WORKLOAD)
         with pytest.raises(LedgerError, match=f"{path}"):
             ledger.append([result(0)])
@@ -373,7 +382,8 @@ class TestBadFiles:
         part.with_name("_SUCCESS").touch()
         part.with_name("README.txt").write_text("words")
         assert ledger.trials(WORKLOAD).num_rows == 2
-        assert duckdb.sql(f"SELECT count(*) FROM '{ledger.root}/trials/**/*.parquet'").fetchall() == [(2,)]
+        assert sql(f"SELECT count(*) FROM '{ledger.root}/trials/**/*.parquet'") == [(2,)]
+        assert len(pd.read_parquet(Path(ledger.root, "traces"))) == 4
 
 
 class TestWritable:
@@ -384,7 +394,7 @@ class TestWritable:
     @pytest.mark.parametrize("root", ["plain/out", "plain", "/proc/lambda-atlas"])
     def test_says_so_in_one_line(self, tmp_path: Path, root: str) -> None:
         (tmp_path / "plain").write_text("mine")
-        with pytest.raises(LedgerError, match="cannot write to .*; choose another output folder") as caught:
+        with pytest.raises(LedgerError, match=r"cannot write to .*; choose another output folder") as caught:
             Ledger(str(tmp_path / root)).check_writable()
         assert "\n" not in str(caught.value)
 
@@ -406,7 +416,7 @@ class TestOtherReaders:
         ledger.append([result(2, value=0.75)])
         query = f"""SELECT optimizer, batch_size, avg(test_error)
                     FROM '{ledger.root}/trials/**/*.parquet' GROUP BY ALL ORDER BY ALL"""
-        assert duckdb.sql(query).fetchall() == [("adam", 2, 0.5), ("adamw", 2, 0.25)]
+        assert sql(query) == [("adam", 2, 0.5), ("adamw", 2, 0.25)]
         frame = pd.read_parquet(Path(ledger.root, "trials"))
         assert frame.groupby("optimizer").test_error.mean().to_dict() == {"adam": 0.5, "adamw": 0.25}
         assert set(frame.workload) == {WORKLOAD}
@@ -428,12 +438,12 @@ class TestOtherReaders:
         assert "momentum" not in rows[result(2).trial_id]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The moment at which a driver dies."""
 
 
 class MortalFileSystem(MemoryFileSystem):  # type: ignore[misc]
-    """An object store that survives its client: after `num_changes_left` writes and deletions, every other one raises."""
+    """An object store that survives its client, which dies at the change after the next `num_changes_left`."""
 
     protocol = "mortal"
     store: ClassVar[dict[str, Any]] = {}
@@ -442,7 +452,7 @@ class MortalFileSystem(MemoryFileSystem):  # type: ignore[misc]
 
     def _change(self) -> None:
         if MortalFileSystem.num_changes_left <= 0:
-            raise Killed
+            raise KilledError
         MortalFileSystem.num_changes_left -= 1
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
@@ -475,7 +485,7 @@ def test_death_at_every_step_of_a_compaction(mortal: type[MortalFileSystem]) -> 
         survived = True
         try:
             ledger.compact()
-        except Killed:
+        except KilledError:
             survived = False
         mortal.num_changes_left = math.inf
         for _ in range(2):
@@ -484,8 +494,8 @@ def test_death_at_every_step_of_a_compaction(mortal: type[MortalFileSystem]) -> 
             assert heir.traces(WORKLOAD).equals(expected[1])
             heir.compact()
             other.compact()
-        parts = [path for path in mortal.store if path.startswith(f"/{num_changes}/") and path.endswith(".parquet")]
-        assert len(parts) == 4
+        assert len([path for path in mortal.store if path.endswith(".parquet")]) == 4
+        mortal.store.clear()
         if survived:
             break
     assert num_changes == 8  # two merged parts, six sources
@@ -494,25 +504,33 @@ def test_death_at_every_step_of_a_compaction(mortal: type[MortalFileSystem]) -> 
 BATCH = 4
 
 
-def drive(root: str, driver: str, first_seed: int, num_batches: int) -> None:
-    """Append and compact; a line in the driver's log is a promise that the batch was committed."""
-    ledger = Ledger(root, driver)
-    with Path(root, f"{driver}.log").open("w") as log:
-        for batch in range(num_batches):
-            seeds = range(first_seed + batch * BATCH, first_seed + (batch + 1) * BATCH)
-            ledger.append([result(seed, finished_at=time.time()) for seed in seeds])
-            log.write("".join(f"{result(seed).trial_id}\n" for seed in seeds))
-            log.flush()
-            if batch % 3 == 2:
-                ledger.compact()
+DRIVER = """
+import pickle, sys
+from pathlib import Path
+from orchestrator.ledger import Ledger
+
+root, driver = sys.argv[1:]
+ledger = Ledger(root, driver)
+batches = pickle.load(sys.stdin.buffer)
+with Path(root, f"{driver}.log").open("w") as log:
+    for number, batch in enumerate(batches, 1):
+        ledger.append(batch)
+        log.write("".join(f"{result.trial_id}\\n" for result in batch))
+        log.flush()
+        if number % 3 == 0:
+            ledger.compact()
+"""
 
 
-def start(root: Path, driver: str, first_seed: int, num_batches: int) -> BaseProcess:
+def start(root: Path, driver: str, first_seed: int, num_batches: int) -> subprocess.Popen[bytes]:
+    """A process that appends and compacts; a line in its log is a promise that the trial was committed."""
     root.mkdir(exist_ok=True)
-    process = multiprocessing.get_context("spawn").Process(
-        target=drive, args=(str(root), driver, first_seed, num_batches)
-    )
-    process.start()
+    process = subprocess.Popen([sys.executable, "-c", DRIVER, str(root), driver], stdin=subprocess.PIPE)
+    seeds = range(first_seed, first_seed + num_batches * BATCH)
+    results = [result(seed, finished_at=float(seed)) for seed in seeds]
+    assert process.stdin is not None
+    with process.stdin as pipe:
+        pickle.dump([results[k : k + BATCH] for k in range(0, len(results), BATCH)], pipe)
     return process
 
 
@@ -523,15 +541,13 @@ def promised(root: Path, driver: str) -> set[str]:
 
 def test_sigkill_loses_nothing(tmp_path: Path) -> None:
     root = tmp_path / "out"
-    drivers = {f"driver-{k}": start(root, f"driver-{k}", 10_000 * k, 10_000) for k in range(3)}
+    drivers = {f"driver-{k}": start(root, f"driver-{k}", 1000 * k, 200) for k in range(3)}
     for k, (driver, process) in enumerate(drivers.items()):
         while len(promised(root, driver)) < (6 + 5 * k) * BATCH:
-            assert process.is_alive()
+            assert process.poll() is None
             time.sleep(0.003)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
     reader = Ledger(str(root))
     for repeat in range(2):
         settled = reader.settled(WORKLOAD)
@@ -553,15 +569,13 @@ def test_two_drivers_at_once_lose_nothing(tmp_path: Path) -> None:
     drivers = [start(root, "a", 0, num_batches), start(root, "b", num_batches * BATCH // 2, num_batches)]
     reader = Ledger(str(root))
     seen: set[str] = set()
-    while any(process.is_alive() for process in drivers):
+    while any(process.poll() is None for process in drivers):
         log = promised(root, "a") | promised(root, "b")
         settled = reader.settled(WORKLOAD)
         assert seen | log <= settled
         assert reader.traces(WORKLOAD).num_rows % 2 == 0
         seen = settled
-    for process in drivers:
-        process.join()
-        assert process.exitcode == 0
+    assert [process.wait() for process in drivers] == [0, 0]
     everything = {result(seed).trial_id for seed in range(num_batches * BATCH * 3 // 2)}
     assert reader.settled(WORKLOAD) == everything
     assert reader.traces(WORKLOAD).num_rows == 2 * len(everything)

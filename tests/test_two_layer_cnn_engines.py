@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import platform
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from trainables.patch_data import PatchData, patch_data
 from trainables.streams import order_block
 from trainables.subnormals import flushed_subnormals
 from trainables.two_layer_cnn_fused import FusedEngine
-from trainables.two_layer_cnn_reference import ReferenceEngine, network_outputs
+from trainables.two_layer_cnn_reference import ReferenceEngine, network_outputs, one_torch_thread
 from trainables.two_layer_cnn_state import Engine, Floats, Probe, TrainState, initial_state
 from trainables.two_layer_cnn_trace import trace_point
 
@@ -33,14 +32,6 @@ RULES: dict[str, dict[str, Any]] = {
 }
 UNCORRECTED = {"bias_correction": False}
 LAMBDA_ETA = {"epsilon_rule": "lambda_eta"}
-
-
-@pytest.fixture(autouse=True)
-def one_torch_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make(rule: str = "adam", **values: Any) -> TwoLayerCNNConfig:
@@ -132,6 +123,7 @@ def test_engines_agree_in_float32_to_its_rounding() -> None:
 # --- the reference against loops that share none of its code ---
 
 
+@one_torch_thread()
 def hand_written(config: TwoLayerCNNConfig, data: PatchData, num_epochs: int) -> tuple[Floats, Floats]:
     """Weights (d, 2m) and training margins of a plain torch.optim loop over dense data, from Definition 3.2 alone."""
     rule = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
@@ -304,3 +296,15 @@ def test_flushing_is_undone() -> None:
     for engine, epochs in itertools.product((FusedEngine, ReferenceEngine), (0, 2)):
         trained(engine, config, epochs)
         assert not smallest_is_flushed()
+
+
+def test_the_reference_trains_on_one_thread_and_gives_the_others_back() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with one_torch_thread():
+            assert torch.get_num_threads() == 1
+        trained(ReferenceEngine, make(), 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

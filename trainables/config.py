@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -146,12 +147,12 @@ class TrialConfig(BaseModel):
                 del values[name]
         return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
-    @property
+    @cached_property
     def trial_id(self) -> str:
         """Hash of the canonical JSON and the workload's numeric version."""
         return self._digest()
 
-    @property
+    @cached_property
     def trajectory_id(self) -> str:
         """The hash without `num_epochs`: equal for runs of which one continues the other."""
         return self._digest(without=("num_epochs",))

@@ -1,7 +1,7 @@
 """Member states on disk: one file a save, indexed by trial_id, so that any later pack can go on from it.
 
-Files are `.npz` archives without pickles, written under another name and renamed (one PUT on an object store): a kill at any
-moment leaves whole files only.
+Files are `.npz` archives without pickles, written under another name and renamed (one PUT on an object store): a kill
+at any moment leaves whole files only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import io
 import time
 import zipfile
 from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from pyarrow import fs
@@ -18,7 +20,7 @@ from trainables.workload import State
 
 _SUFFIX = ".npz"
 _UNFINISHED = ".tmp"
-_ABANDONED_SECONDS = 600.0
+_ABANDONED_NS = 600 * 10**9
 
 
 class StateStore:
@@ -34,9 +36,7 @@ class StateStore:
             self._files.create_dir(self._root, recursive=True)
             path = f"{self._root}/{pack_id}.{time.time_ns()}{_SUFFIX}"
             buffer = io.BytesIO()
-            np.savez(
-                buffer, **{f"{tid}/{name}": array for tid, state in states.items() for name, array in state.items()}
-            )
+            np.savez(buffer, allow_pickle=False, **_flat(states))
             with self._files.open_output_stream(path + _UNFINISHED) as file:
                 file.write(buffer.getbuffer())
             self._files.move(path + _UNFINISHED, path)
@@ -68,7 +68,7 @@ class StateStore:
             if all(trial_id in recorded for trial_id in self._epochs(path)):
                 self._delete(path)
         for info in self._listing():
-            if info.path.endswith(_UNFINISHED) and time.time() - info.mtime.timestamp() > _ABANDONED_SECONDS:
+            if info.path.endswith(_UNFINISHED) and time.time_ns() - (info.mtime_ns or 0) > _ABANDONED_NS:
                 self._delete(info.path)
 
     def _paths(self) -> list[str]:
@@ -87,7 +87,10 @@ class StateStore:
             return {}
 
     def _delete(self, path: str) -> None:
-        try:
+        with suppress(FileNotFoundError):
             self._files.delete_file(path)
-        except FileNotFoundError:
-            pass
+
+
+def _flat(states: Mapping[str, State]) -> dict[str, Any]:
+    """Arrays of all members under `trial_id/name`."""
+    return {f"{tid}/{name}": array for tid, state in states.items() for name, array in state.items()}

@@ -151,7 +151,8 @@ class _FlatTrial:
         return {"done": False, **self._last, "trial_id_atlas": self._config.trial_id}
 
     def save(self, path: Path) -> None:
-        np.savez(path, **self._run.states().get(self._config.trial_id, {}))
+        state: dict[str, Any] = dict(self._run.states().get(self._config.trial_id, {}))
+        np.savez(path, allow_pickle=False, **state)
 
     def load(self, path: Path) -> None:
         with np.load(path, allow_pickle=False) as arrays:

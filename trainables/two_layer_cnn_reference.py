@@ -5,7 +5,8 @@ Shapes: B samples of a batch, 2 patches p, d coordinates, classes j = +1, -1 (in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,6 +82,17 @@ def make_optimizer(config: TwoLayerCNNConfig, weights: Tensor) -> torch.optim.Op
     )
 
 
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Within, torch uses one thread: sums keep one order, and packs side by side do not wait for each other's cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class ReferenceEngine:
     """The training loop as anyone would write it."""
 
@@ -93,6 +105,8 @@ class ReferenceEngine:
         self._x_npd = self._dense(data.train)
         self._targets_n = torch.from_numpy(data.train.labels < 0).long()  # class +1 is output 0
 
+    @one_torch_thread()
+    @flushed_subnormals()
     def train(self, state: TrainState, until_epoch: int) -> None:
         """Advance `state` in place to `until_epoch`."""
         config = self._config
@@ -100,19 +114,20 @@ class ReferenceEngine:
         optimizer = make_optimizer(config, weights_jrd)
         moments = {"exp_avg": self._filters(state.first_moment), "exp_avg_sq": self._filters(state.second_moment)}
         optimizer.state[weights_jrd] = {"step": torch.tensor(float(state.step)), **moments}
-        with flushed_subnormals():
-            while state.epoch < until_epoch:
-                for order in epoch_orders(config, state.epoch, until_epoch):
-                    for batch in torch.split(torch.from_numpy(order.astype("int64")), config.batch_size):
-                        optimizer.zero_grad()
-                        outputs = network_outputs(weights_jrd, self._x_npd[batch], config.activation_power)
-                        cross_entropy(outputs, self._targets_n[batch]).backward()  # type: ignore[no-untyped-call]
-                        optimizer.step()
-                        state.step += 1
-                    state.epoch += 1
+        while state.epoch < until_epoch:
+            for order in epoch_orders(config, state.epoch, until_epoch):
+                for batch in torch.split(torch.from_numpy(order.astype("int64")), config.batch_size):
+                    optimizer.zero_grad()
+                    outputs = network_outputs(weights_jrd, self._x_npd[batch], config.activation_power)
+                    cross_entropy(outputs, self._targets_n[batch]).backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+                    state.step += 1
+                state.epoch += 1
         state.weights = self._rows(weights_jrd)
         state.first_moment, state.second_moment = self._rows(moments["exp_avg"]), self._rows(moments["exp_avg_sq"])
 
+    @one_torch_thread()
+    @flushed_subnormals()
     def probe(self, state: TrainState) -> Probe:
         """Outputs on both sets and noise products on the training set."""
         weights_jrd = self._filters(state.weights)

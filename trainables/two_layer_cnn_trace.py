@@ -35,6 +35,7 @@ def trace_epochs(num_epochs: int) -> tuple[int, ...]:
     return tuple(sorted({0, num_epochs} | {epoch for epoch in grid if epoch <= num_epochs}))
 
 
+@np.errstate(invalid="ignore", over="ignore")  # the outputs of a diverged trial are inf or nan, and are recorded so
 def trace_point(config: TwoLayerCNNConfig, data: PatchData, state: TrainState, probe: Probe) -> TwoLayerCNNTracePoint:
     """Measure one state; an output of exactly 0, or nan, counts as an error."""
     y_train, y_test = data.train.labels, data.test.labels

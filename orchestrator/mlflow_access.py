@@ -1,0 +1,96 @@
+"""How MLflow is reached: its URI, settings, the lock around its database, and what it may print."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from orchestrator.errors import UserError
+
+SQLITE = "sqlite:///"
+
+_CREATION_SECONDS = 300.0
+_MAX_LINE = 300
+_CHATTY_LOGGERS = ("mlflow.store.db.utils", "mlflow.store.tracking.sqlalchemy_store", "urllib3.connectionpool")
+_SERVER_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+class MlflowUnavailable(UserError):  # noqa: N818 - what the user reads is "MLflow unavailable"
+    """MLflow cannot be reached, opened or written."""
+
+
+def default_tracking_uri(out: str) -> str:
+    """`MLFLOW_TRACKING_URI` if set, else a SQLite file in the output folder.
+
+    An object store cannot hold the file: for `out` = s3://bucket/prefix it lies in the current folder, under
+    `mlflow-views/bucket/prefix/`.
+    """
+    if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        return given
+    scheme, _, rest = out.rpartition("://")
+    folder = Path("mlflow-views", *Path(rest.strip("/")).parts) if scheme not in ("", "file") else Path(rest)
+    return f"{SQLITE}{folder.absolute() / 'mlflow.db'}"
+
+
+def local_database(tracking_uri: str) -> Path | None:
+    """The file behind a SQLite URI, None for any other."""
+    if not tracking_uri.startswith(SQLITE) or tracking_uri.endswith(":memory:"):
+        return None
+    return Path(tracking_uri.removeprefix(SQLITE).partition("?")[0]).absolute()
+
+
+def set_environment(tracking_uri: str) -> None:
+    """Settings of this process that the user has not made: no telemetry; with a server, few retries and no links."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if tracking_uri.startswith(("http://", "https://")):
+        for name, value in _SERVER_SETTINGS.items():
+            os.environ.setdefault(name, value)
+
+
+def creation_lock(database: Path | None) -> AbstractContextManager[Any]:
+    """One process at a time: several that create one SQLite database at once crash in MLflow's migrations."""
+    if database is None:
+        return nullcontext()
+    database.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{database}.lock", timeout=_CREATION_SECONDS)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what MLflow and urllib3 log in this thread; failures come as exceptions anyway."""
+    thread_id = threading.get_ident()
+
+    def is_of_another_thread(record: logging.LogRecord) -> bool:
+        return record.thread != thread_id
+
+    loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
+    for logger in loggers:
+        logger.addFilter(is_of_another_thread)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_of_another_thread)
+
+
+def without_password(uri: str) -> str:
+    """The URI as it may be shown."""
+    return re.sub(r"//[^@/]*@", "//", uri)
+
+
+def one_line(error: BaseException) -> str:
+    """The error's message without line breaks, cut to a length that a terminal shows."""
+    line = " ".join(str(error).split())
+    return line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}…"

@@ -1,0 +1,94 @@
+"""How far a sweep is: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+from trainables.result import Outcome
+
+PLAIN_LINE_SECONDS = 10.0
+
+
+class ProgressDisplay:
+    """Trials done, outcomes so far, and the time left by the cost model at the pace seen so far. Thread-safe."""
+
+    def __init__(
+        self, title: str, total: int, already_done: int, cost_total: float, console: Console | None = None
+    ) -> None:
+        self._console = console or Console()
+        self._title, self._total, self._done = title, total, already_done
+        self._cost_total, self._cost_done, self._cost_running = cost_total, 0.0, 0.0
+        self._outcomes: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._started = self._printed = time.monotonic()
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=max(cost_total, 1e-9), state="starting")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        self._console.print(self._line(), highlight=False)
+
+    def trial_done(self, outcome: Outcome, cost: float) -> None:
+        """One more trial has ended; `cost` is the cost model's."""
+        with self._lock:
+            self._done += 1
+            self._outcomes[outcome] += 1
+            self._cost_done += cost
+            self._show()
+
+    def partial(self, cost_running: float) -> None:
+        """The share of their cost that the trials in training have behind them, in sum."""
+        with self._lock:
+            self._cost_running = cost_running
+            self._show()
+
+    def note(self, line: str) -> None:
+        """One line above the bar."""
+        self._console.print(line, highlight=False)
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=self._cost_done + self._cost_running, state=self._state())
+        elif now - self._printed >= PLAIN_LINE_SECONDS:
+            self._printed = now
+            self._console.print(self._line(), highlight=False)
+
+    def _line(self) -> str:
+        return f"{self._title}: {self._state()}"
+
+    def _state(self) -> str:
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in self._outcomes.most_common())
+        elapsed = time.monotonic() - self._started
+        parts = [f"{self._done}/{self._total} trials", outcomes, f"{_duration(elapsed)} elapsed"]
+        share = (self._cost_done + self._cost_running) / self._cost_total if self._cost_total else 1.0
+        if 0 < share < 1:
+            parts.append(f"about {_duration(elapsed * (1 - share) / share)} left")
+        return " · ".join(part for part in parts if part)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
