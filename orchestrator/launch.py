@@ -1,21 +1,28 @@
-"""The command line: `python -m orchestrator.launch SWEEP`. Parsing only."""
+"""The command line: `python -m orchestrator.launch SWEEP`. Parsing only.
+
+What a command needs is imported by the command, so that `--help` is quick and `plan` loads nothing heavy.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
 from orchestrator.errors import UserError, unknown_name
-from orchestrator.sweep import Sweep
-from orchestrator.sweeps import find_sweep, load_sweeps
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from orchestrator.runner import Plan
+    from orchestrator.sweep import Sweep
 
 EXIT_FAILED_TRIALS, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+ALL_SWEEPS = "all"
+SHOWN_ERRORS = 20
 
 
 class _SweepIsRun(TyperGroup):
@@ -23,6 +30,8 @@ class _SweepIsRun(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.commands:
+            from orchestrator.sweeps import load_sweeps
+
             if args[0] not in load_sweeps() and not _names_module(args):
                 raise UserError(unknown_name("sweep or command", args[0], {*load_sweeps(), *self.commands}))
             args = ["run", *args]
@@ -31,7 +40,6 @@ class _SweepIsRun(TyperGroup):
 
 app = typer.Typer(
     cls=_SweepIsRun,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Map where Adam's coupled weight decay works against where only AdamW's does.",
@@ -42,7 +50,9 @@ SweepName = Annotated[str, typer.Argument(help="a sweep of `launch list`", metav
 Sets = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="field=v1,v2 replaces an axis or a field's value; field+=v1,v2 extends it", metavar="F=V"
+        "--set",
+        help="field=v1,v2 gives a field these values, field+=v1,v2 adds them to the sweep's; repeatable",
+        metavar="F=V",
     ),
 ]
 Seeds = Annotated[str | None, typer.Option(help="seeds such as 0-9 or 0,3,5-7")]
@@ -69,14 +79,13 @@ def run(
 ) -> None:
     """Run what is missing of a sweep; end with table, figures, Parquet and MLflow in place."""
     sweep = _sweep(name, module, sets, seeds)
-    sweep.configs()  # a fault ends here, before anything heavy is imported
+    sweep.configs()  # a fault ends here, before anything is created
 
     from orchestrator.runner import RunOptions, run_sweep
 
     options = RunOptions(out, executor, address, max_trials, mlflow, figures, checkpoint_seconds)
     summary = run_sweep(sweep, options)
     if summary.interrupted:
-        typer.echo("interrupted: the same command goes on where this one stopped", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
     if summary.failed:
         typer.echo(f"{summary.failed} trials failed: `launch status {name}` shows why", err=True)
@@ -93,49 +102,52 @@ def plan(
     module: Module = None,
 ) -> None:
     """Show what a run would do; starts and creates nothing."""
+    from rich.console import Console
+
     from orchestrator.ledger import Ledger
     from orchestrator.runner import plan_sweep
 
     sweep = _sweep(name, module, sets, seeds)
-    planned = plan_sweep(sweep, Ledger(out), max_trials)
-    cores = os.cpu_count() or 1
-    table = Table(title=f"{sweep.name}: {sweep.title}", show_header=False, title_justify="left")
-    for grid in sweep.grids:
-        for arm, coupled in grid.arms.items():
-            fields = {**grid.base, **coupled, **{axis: ", ".join(map(_short, v)) for axis, v in grid.axes.items()}}
-            table.add_row(arm, "\n".join(f"{field} = {value}" for field, value in fields.items()))
-    table.add_row("seeds", ", ".join(map(str, sweep.seeds)))
-    table.add_row("trials", f"{len(planned.configs)}: {len(planned.settled)} done, {len(planned.pending)} to run")
-    seconds = planned.forecast_core_seconds
-    table.add_row("forecast", f"{seconds / 3600:.2f} core hours, {seconds / 60 / cores:.1f} minutes on {cores} cores")
-    if planned.stale_rows:
-        table.add_row("other versions", f"{planned.stale_rows} rows of another workload version are left behind")
-    Console().print(table)
+    Console().print(_plan_table(plan_sweep(sweep, Ledger(out), max_trials)))
 
 
 @app.command(name="list")
 def list_sweeps(module: Module = None) -> None:
     """Name the sweeps."""
-    table = Table("sweep", "trials", "what it shows", box=None, title_justify="left")
-    for name, make in load_sweeps(module).items():
-        sweep = make()
+    from rich.console import Console
+    from rich.table import Table
+
+    from orchestrator.sweeps import find_sweep, load_sweeps
+
+    table = Table("sweep", "trials", "what it shows", box=None)
+    for name in load_sweeps(module):
+        sweep = find_sweep(name)
         table.add_row(name, str(len(sweep.configs())), sweep.title)
     Console().print(table)
 
 
 @app.command()
 def status(
-    name: SweepName, sets: Sets = None, seeds: Seeds = None, out: Out = "results", module: Module = None
+    name: Annotated[str, typer.Argument(help="a sweep of `launch list`, or all", metavar="SWEEP")],
+    sets: Sets = None,
+    seeds: Seeds = None,
+    out: Out = "results",
+    module: Module = None,
 ) -> None:
     """Show how far a sweep is, from its results alone."""
     from orchestrator.ledger import Ledger
     from orchestrator.runner import sweep_status
+    from orchestrator.sweeps import load_sweeps
 
-    state = sweep_status(_sweep(name, module, sets, seeds), Ledger(out))
-    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in state.outcomes.items())
-    typer.echo(f"{name}: {state.settled}/{state.total} trials done" + (f" ({outcomes})" if outcomes else ""))
-    for trial_id, error in state.errors.items():
-        typer.echo(f"  failed {trial_id}: {error}")
+    names = [*load_sweeps(module)] if name == ALL_SWEEPS else [name]
+    for sweep in [_sweep(one, module, sets, seeds) for one in names]:
+        state = sweep_status(sweep, Ledger(out))
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in state.outcomes.items())
+        typer.echo(f"{sweep.name}: {state.settled}/{state.total} trials done" + (f" ({outcomes})" if outcomes else ""))
+        for trial_id, error in list(state.errors.items())[:SHOWN_ERRORS]:
+            typer.echo(f"  failed {trial_id}: {error}")
+        if len(state.errors) > SHOWN_ERRORS:
+            typer.echo(f"  and {len(state.errors) - SHOWN_ERRORS} more: column `error` of the trials has all")
 
 
 @app.command()
@@ -143,27 +155,69 @@ def export_mlflow(
     name: SweepName, sets: Sets = None, seeds: Seeds = None, out: Out = "results", module: Module = None
 ) -> None:
     """Write to MLflow what it lacks of a sweep, from the Parquet results."""
+    sweep = _sweep(name, module, sets, seeds)
+    sweep.configs()
+
     from orchestrator import runner
 
-    sweep = _sweep(name, module, sets, seeds)
     typer.echo(f"{name}: {runner.export_mlflow(sweep, out)} runs written to MLflow")
 
 
 def main() -> None:
-    """Run the command line; a `UserError` is one line and exit code 2."""
+    """Run the command line; a mistake of the user is one line and exit code 2, Ctrl-C is 130."""
     try:
-        app()
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(EXIT_USER_ERROR)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = EXIT_INTERRUPTED
+    except Exception as error:
+        fault = _fault(error)
+        if fault is None:
+            raise
+        typer.echo(f"error: {fault}", err=True)
+        code = EXIT_USER_ERROR
+    if code == EXIT_INTERRUPTED:
+        typer.echo("interrupted: the same command goes on where this one stopped", err=True)
+    sys.exit(code)
+
+
+def _fault(error: Exception) -> str | None:
+    """One line for a mistake that the user can mend; None for any other error."""
+    if isinstance(error, UserError):
+        return str(error)
+    # Typer's own usage errors: their base class has moved between its releases, this method has not.
+    describe = getattr(error, "format_message", None)
+    return " ".join(describe().split()) if describe else None
 
 
 def _sweep(name: str, module: str | None, sets: list[str] | None, seeds: str | None) -> Sweep:
+    from orchestrator.sweeps import find_sweep
+
     return find_sweep(name, module).with_overrides(sets or (), seeds)
 
 
 def _names_module(args: list[str]) -> bool:
     return any(arg == "--module" or arg.startswith("--module=") for arg in args)
+
+
+def _plan_table(planned: Plan) -> Table:
+    """Cells by arm, seeds, trials, forecast."""
+    from rich.table import Table
+
+    sweep = planned.sweep
+    cores = os.cpu_count() or 1
+    table = Table(title=f"{sweep.name}: {sweep.title}", show_header=False, title_justify="left")
+    for grid in sweep.grids:
+        axes = {axis: ", ".join(map(_short, values)) for axis, values in grid.axes.items()}
+        for arm, coupled in grid.arms.items():
+            fields = {**grid.base, **coupled, **axes}
+            table.add_row(arm, "\n".join(f"{field} = {_short(value)}" for field, value in fields.items()))
+    table.add_row("seeds", ", ".join(map(str, sweep.seeds)))
+    table.add_row("trials", f"{len(planned.configs)}: {len(planned.settled)} done, {len(planned.pending)} to run")
+    seconds = planned.forecast_core_seconds
+    table.add_row("forecast", f"{seconds / 3600:.2f} core hours, {seconds / 60 / cores:.1f} minutes on {cores} cores")
+    if planned.stale_rows:
+        table.add_row("other versions", f"{planned.stale_rows} rows of another workload version are left behind")
+    return table
 
 
 def _short(value: object) -> str:

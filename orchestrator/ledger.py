@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,7 +32,7 @@ import pyarrow.parquet as pq
 
 from orchestrator import ledger_schema as rules
 from orchestrator.errors import LedgerError, unknown_name
-from orchestrator.ledger_schema import RANK_COLUMNS, Table
+from orchestrator.ledger_schema import RANK_COLUMNS, TableName
 from trainables.registry import workload as find_workload
 from trainables.result import TrialResult
 
@@ -70,7 +71,7 @@ class Ledger:
 
     def check_writable(self) -> None:
         """Create the folders and write a file into each; raises `LedgerError` in one line."""
-        for table in Table:
+        for table in TableName:
             probe = f"{self._path}/{table}/.probe-{self.driver_id}"
             self._write(probe, pa.py_buffer(b"writable"))
             self._files.delete_file(probe)
@@ -82,22 +83,22 @@ class Ledger:
             by_workload[result.config.workload].append(result)
         with self._lock:
             for name, group in by_workload.items():
-                trials = rules.trial_table(group, _schema(Table.TRIALS, name), self.driver_id)
-                traces = rules.trace_table(group, trials, _schema(Table.TRACES, name))
+                trials = rules.trial_table(group, _schema(TableName.TRIALS, name), self.driver_id)
+                traces = rules.trace_table(group, trials, _schema(TableName.TRACES, name))
                 if traces.num_rows:
-                    self._commit(Table.TRACES, name, traces)
-                self._commit(Table.TRIALS, name, trials)
+                    self._commit(TableName.TRACES, name, traces)
+                self._commit(TableName.TRIALS, name, trials)
 
     def trials(
         self, workload: str, *, trial_ids: Collection[str] | None = None, columns: Sequence[str] | None = None
     ) -> pa.Table:
         """One row for each trial; `LedgerError` for an unknown column."""
-        names = _schema(Table.TRIALS, workload).names
+        names = _schema(TableName.TRIALS, workload).names
         wanted = names if columns is None else list(columns)
         for name in wanted:
             if name not in names:
                 raise LedgerError(unknown_name("column", name, names))
-        rows = self._read(Table.TRIALS, workload, {*wanted, *RANK_COLUMNS}, trial_ids)
+        rows = self._read(TableName.TRIALS, workload, {*wanted, *RANK_COLUMNS}, trial_ids)
         stands = rules.standing(rows)
         rows = rows.select(wanted)
         return rows if len(stands) == rows.num_rows else rows.take(stands)
@@ -105,14 +106,14 @@ class Ledger:
     def traces(self, workload: str, *, trial_ids: Collection[str] | None = None) -> pa.Table:
         """One row for each trial and epoch, sorted by them, of the attempts that `trials` shows."""
         attempts = self.trials(workload, trial_ids=trial_ids, columns=rules.ATTEMPT_KEY)
-        rows = self._read(Table.TRACES, workload, None, trial_ids)
-        return rules.sorted_once(rules.of_attempts(rows, attempts), rules.UNIQUE_BY[Table.TRACES])
+        rows = self._read(TableName.TRACES, workload, None, trial_ids)
+        return rules.sorted_once(rules.of_attempts(rows, attempts), rules.UNIQUE_BY[TableName.TRACES])
 
     def settled(self, workload: str) -> set[str]:
         """Ids of the trials that need not run again."""
-        rows = self._read(Table.TRIALS, workload, {"trial_id", "outcome"})
-        ids = rows["trial_id"].filter(rules.satisfying(rows["outcome"]))
-        return set(ids.to_pylist())
+        rows = self._read(TableName.TRIALS, workload, {"trial_id", "outcome"})
+        ids: list[Any] = rows["trial_id"].filter(rules.satisfying(rows["outcome"])).to_pylist()
+        return set(ids)
 
     def attempts(self, workload: str) -> dict[str, int]:
         """The highest attempt number of each trial that is not settled: failed, unfinished or pruned."""
@@ -122,7 +123,7 @@ class Ledger:
 
     def count_other_versions(self, workload: str, version: int) -> int:
         """Number of trials recorded under another version of the workload, which a version change left behind."""
-        rows = self._read(Table.TRIALS, workload, {"trial_id", "workload_version"})
+        rows = self._read(TableName.TRIALS, workload, {"trial_id", "workload_version"})
         if rows["workload_version"].unique().to_pylist() in ([], [version]):
             return 0
         others = rows.filter(pc.not_equal(rows["workload_version"], pa.scalar(version)))
@@ -132,21 +133,22 @@ class Ledger:
         """Merge this driver's parts, without the rows that no reader needs; safe to kill and to repeat."""
         with self._lock:
             for name in self._workloads_of_driver():
-                kept = rules.worth_keeping(self._read(Table.TRIALS, name, set(RANK_COLUMNS)), self.driver_id)
-                replaced = {table: self._merge(table, name, kept) for table in (Table.TRACES, Table.TRIALS)}
-                # Trials go before their traces, so that no visible trial ever lacks its trace.
-                for part in replaced[Table.TRIALS] + replaced[Table.TRACES]:
-                    self._files.delete_file(part)
+                kept = rules.worth_keeping(self._read(TableName.TRIALS, name, set(RANK_COLUMNS)), self.driver_id)
+                for table in TableName:
+                    for part in self._merge(table, name, kept):
+                        self._files.delete_file(part)
 
-    def _merge(self, table: Table, workload: str, attempts: pa.Table) -> list[str]:
+    def _merge(self, table: TableName, workload: str, attempts: pa.Table) -> list[str]:
         """Commit the rows of `attempts` as sorted parts; the sources, now superfluous, are returned."""
         replaced: list[str] = []
         keys = {*rules.ATTEMPT_KEY, *rules.UNIQUE_BY[table]}
         for group in self._groups(table, workload):
-            live = self._live(group, table, workload, attempts, keys)
-            if len(group) > 1 or live.num_rows < self._count_rows(group[0]):
+            is_lone = len(group) == 1  # rewritten only if it loses rows, and a look at its keys tells
+            live = self._live(group, table, workload, attempts, keys if is_lone else None)
+            if not is_lone or live.num_rows < self._count_rows(group[0]):
                 if live.num_rows:
-                    self._commit(table, workload, self._live(group, table, workload, attempts))
+                    rows = self._live(group, table, workload, attempts) if is_lone else live
+                    self._commit(table, workload, rows)
                 replaced += group
             # An interrupted compaction may have left an attempt in several groups; it belongs to the first.
             attempts = rules.without(attempts, live)
@@ -155,7 +157,7 @@ class Ledger:
     def _live(
         self,
         parts: Sequence[str],
-        table: Table,
+        table: TableName,
         workload: str,
         attempts: pa.Table,
         columns: Collection[str] | None = None,
@@ -164,7 +166,7 @@ class Ledger:
         rows = rules.of_attempts(self._scan(parts, table, workload, columns), attempts)
         return rules.sorted_once(rows, rules.UNIQUE_BY[table])
 
-    def _groups(self, table: Table, workload: str) -> Iterator[list[str]]:
+    def _groups(self, table: TableName, workload: str) -> Iterator[list[str]]:
         """This driver's parts in groups to be merged; large parts stay alone."""
         group: list[str] = []
         num_rows = 0
@@ -185,7 +187,7 @@ class Ledger:
 
     def _read(
         self,
-        table: Table,
+        table: TableName,
         workload: str,
         columns: Collection[str] | None = None,
         trial_ids: Collection[str] | None = None,
@@ -201,7 +203,7 @@ class Ledger:
     def _scan(
         self,
         parts: Sequence[str],
-        table: Table,
+        table: TableName,
         workload: str,
         columns: Collection[str] | None = None,
         trial_ids: Collection[str] | None = None,
@@ -213,7 +215,7 @@ class Ledger:
         with ThreadPoolExecutor(_READERS) as pool:
             return pa.concat_tables([pa.Table.from_batches([], schema), *pool.map(read, parts)])
 
-    def _commit(self, table: Table, workload: str, rows: pa.Table) -> None:
+    def _commit(self, table: TableName, workload: str, rows: pa.Table) -> None:
         """Write one new part, whole or not at all."""
         sink = pa.BufferOutputStream()
         rows = rows.cast(_schema(table, workload))
@@ -227,7 +229,7 @@ class Ledger:
     def _last(self, workload: str) -> int:
         """The highest number among this driver's parts."""
         if workload not in self._last_number:
-            numbers = [self._number(part) for table in Table for part in self._parts(table, workload)]
+            numbers = [self._number(part) for table in TableName for part in self._parts(table, workload)]
             self._last_number[workload] = max(numbers, default=0)
         return self._last_number[workload]
 
@@ -253,11 +255,11 @@ class Ledger:
             ) from None
 
     def _workloads_of_driver(self) -> list[str]:
-        folders = [path for table in Table for path in self._list(f"{self._path}/{table}", pafs.FileType.Directory)]
+        folders = [path for table in TableName for path in self._list(f"{self._path}/{table}", pafs.FileType.Directory)]
         names = {path.rpartition(f"/{_WORKLOAD_FOLDER}")[2] for path in folders if f"/{_WORKLOAD_FOLDER}" in path}
         return sorted(name for name in names if self._last(name))
 
-    def _parts(self, table: Table, workload: str) -> list[str]:
+    def _parts(self, table: TableName, workload: str) -> list[str]:
         """Paths of all drivers' parts, sorted.
 
         A listing is not atomic: while another driver compacts, one may miss both the merged part and its deleted
@@ -283,14 +285,14 @@ class Ledger:
             raise LedgerError(f"cannot list {folder} ({_reason(error)})") from None
         return sorted(i.path for i in infos if i.type == file_type and not i.base_name.startswith((".", "_")))
 
-    def _folder(self, table: Table, workload: str) -> str:
+    def _folder(self, table: TableName, workload: str) -> str:
         return f"{self._path}/{table}/{_WORKLOAD_FOLDER}{workload}"
 
 
 @cache
-def _schema(table: Table, workload: str) -> pa.Schema:
+def _schema(table: TableName, workload: str) -> pa.Schema:
     found = find_workload(workload)
-    if table is Table.TRACES:
+    if table is TableName.TRACES:
         return rules.trace_schema(found.trace_point_type)
     return rules.trial_schema(found.config_type, found.trace_point_type)
 
@@ -328,7 +330,7 @@ def _write_locally(path: Path, content: pa.Buffer) -> None:
 
 
 def _read_part(
-    files: pafs.FileSystem, part: str, table: Table, schema: pa.Schema, trial_ids: Sequence[str] | None
+    files: pafs.FileSystem, part: str, table: TableName, schema: pa.Schema, trial_ids: Sequence[str] | None
 ) -> pa.Table:
     """The rows of a part that is ours, in `schema`: absent columns are null, unknown ones are left out."""
     try:
@@ -337,7 +339,8 @@ def _read_part(
             if fault:
                 raise _bad_part(part, fault)
             names = [name for name in schema.names if name in file.schema_arrow.names]
-            rows = file.read_row_groups(_row_groups(file.metadata, trial_ids), columns=names)
+            groups = _row_groups(file.metadata, trial_ids)
+            rows = file.read_row_groups(groups, columns=names, use_threads=len(groups) > 1)
         rows = pa.concat_tables(
             [pa.Table.from_batches([], schema), rows.replace_schema_metadata(None)], promote_options="default"
         )
@@ -357,7 +360,7 @@ def _row_groups(metadata: pq.FileMetaData, trial_ids: Sequence[str] | None) -> l
         return list(numbers)
     held = []
     for number in numbers:
-        ids = metadata.row_group(number).column(0).statistics
+        ids: Any = metadata.row_group(number).column(0).statistics
         nearest = bisect_left(trial_ids, ids.min)
         if nearest < len(trial_ids) and trial_ids[nearest] <= ids.max:
             held.append(number)

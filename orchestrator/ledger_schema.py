@@ -26,7 +26,7 @@ _MARKER = b"lambda_atlas"
 _TRIAL_NAMES = {"trial_id": str, "trajectory_id": str, "workload_version": int}
 
 
-class Table(StrEnum):
+class TableName(StrEnum):
     """The two tables, and the folders that they lie in."""
 
     TRIALS = "trials"
@@ -39,7 +39,7 @@ ATTEMPT_KEY = ("trial_id", "attempt", "finished_at", "driver_id")
 RANK_COLUMNS = (*ATTEMPT_KEY, "outcome")
 """Columns that decide which row of a trial stands."""
 
-UNIQUE_BY = {Table.TRIALS: ("trial_id",), Table.TRACES: ("trial_id", "epoch")}
+UNIQUE_BY = {TableName.TRIALS: ("trial_id",), TableName.TRACES: ("trial_id", "epoch")}
 """Columns that name one row of a table, once only the attempts that stand are left."""
 
 
@@ -54,7 +54,7 @@ def trial_schema(config_type: type[TrialConfig], trace_point_type: type[TracePoi
         **get_type_hints(Provenance),
         "driver_id": str,
     }
-    return _schema(Table.TRIALS, columns)
+    return _schema(TableName.TRIALS, columns)
 
 
 def trace_schema(trace_point_type: type[TracePoint]) -> pa.Schema:
@@ -65,10 +65,10 @@ def trace_schema(trace_point_type: type[TracePoint]) -> pa.Schema:
         **{f.name: point[f.name] for f in fields(trace_point_type)},
         **{name: result.get(name, str) for name in ATTEMPT_KEY[1:]},
     }
-    return _schema(Table.TRACES, columns)
+    return _schema(TableName.TRACES, columns)
 
 
-def _schema(table: Table, columns: Mapping[str, Any]) -> pa.Schema:
+def _schema(table: TableName, columns: Mapping[str, Any]) -> pa.Schema:
     marker: dict[bytes | str, bytes | str] = {_MARKER: f"{table}/{FORMAT_VERSION}".encode()}
     return pa.schema([(name, _arrow_type(annotation)) for name, annotation in columns.items()], metadata=marker)
 
@@ -84,7 +84,7 @@ def _arrow_type(annotation: Any) -> pa.DataType:
     raise TypeError(f"no column type for a field of type {annotation!r}")
 
 
-def fault_of_marker(metadata: Mapping[bytes, bytes] | None, table: Table) -> str | None:
+def fault_of_marker(metadata: Mapping[bytes, bytes] | None, table: TableName) -> str | None:
     """What is wrong with a part by its schema's metadata, or None."""
     marker = (metadata or {}).get(_MARKER, b"").decode(errors="replace")
     if not marker:

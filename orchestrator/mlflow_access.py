@@ -85,12 +85,7 @@ def quiet() -> Iterator[None]:
             logger.removeFilter(is_of_another_thread)
 
 
-def without_password(uri: str) -> str:
-    """The URI as it may be shown."""
-    return re.sub(r"//[^@/]*@", "//", uri)
-
-
-def one_line(error: BaseException) -> str:
-    """The error's message without line breaks, cut to a length that a terminal shows."""
-    line = " ".join(str(error).split())
-    return line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}…"
+def one_line(text: str) -> str:
+    """A message without line breaks and passwords, short enough for a terminal; a long one loses its middle."""
+    line = re.sub(r"//[^@/\s]*@", "//", " ".join(text.split()))
+    return line if len(line) <= _MAX_LINE else f"{line[: _MAX_LINE // 2]} … {line[-_MAX_LINE // 2 :]}"

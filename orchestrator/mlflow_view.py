@@ -30,7 +30,6 @@ from orchestrator.mlflow_access import (
     one_line,
     quiet,
     set_environment,
-    without_password,
 )
 from orchestrator.mlflow_runs import FINISHED, PARENT_TAG, RUNNING, TRIAL_TAG, ChildRun, KnownRun, child_run, supersedes
 from orchestrator.mlflow_sqlite import SqliteRuns, UnknownSchemaError
@@ -211,7 +210,7 @@ class MlflowView:
             with quiet():
                 yield
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-            raise MlflowUnavailable(f"MLflow at {without_password(self.tracking_uri)}: {one_line(error)}") from error
+            raise MlflowUnavailable(one_line(f"MLflow at {self.tracking_uri}: {error}")) from error
 
 
 class BackgroundView:
@@ -263,7 +262,7 @@ class BackgroundView:
             self.problem = str(error)
         except Exception as error:  # a bug of ours or MLflow's may cost the view, never the sweep
             _logger.debug("the MLflow view failed", exc_info=True)
-            self.problem = f"MLflow view: {type(error).__name__}: {one_line(error)}"
+            self.problem = one_line(f"MLflow view: {type(error).__name__}: {error}")
 
 
 def _open_client(tracking_uri: str, database: Path | None, artifact_root: str | None) -> MlflowClient:

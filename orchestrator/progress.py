@@ -47,7 +47,7 @@ class ProgressDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        self._console.print(self._line(), highlight=False)
+        self._print(self._line())
 
     def trial_done(self, outcome: Outcome, cost: float) -> None:
         """One more trial has ended; `cost` is the cost model's."""
@@ -55,6 +55,7 @@ class ProgressDisplay:
             self._done += 1
             self._outcomes[outcome] += 1
             self._cost_done += cost
+            self._cost_running = max(0.0, self._cost_running - cost)  # it held a share of this trial
             self._show()
 
     def partial(self, cost_running: float) -> None:
@@ -65,7 +66,7 @@ class ProgressDisplay:
 
     def note(self, line: str) -> None:
         """One line above the bar."""
-        self._console.print(line, highlight=False)
+        self._print(line)
 
     def _show(self) -> None:
         now = time.monotonic()
@@ -73,7 +74,10 @@ class ProgressDisplay:
             self._bar.update(self._task, completed=self._cost_done + self._cost_running, state=self._state())
         elif now - self._printed >= PLAIN_LINE_SECONDS:
             self._printed = now
-            self._console.print(self._line(), highlight=False)
+            self._print(self._line())
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _line(self) -> str:
         return f"{self._title}: {self._state()}"

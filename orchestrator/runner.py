@@ -163,12 +163,11 @@ def _train(
         return outcomes, False
     states = StateStore(states_root(options.out))
     states.collect(ledger.settled(plan.sweep.workload))
-    queue = PackQueue(
-        plan.pending,
-        PackSettings(states_root(options.out), options.checkpoint_seconds),
-        states.index(),
-        ledger.attempts(plan.sweep.workload),
-    )
+    attempts = ledger.attempts(plan.sweep.workload)
+    # A trial that failed starts anew: its state may be what it failed of.
+    paths = {trial_id: path for trial_id, path in states.index().items() if trial_id not in attempts}
+    settings = PackSettings(states_root(options.out), options.checkpoint_seconds)
+    queue = PackQueue(plan.pending, settings, paths, attempts)
     configs = {config.trial_id: config for config in plan.pending}
     running: dict[str, float] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,8 @@ from orchestrator.errors import ConfigError, SweepError, unknown_name
 from search_spaces.space import round_significant
 from trainables.config import TrialConfig, make_config
 from trainables.registry import workload
+
+SHOWN_FAULTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +30,20 @@ class Grid:
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     base: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, values in self.axes.items():
+            if isinstance(values, str) or not isinstance(values, Sequence):
+                raise SweepError(f"axis {name} is a tuple of values, got {values!r}")
+
     def cells(self) -> Iterator[dict[str, Any]]:
-        """Field values of each cell, without seed."""
-        for optimizer, coupled in self.arms.items():
-            for values in itertools.product(*self.axes.values()):
-                axes = dict(zip(self.axes, values, strict=True))
+        """Field values of each cell, without seed; the arms of one point stand together."""
+        for values in itertools.product(*self.axes.values()):
+            axes = dict(zip(self.axes, values, strict=True))
+            for optimizer, coupled in self.arms.items():
                 yield {**self.base, "optimizer": optimizer, **coupled, **axes}
 
-    def with_values(self, name: str, values: tuple[Any, ...], *, extend: bool) -> Grid:
-        """The grid with a field's values replaced, or extended by more."""
-        if not extend:
-            return self._free(name, values)
-        if name in self.axes:
-            return self._free(name, (*self.axes[name], *values))
-        if name in self.base:
-            return self._free(name, (self.base[name], *values))
-        present = {arm[name] for arm in self.arms.values() if name in arm}
-        if len(present) != 1:
-            raise SweepError(f"{name}+= extends one value, the sweep has {sorted(present) or 'none'}: use {name}=")
-        return self._free(name, (*present, *values))
-
-    def _free(self, name: str, values: tuple[Any, ...]) -> Grid:
+    def with_values(self, name: str, values: tuple[Any, ...]) -> Grid:
+        """The grid with these values of a field, whatever base, arms and axes said of it."""
         arms = {arm: {k: v for k, v in coupled.items() if k != name} for arm, coupled in self.arms.items()}
         base = {k: v for k, v in self.base.items() if k != name}
         return Grid(arms, {**self.axes, name: tuple(dict.fromkeys(values))}, base)
@@ -65,40 +61,51 @@ class Sweep:
     workload: str = "two_layer_cnn"
 
     def configs(self) -> tuple[TrialConfig, ...]:
-        """All trials, each once, in a stable order; `ConfigError` names each fault once."""
+        """All trials, each once; `ConfigError` names each fault once.
+
+        The order is stable and goes seed by seed: the first trials are a whole map of the first seed.
+        """
         config_type = workload(self.workload).config_type
         trials: dict[str, TrialConfig] = {}
         faults: dict[str, None] = {}
-        for grid in self.grids:
-            for cell, seed in itertools.product(grid.cells(), self.seeds):
-                rounded = {k: round_significant(v) if isinstance(v, float) else v for k, v in cell.items()}
+        for seed, grid in itertools.product(self.seeds, self.grids):
+            for cell in grid.cells():
                 try:
-                    config = make_config(config_type, {**rounded, "seed": seed})
+                    config = _config(config_type, {**cell, "seed": seed})
                 except ConfigError as error:
                     faults[str(error)] = None
                 else:
                     trials.setdefault(config.trial_id, config)
         if faults:
-            first, *others = faults
-            more = f" (and {len(others)} more like it)" if others else ""
-            raise ConfigError(f"{self.name}: {first}{more}")
+            more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
+            raise ConfigError(f"{self.name}: {'; '.join(list(faults)[:SHOWN_FAULTS])}{more}")
         if not trials:
-            raise SweepError(f"{self.name} has no trials: every axis and the seeds need at least one value")
+            raise SweepError(f"{self.name} has no trials: arms, every axis and the seeds need at least one value")
         return tuple(trials.values())
 
     def with_overrides(self, sets: Sequence[str] = (), seeds: str | None = None) -> Sweep:
-        """The sweep with `field=v1,v2` (replace) and `field+=v1` (extend) settings, and other seeds such as `0-9`."""
+        """The sweep with other values and seeds, as the command line gives them.
+
+        `field=v1,v2` gives a field these values in every cell. `field+=v1` adds the cells that `field=v1` has.
+        `seeds` are such as `0-9` or `0,3,5-7`.
+        """
         sweep = self
+        assigned: set[str] = set()
         for text in sets:
             name, values, extend = _parse_setting(text, workload(self.workload).config_type)
-            if name == "seed":
-                sweep = replace(sweep, seeds=(*sweep.seeds, *values) if extend else values)
-            elif name == "optimizer":
-                sweep = sweep._with_optimizers(values, extend=extend)
-            else:
-                grids = tuple(grid.with_values(name, values, extend=extend) for grid in sweep.grids)
-                sweep = replace(sweep, grids=grids)
+            if not extend and name in assigned:
+                raise SweepError(f"{name} is set twice: give all its values at once, as {name}=v1,v2")
+            assigned |= set() if extend else {name}
+            sweep = sweep._with_setting(name, values, extend=extend)
         return sweep if seeds is None else replace(sweep, seeds=parse_seeds(seeds))
+
+    def _with_setting(self, name: str, values: tuple[Any, ...], *, extend: bool) -> Sweep:
+        if name == "seed":
+            return replace(self, seeds=(*self.seeds, *values) if extend else values)
+        if name == "optimizer":
+            return self._with_optimizers(values, extend=extend)
+        changed = tuple(grid.with_values(name, values) for grid in self.grids)
+        return replace(self, grids=self.grids + changed if extend else changed)
 
     def _with_optimizers(self, values: tuple[str, ...], *, extend: bool) -> Sweep:
         """Choose among the arms; an optimizer without one joins every grid, with no fields of its own."""
@@ -110,14 +117,25 @@ class Sweep:
         return replace(self, grids=tuple(grids))
 
 
+def _config(config_type: type[TrialConfig], values: Mapping[str, Any]) -> TrialConfig:
+    """One trial of a cell, numbers rounded; `ConfigError` with its faults."""
+    lacking = [name for name, field in config_type.model_fields.items() if field.is_required() and name not in values]
+    if lacking:
+        raise ConfigError(
+            f"{values['optimizer']} has no {', '.join(lacking)} here: give one with --set {lacking[0]}=VALUE"
+        )
+    return make_config(config_type, {k: round_significant(v) if isinstance(v, float) else v for k, v in values.items()})
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Seeds of `0-9`, `3` or `0,3,5-7`; `SweepError` for anything else."""
     seeds: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+        match = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", part)
+        more = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+        if not more:
             raise SweepError(f"seeds are numbers and rising ranges such as 0-9 or 0,3,5-7, got {text!r}")
-        seeds.extend(range(int(first), int(last or first) + 1))
+        seeds.extend(more)
     return tuple(dict.fromkeys(seeds))
 
 

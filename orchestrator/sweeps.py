@@ -16,8 +16,11 @@ SWEEPS: dict[str, Callable[[], Sweep]] = {}
 
 
 def sweep(function: Callable[[], Sweep]) -> Callable[[], Sweep]:
-    """Register a sweep under its function's name."""
-    SWEEPS[function.__name__] = function
+    """Register a sweep under its function's name; `SweepError` if another module has taken it."""
+    name = function.__name__
+    if name in SWEEPS and SWEEPS[name].__module__ != function.__module__:
+        raise SweepError(f"a sweep named {name!r} is registered by {SWEEPS[name].__module__}: choose another name")
+    SWEEPS[name] = function
     return function
 
 
@@ -26,7 +29,10 @@ def find_sweep(name: str, module: str | None = None) -> Sweep:
     known = load_sweeps(module)
     if name not in known:
         raise SweepError(unknown_name("sweep", name, known))
-    return known[name]()
+    found = known[name]()
+    if found.name != name:  # its lease, figures and MLflow run would be another sweep's
+        raise SweepError(f"the sweep of function {name} is named {found.name!r}: give both one name")
+    return found
 
 
 def load_sweeps(module: str | None = None) -> dict[str, Callable[[], Sweep]]:

@@ -17,8 +17,10 @@ def round_significant(value: float, digits: int = SIGNIFICANT_DIGITS) -> float:
 
 
 def decades(low: float, high: float, per_decade: int = 1) -> tuple[float, ...]:
-    """Logarithmic grid from `low` to `high`, both included, with `per_decade` values a decade."""
-    if not 0 < low <= high:
-        raise ValueError(f"0 < low <= high is required, got {low:g}, {high:g}")
-    steps = round(math.log10(high / low) * per_decade)
-    return tuple(round_significant(low * 10 ** (k / per_decade)) for k in range(steps + 1))
+    """Logarithmic grid from `low` to `high`, both included, with `per_decade` values a decade; rising, rounded."""
+    if not (0 < low <= high and per_decade >= 1):
+        raise ValueError(f"0 < low <= high and per_decade >= 1 are required, got {low:g}, {high:g}, {per_decade}")
+    steps = math.ceil(math.log10(high / low) * per_decade)
+    values = [round_significant(low * 10 ** (k / per_decade)) for k in range(steps + 1)]
+    last = round_significant(high)
+    return (*(value for value in values if value < last), last)

@@ -20,7 +20,7 @@ from typing import Any
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 
 from orchestrator.errors import UserError
 from orchestrator.mlflow_runs import child_run
@@ -32,9 +32,19 @@ FINISHED_AT = 1_760_000_000.25
 EPOCHS = (0, 1, 10, 100)
 METRICS = [field.name for field in fields(TwoLayerCNNTracePoint) if field.name != "epoch"]
 PROVENANCE = Provenance(
-    **{"engine": "fused-cpu", "device": "cpu", "device_name": "a processor", "num_threads": 1, "hostname": "here"},
-    **{"code_digest": "c0de", "git_sha": "f" * 40, "git_dirty": False, "package_version": "0.1.0"},
-    **{"python_version": "3.11.2", "numpy_version": "2.0.0", "numba_version": None, "torch_version": None},
+    engine="fused-cpu",
+    device="cpu",
+    device_name="a processor",
+    num_threads=1,
+    hostname="here",
+    code_digest="c0de",
+    git_sha="f" * 40,
+    git_dirty=False,
+    package_version="0.1.0",
+    python_version="3.11.2",
+    numpy_version="2.0.0",
+    numba_version=None,
+    torch_version=None,
 )
 
 
@@ -52,9 +62,17 @@ def trial(
         TwoLayerCNNTracePoint(epoch, *(epoch + number / 100 for number in range(len(METRICS)))) for epoch in epochs
     )
     return TrialResult(
-        **{"config": config, "outcome": outcome, "epochs_done": 100, "trace": trace},
-        **{"data_digest": "d", "init_digest": "i", "order_digest": None},
-        **{"train_seconds": 12.5, "finished_at": finished_at, "provenance": PROVENANCE, "error": error},
+        config=config,
+        outcome=outcome,
+        epochs_done=100,
+        trace=trace,
+        data_digest="d",
+        init_digest="i",
+        order_digest=None,
+        train_seconds=12.5,
+        finished_at=finished_at,
+        provenance=PROVENANCE,
+        error=error,
     )
 
 
@@ -328,9 +346,9 @@ def test_a_moved_output_folder_keeps_its_artifacts(uri: str, tmp_path: Path) -> 
     shutil.copytree(Path(uri.removeprefix("sqlite:///")).parent, moved)
     new_uri = default_tracking_uri(str(moved))
     MlflowView(new_uri, "moved", "")
-    downloaded = MlflowClient(new_uri).download_artifacts(parent_of(new_uri, "moved").info.run_id, "error.png")
-    assert Path(downloaded).is_relative_to(moved)
-    assert Path(downloaded).read_bytes() == b"figure"
+    artifacts = Path(parent_of(new_uri, "moved").info.artifact_uri)
+    assert artifacts.is_relative_to(moved)
+    assert (artifacts / "error.png").read_bytes() == b"figure"
 
 
 def test_what_was_deleted_in_mlflow_is_rebuilt(uri: str, tmp_path: Path) -> None:
@@ -367,6 +385,7 @@ MlflowView(uri, f"sweep{name}", "").close(finished=True)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_create_one_database_and_print_nothing(tmp_path: Path) -> None:
     own = default_tracking_uri(str(tmp_path / "out"))
     ready = [str(tmp_path / f"ready{number}") for number in range(2)]
@@ -433,9 +452,8 @@ def test_the_background_view_writes_all_before_it_finishes(uri: str, tmp_path: P
 
 
 def test_a_background_view_that_is_left_early_ends_as_killed(uri: str) -> None:
-    with pytest.raises(KeyboardInterrupt), BackgroundView(uri, "left", "") as view:
+    with BackgroundView(uri, "left", "") as view:
         add(view, trial())
-        raise KeyboardInterrupt
     assert set(children(uri, "left")) == {trial().trial_id}
     assert parent_of(uri, "left").info.status == "KILLED"
 
@@ -444,7 +462,7 @@ def test_a_row_that_breaks_the_view_becomes_its_problem(uri: str) -> None:
     with BackgroundView(uri, "broken", "") as view:
         view.add([{"workload": "two_layer_cnn"}], {})
         add(view, trial())
-    assert view.problem == "MLflow view: KeyError: 'epochs_done'"
+    assert view.problem == "MLflow view: KeyError: 'trial_id'"
     assert children(uri, "broken") == {}
 
 

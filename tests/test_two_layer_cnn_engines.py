@@ -267,7 +267,7 @@ def test_moments_skip_the_subnormal_range(engine: type[Engine]) -> None:
     )
     state, running = initial_state(config), engine(config, patch_data(config))  # type: ignore[call-arg]
     subnormals = in_passing = 0
-    for epoch in range(0, 2000, 20):
+    for epoch in range(0, 1200, 20):
         running.train(state, epoch)
         subnormals += subnormal_count(state.first_moment) + subnormal_count(state.second_moment)
         in_passing += int(np.count_nonzero(np.abs(state.second_moment) < 1e-30) - (state.second_moment == 0).sum())

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from trainables.config import TwoLayerCNNConfig
 from trainables.streams import Purpose, digest, stream
 
+_KEPT = 10
+"""Data sets a process keeps: the seeds of a sweep, at about 20 MB each for the paper's sizes."""
 _SUPPORT_CHUNK = 1024
 """Samples whose supports are drawn at once: bounds memory at 8 MB for d = 1000."""
 
@@ -75,7 +77,7 @@ def patch_data(config: TwoLayerCNNConfig) -> PatchData:
     )
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=_KEPT)
 def _patch_data(
     seed: int, num_train: int, num_test: int, dimension: int, sparsity: int, noise_std: float, feature_noise: float
 ) -> PatchData:
@@ -108,7 +110,7 @@ def _samples(
     return PatchSamples(labels, support, values, rng.random(n) < 0.5)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2 * _KEPT)
 def _cast(samples: PatchSamples, dtype: np.dtype[np.floating[Any]]) -> PatchSamples:
     return PatchSamples(
         samples.labels.astype(dtype), samples.support, samples.values.astype(dtype), samples.signal_first

@@ -16,14 +16,14 @@ from trainables.result import Provenance
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def provenance(engine: str, device: str = "cpu") -> Provenance:
+def provenance(engine: str, device: str = "cpu", num_threads: int = 1) -> Provenance:
     """What this process would write into a row of a trial that `engine` trains on `device`."""
     git_sha, git_dirty = _git_state()
     return Provenance(
         engine=engine,
         device=device,
         device_name=_processor_name(),
-        num_threads=int(os.environ.get("OMP_NUM_THREADS") or 1),
+        num_threads=num_threads,
         hostname=socket.gethostname(),
         code_digest=code_digest(),
         git_sha=git_sha,

@@ -183,7 +183,10 @@ class _MemberRun:
             self._state = initial_state(self.config)
         else:
             self._state = TrainState.from_arrays(given)
+            if self._state.weights.shape != (self.config.dimension, 2 * self.config.num_filters):
+                raise ValueError(f"a state of shape {self._state.weights.shape} is not this trial's")
             self._trace = [_point_from_row(row) for row in given["trace"]]
+            self._num_reported = len(self._trace)
             self._train_seconds = float(given["train_seconds"])
         self._given_state = None
         self.has_begun = True

@@ -34,12 +34,11 @@ class TrainState:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> TrainState:
-        """Inverse of `arrays`."""
-        return cls(
-            int(arrays["epoch"]),
-            int(arrays["step"]),
-            *(np.array(arrays[name]) for name in ("weights", "first_moment", "second_moment")),
-        )
+        """Inverse of `arrays`; raises `ValueError` if weights and moments differ in shape or type."""
+        matrices = [np.ascontiguousarray(arrays[name]) for name in ("weights", "first_moment", "second_moment")]
+        if len({(matrix.shape, matrix.dtype) for matrix in matrices}) != 1:
+            raise ValueError(f"a state's arrays differ: {[(matrix.shape, matrix.dtype.name) for matrix in matrices]}")
+        return cls(int(arrays["epoch"]), int(arrays["step"]), *matrices)
 
 
 def initial_state(config: TwoLayerCNNConfig) -> TrainState:

@@ -1,0 +1,135 @@
+"""Real launches in real processes, for the tests of the runner and the executors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from orchestrator.ledger import Ledger
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKLOAD = "two_layer_cnn"
+
+SWEEPS = """
+from orchestrator.sweep import Grid, Sweep
+from orchestrator.sweeps import sweep
+
+DECAYS = {"adam": {"weight_decay": 1e-5}, "adamw": {"weight_decay": 1e-2}}
+SMALL = {"num_train": 40, "num_test": 100, "dimension": 60, "noise_sparsity": 10, "num_filters": 4, "num_epochs": 30}
+
+@sweep
+def small() -> Sweep:
+    return Sweep("small", "12 short trials", (Grid(DECAYS, {"batch_size": (2, 7, 40)}, SMALL),), seeds=(0, 1))
+
+@sweep
+def overlapping() -> Sweep:
+    return Sweep("overlapping", "half of small, and more", (Grid(DECAYS, {"batch_size": (7, 20)}, SMALL),), seeds=(1, 2))
+
+@sweep
+def longer() -> Sweep:
+    sizes = {"num_test": 500, "num_epochs": 600, "batch_size": 2}
+    return Sweep("longer", "six trials of some seconds", (Grid(DECAYS, {}, sizes),), seeds=(0, 1, 2))
+
+@sweep
+def diverging() -> Sweep:
+    grid = Grid(DECAYS, {"learning_rate": (1e-3, 1e18)}, {**SMALL, "batch_size": 4})
+    return Sweep("diverging", "two trials that end non-finite beside two that do not", (grid,), seeds=(0,))
+"""
+
+# What a trial's row may differ in between two runs of the same config; everything else is equal to the bit.
+CIRCUMSTANCES = {
+    "train_seconds", "finished_at", "pack_id", "attempt", "driver_id", "hostname", "git_sha", "git_dirty",
+}  # fmt: skip
+
+
+def make_folder(folder: Path) -> Path:
+    """A user's current folder with a module of sweeps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "my_sweeps.py").write_text(SWEEPS)
+    return folder
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "orchestrator.launch", *arguments]
+
+
+def environment(**more: str) -> dict[str, str]:
+    plain = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    return {**plain, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1", **more}
+
+
+def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(*arguments, "--module", "my_sweeps"),
+        cwd=folder,
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def launch(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments, "--module", "my_sweeps"),
+        cwd=folder,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+
+
+def checked(folder: Path, *arguments: str, **more: str) -> str:
+    done = launch(folder, *arguments, **more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def rows(out: Path) -> dict[str, dict[str, Any]]:
+    """The ledger's trials without their circumstances, by trial_id; nan as text, so that equal rows compare equal."""
+    return {row["trial_id"]: _numbers(row) for row in Ledger(str(out)).trials(WORKLOAD).to_pylist()}
+
+
+def traces(out: Path) -> list[dict[str, Any]]:
+    return [_numbers(row) for row in Ledger(str(out)).traces(WORKLOAD).to_pylist()]
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: str(v) if v != v else v for k, v in row.items() if k not in CIRCUMSTANCES}
+
+
+def parts(out: Path) -> dict[str, bytes]:
+    """Every Parquet file's bytes."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.parquet"))}
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> Any:
+    """The condition's first true value, while the process runs."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert process.poll() is None, "".join(process.communicate())
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+    return value
+
+
+def descendants(pid: int) -> Iterator[tuple[int, str]]:
+    """(pid, command line) of the processes that stem from `pid`."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except (OSError, ValueError):
+            continue
+        if parent == pid:
+            yield int(entry.name), line
+            yield from descendants(int(entry.name))
