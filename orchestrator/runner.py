@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from orchestrator.mlflow_view import BackgroundView
 
 EXECUTORS = ("ray", "inline")
+PLAIN_WIDTH = 140
+"""Characters of a line where standard output is a file or a pipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def plan_sweep(sweep: Sweep, ledger: Ledger, max_trials: int | None = None) -> P
 
 def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
     """Run what is missing, then show the table, draw the figures and bring MLflow up to date."""
-    console = Console()
+    console = _console()
     if options.executor not in EXECUTORS:
         raise SweepError(unknown_name("executor", options.executor, EXECUTORS))
     ledger = Ledger(options.out)
@@ -208,6 +210,12 @@ def _train(
 def states_root(out: str) -> str:
     """Where half-done members' states lie under an output folder."""
     return f"{out if '://' in out else Path(out).resolve()}/states"
+
+
+def _console() -> Console:
+    """Standard output; wide enough for the result table where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 def _announce(console: Console, plan: Plan) -> None:

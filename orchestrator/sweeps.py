@@ -69,7 +69,7 @@ def grid_wd() -> Sweep:
     finer = {"adam": decades(1e-3, 1e-1, 4), "adamw": decades(1.0, 1e2, 4)}
     grids = []
     for optimizer, between in finer.items():
-        values = tuple(sorted({*paper.WEIGHT_DECAYS, *between}))
+        values = tuple(sorted({*paper.WEIGHT_DECAYS, *between, paper.SYNTHETIC_LARGE_WEIGHT_DECAY[optimizer]}))
         grids += [Grid({optimizer: {}}, axes={"weight_decay": values}, base=base) for base in (mini, large)]
     return Sweep(
         name="grid_wd",

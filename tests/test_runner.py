@@ -43,7 +43,9 @@ def test_more_seeds_run_only_the_new_ones_and_sweeps_share_trials(tmp_path: Path
     assert number_run(checked(folder, "overlapping", *INLINE)) == 4
     seen = rows(folder / "results")
     assert len(seen) == 12 + 6 + 4
-    assert {k: v for k, v in rows(undisturbed).items() if k in seen} == {k: seen[k] for k in rows(undisturbed) if k in seen}
+    assert {k: v for k, v in rows(undisturbed).items() if k in seen} == {
+        k: seen[k] for k in rows(undisturbed) if k in seen
+    }
 
 
 def test_max_trials_runs_that_many(tmp_path: Path) -> None:

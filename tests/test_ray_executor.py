@@ -1,0 +1,145 @@
+"""Sweeps on a real local Ray: the same rows as inline, whatever dies; and the trainable in a user's own Tuner."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.launching import checked, descendants, environment, launch, make_folder, rows, start, traces, wait_for
+
+PLAIN = ("--no-figures", "--no-mlflow")
+INLINE = ("--executor", "inline", *PLAIN)
+
+
+def workers(pid: int) -> list[int]:
+    """Processes of a launch that train packs."""
+    return [child for child, line in descendants(pid) if "ResourceTrainable" in line or "PackTrainable" in line]
+
+
+def test_rows_equal_the_inline_executors_to_the_bit_also_when_a_worker_is_killed(tmp_path: Path) -> None:
+    inline, ray = make_folder(tmp_path / "inline"), make_folder(tmp_path / "ray")
+    checked(inline, "longer", *INLINE)
+    process = start(ray, "longer", *PLAIN, "--checkpoint-seconds", "0.2")
+    wait_for(lambda: list(ray.glob("results/states/*.npz")), process)
+    killed = workers(process.pid)
+    os.kill(killed[0], signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stdout + stderr
+    assert rows(ray / "results") == rows(inline / "results")
+    assert traces(ray / "results") == traces(inline / "results")
+    assert not list(ray.glob("results/states/*"))
+    again = checked(ray, "longer", *PLAIN)
+    assert "0 to run" in again
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_from_its_workers_states(tmp_path: Path) -> None:
+    folder, inline = make_folder(tmp_path / "ray"), make_folder(tmp_path / "inline")
+    process = start(folder, "longer", *PLAIN, "--checkpoint-seconds", "0.2")
+    wait_for(lambda: list(folder.glob("results/states/*.npz")), process)
+    of_the_launch = [pid for pid, _ in descendants(process.pid)]
+    for pid in (process.pid, *of_the_launch):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.communicate()
+    checked(folder, "longer", *PLAIN)
+    checked(inline, "longer", *INLINE)
+    assert rows(folder / "results") == rows(inline / "results")
+    assert traces(folder / "results") == traces(inline / "results")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_at_once_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    process = start(folder, "longer", *PLAIN, "--checkpoint-seconds", "0.2")
+    wait_for(lambda: list(folder.glob("results/states/*.npz")), process)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stdout + stderr
+    assert "the same command goes on" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_an_address_where_nothing_listens_is_one_line(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    refused = launch(folder, "small", *PLAIN, "--address", f"127.0.0.1:{port}")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert f"127.0.0.1:{port}" in refused.stderr
+    assert rows(folder / "results") == {}
+
+
+OWN_TUNER = """
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from trainables.tune_trainable import PackTrainable
+
+space = {
+    "workload": "two_layer_cnn", "optimizer": tune.grid_search(["adam", "adamw"]), "weight_decay": 1e-3,
+    "batch_size": 10, "seed": tune.grid_search([0, 1]), "num_epochs": 40,
+    "num_train": 40, "num_test": 100, "dimension": 60, "noise_sparsity": 10, "num_filters": 4,
+}
+scheduler = ASHAScheduler(time_attr="epoch", metric="test_error", mode="min", max_t=40, grace_period=10)
+tuner = tune.Tuner(
+    tune.with_resources(PackTrainable, {"cpu": 1}),
+    param_space=space,
+    tune_config=tune.TuneConfig(scheduler=scheduler),
+    run_config=tune.RunConfig(
+        storage_path="STORAGE", verbose=0, checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1)
+    ),
+)
+results = tuner.fit()
+assert not results.errors, results.errors
+table = results.get_dataframe()
+print(len(table), "trials", sorted(table["epoch"].unique()))
+for result in results:
+    if result.metrics["epoch"] == 40:
+        print("FULL", result.metrics["trial_id_atlas"], repr(result.metrics["train_loss"]), result.metrics["outcome"])
+"""
+
+
+def test_the_trainable_in_a_users_own_tuner_with_a_scheduler(tmp_path: Path) -> None:
+    program = textwrap.dedent(OWN_TUNER).replace("STORAGE", str(tmp_path / "tune"))
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 trials" in done.stdout
+    full = re.findall(r"FULL (\w+) (\S+) (\w+)", done.stdout)
+    assert full
+    from trainables.registry import config_from_values, workload
+    from trainables.workload import Member
+
+    sizes = {"num_train": 40, "num_test": 100, "dimension": 60, "noise_sparsity": 10, "num_filters": 4}
+    alone = {}
+    for optimizer in ("adam", "adamw"):
+        for seed in (0, 1):
+            config = config_from_values(
+                {
+                    "workload": "two_layer_cnn",
+                    "optimizer": optimizer,
+                    "weight_decay": 1e-3,
+                    "batch_size": 10,
+                    "seed": seed,
+                    "num_epochs": 40,
+                    **sizes,
+                }  # fmt: skip
+            )
+            (report,) = workload(config.workload).open([Member(config, 40)]).advance(600)
+            assert report.result is not None
+            alone[config.trial_id] = (repr(report.result.trace[-1].train_loss), str(report.result.outcome))
+    for trial_id, loss, outcome in full:
+        assert alone[trial_id] == (loss, outcome)
