@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from trainables.result import Outcome
 
 PLAIN_LINE_SECONDS = 10.0
+MIN_SHARE = 0.01
+"""No time left is told before this share of the work is done: it would be the start-up's pace."""
 
 
 class ProgressDisplay:
@@ -87,7 +89,7 @@ class ProgressDisplay:
         elapsed = time.monotonic() - self._started
         parts = [f"{self._done}/{self._total} trials", outcomes, f"{_duration(elapsed)} elapsed"]
         share = (self._cost_done + self._cost_running) / self._cost_total if self._cost_total else 1.0
-        if 0 < share < 1:
+        if MIN_SHARE <= share < 1:
             parts.append(f"about {_duration(elapsed * (1 - share) / share)} left")
         return " · ".join(part for part in parts if part)
 

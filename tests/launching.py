@@ -28,7 +28,7 @@ def small() -> Sweep:
 
 @sweep
 def overlapping() -> Sweep:
-    return Sweep("overlapping", "half of small, and more", (Grid(DECAYS, {"batch_size": (7, 20)}, SMALL),), seeds=(1, 2))
+    return Sweep("overlapping", "partly small", (Grid(DECAYS, {"batch_size": (7, 20)}, SMALL),), seeds=(1, 2))
 
 @sweep
 def longer() -> Sweep:

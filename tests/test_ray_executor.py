@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.launching import checked, descendants, environment, launch, make_folder, rows, start, traces, wait_for
+from trainables.registry import config_from_values, workload
+from trainables.workload import Member
 
 PLAIN = ("--no-figures", "--no-mlflow")
 INLINE = ("--executor", "inline", *PLAIN)
@@ -120,26 +123,13 @@ def test_the_trainable_in_a_users_own_tuner_with_a_scheduler(tmp_path: Path) -> 
     assert "4 trials" in done.stdout
     full = re.findall(r"FULL (\w+) (\S+) (\w+)", done.stdout)
     assert full
-    from trainables.registry import config_from_values, workload
-    from trainables.workload import Member
-
     sizes = {"num_train": 40, "num_test": 100, "dimension": 60, "noise_sparsity": 10, "num_filters": 4}
+    common = {"workload": "two_layer_cnn", "weight_decay": 1e-3, "batch_size": 10, "num_epochs": 40}
     alone = {}
-    for optimizer in ("adam", "adamw"):
-        for seed in (0, 1):
-            config = config_from_values(
-                {
-                    "workload": "two_layer_cnn",
-                    "optimizer": optimizer,
-                    "weight_decay": 1e-3,
-                    "batch_size": 10,
-                    "seed": seed,
-                    "num_epochs": 40,
-                    **sizes,
-                }  # fmt: skip
-            )
-            (report,) = workload(config.workload).open([Member(config, 40)]).advance(600)
-            assert report.result is not None
-            alone[config.trial_id] = (repr(report.result.trace[-1].train_loss), str(report.result.outcome))
+    for optimizer, seed in itertools.product(("adam", "adamw"), (0, 1)):
+        config = config_from_values({**common, **sizes, "optimizer": optimizer, "seed": seed})
+        (report,) = workload(config.workload).open([Member(config, 40)]).advance(600)
+        assert report.result is not None
+        alone[config.trial_id] = (repr(report.result.trace[-1].train_loss), str(report.result.outcome))
     for trial_id, loss, outcome in full:
         assert alone[trial_id] == (loss, outcome)

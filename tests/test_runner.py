@@ -151,7 +151,9 @@ def test_a_changed_workload_version_says_how_many_rows_it_leaves_behind(tmp_path
     checked(folder, "small", *INLINE)
     newer = folder / "newer_sweeps.py"
     newer.write_text(
-        "from trainables.config import TwoLayerCNNConfig\nTwoLayerCNNConfig.numeric_version = 99\nfrom my_sweeps import *\n"
+        "from trainables.config import TwoLayerCNNConfig\n"
+        "TwoLayerCNNConfig.numeric_version = 99\n"
+        "from my_sweeps import *\n"
     )
     for verb in ("run", "plan"):
         output = launch(folder, verb, "small", *(INLINE if verb == "run" else ()), "--module", "newer_sweeps").stdout

@@ -34,7 +34,7 @@ class _Samples(NamedTuple):
 
 
 class _Network(NamedTuple):
-    """What the kernels know of the network: +1/-1 by class (1, 2m), q, and a tuple of length 2m that names the width."""
+    """What the kernels know of the network: +1 and -1 by class (1, 2m), q, and a tuple whose length is the width 2m."""
 
     class_signs: Any
     q: int
@@ -51,7 +51,7 @@ class _Gradient(NamedTuple):
 class _Rule(NamedTuple):
     """The optimizer's numbers, in the precision of the weights but for the last ones, from which step sizes are made.
 
-    `coupled` is lambda where it enters the gradient, else 0; `keep` is 1 - eta lambda where the decay is decoupled, else 1.
+    `coupled` is lambda where it enters the gradient, else 0; `keep` is 1 - eta lambda where it is decoupled, else 1.
     """
 
     coupled: Any
@@ -246,10 +246,16 @@ class FusedEngine:
         coupled, decoupled = (config.weight_decay, 0.0) if config.optimizer.is_coupled else (0.0, config.weight_decay)
         beta1, beta2 = config.beta1 or 0.0, config.beta2 or 0.0
         epsilon = config.epsilon_value if config.optimizer.has_moments else 0.0
-        keep = 1 - config.learning_rate * decoupled
-        rates = (coupled, keep, beta1, 1 - beta1, beta2, 1 - beta2, epsilon, config.learning_rate)
+        number = self._number
         return _Rule(
-            *(self._number(rate) for rate in rates),
+            coupled=number(coupled),
+            keep=number(1 - config.learning_rate * decoupled),
+            beta1=number(beta1),
+            rest1=number(1 - beta1),
+            beta2=number(beta2),
+            rest2=number(1 - beta2),
+            epsilon=number(epsilon),
+            eta=number(config.learning_rate),
             has_moments=config.optimizer.has_moments,
             bias_correction=bool(config.bias_correction),
             exact_eta=config.learning_rate,

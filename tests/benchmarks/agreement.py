@@ -22,7 +22,7 @@ def main() -> None:
     where = provenance("both")
     print(f"{where.device_name}, torch {where.torch_version}, numba {where.numba_version}, {len(SEEDS)} seeds, float32")
     print(
-        "optimizer    B      T seed  outcome (fused / reference)   test error (fused / reference)  largest along the trace"
+        "optimizer    B      T seed  outcome (fused / reference)   test error (fused / reference)  largest on the trace"
     )
     for batch_size, num_epochs in CELLS:
         for optimizer, decay in DECAYS.items():

@@ -106,7 +106,7 @@ def launch(*arguments: str, **environment: str) -> float:
 
 
 class FunctionTrials:
-    """The same trials as ordinary Tune function trainables with torch.optim, two at a time, extrapolated from a sample."""
+    """The same trials as ordinary Tune function trainables with torch.optim, one a core, extrapolated from a sample."""
 
     def __init__(self) -> None:
         import ray
