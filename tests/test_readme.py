@@ -1,0 +1,75 @@
+"""What the README says can be done, done: its commands, its code, its numbers of trials."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.sweeps import find_sweep
+from tests.launching import ROOT, checked, environment, make_folder
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^python -m orchestrator\.launch (.+?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def snippet(containing: str) -> str:
+    (found,) = (code for code in SNIPPETS if containing in code)
+    return found
+
+
+def run_python(code: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in COMMANDS if line.split()[0] not in {"list", "status", "export-mlflow"}]
+)
+def test_each_launch_can_be_planned(line: str, tmp_path: Path) -> None:
+    arguments = shlex.split(line)
+    for option in ("--executor", "--address"):
+        if option in arguments:
+            del arguments[arguments.index(option) : arguments.index(option) + 2]
+    output = checked(make_folder(tmp_path), *([] if arguments[0] == "plan" else ["plan"]), *arguments)
+    assert "to run" in output
+
+
+def test_the_table_of_sweeps_has_their_numbers_of_trials() -> None:
+    table = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", README, flags=re.MULTILINE))
+    assert table
+    for name, trials in table.items():
+        assert len(find_sweep(name).configs()) == int(trials)
+
+
+def test_one_trial_without_ray(tmp_path: Path) -> None:
+    assert run_python(snippet("Member(config"), tmp_path).startswith("learned ")
+
+
+def test_a_sweep_of_ones_own(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    (folder / "my_sweeps.py").write_text(snippet("def sparsity"))
+    assert "80: 0 done" in checked(folder, "plan", "sparsity")
+
+
+def test_results_in_duckdb_and_pandas(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    checked(folder, "small", "--executor", "inline", "--no-mlflow", "--no-figures")
+    code = snippet("duckdb.sql") + "\nprint(len(curves), curves.columns.tolist())"
+    output = run_python(code, folder)
+    assert "adamw" in output
+    assert "feature_learning_positive" in output
+
+
+@pytest.mark.slow
+def test_the_trainable_in_ones_own_tuner(tmp_path: Path) -> None:
+    output = run_python(snippet("tune.Tuner(").replace('"num_epochs": 100', '"num_epochs": 20'), tmp_path)
+    assert "test_error" in output
