@@ -69,7 +69,8 @@ def run(
     out: Out = "results",
     executor: Annotated[str, typer.Option(help="ray, or inline: in this process")] = "ray",
     address: Annotated[
-        str | None, typer.Option(help="a running Ray cluster; a local Ray is started without it")
+        str | None,
+        typer.Option(envvar="RAY_ADDRESS", help="HOST:PORT of a Ray cluster; else a local Ray is started"),
     ] = None,
     max_trials: MaxTrials = None,
     module: Module = None,

@@ -22,7 +22,7 @@ SHORTEST_PACK_SECONDS = 1.0
 ROUNDS_LEFT = 2
 """A pack is at most this fraction of a slot's share of what is left: large packs first, small ones level the end."""
 MAX_LOSSES = 3
-"""A trial whose worker died this often, alone in its pack, is recorded as failed."""
+"""A trial whose worker died or raised this often, alone in its pack, is recorded as failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,6 @@ class PackSettings:
 
     states_root: str
     checkpoint_seconds: float
-    engine: str | None = None
 
 
 class PackQueue:
@@ -77,20 +76,20 @@ class PackQueue:
                 members,
                 self._settings.states_root,
                 self._settings.checkpoint_seconds,
-                self._settings.engine,
             )
             self._in_flight[order.pack_id] = order
             return order
 
-    def ended(self, trial_id: str) -> None:
-        """A trial's result is here."""
+    def ended(self, trial_id: str) -> bool:
+        """A trial's result is here; whether it is the first one."""
         with self._lock:
+            is_first = trial_id not in self._ended
             self._ended.add(trial_id)
+            return is_first
 
-    def completed(self, pack_id: str) -> None:
-        """A pack's worker has finished it."""
-        with self._lock:
-            self._in_flight.pop(pack_id, None)
+    def completed(self, pack_id: str) -> list[TrialResult]:
+        """A pack's worker has finished it; members without a result count as lost."""
+        return self.lost(pack_id, "the pack ended without its result", {})
 
     def lost(self, pack_id: str, error: str, state_paths: Mapping[str, str]) -> list[TrialResult]:
         """A pack's worker died: its unfinished members go on in two halves, so that a deadly member ends up alone.
@@ -170,5 +169,5 @@ def _given_up(member: MemberOrder, pack_id: str, error: str) -> TrialResult:
         provenance=provenance("none"),
         pack_id=pack_id,
         attempt=member.attempt - 1,
-        error=f"its worker died {MAX_LOSSES} times; the last time: {error}",
+        error=f"its pack was lost {MAX_LOSSES} times, the last ones alone: {error}",
     )

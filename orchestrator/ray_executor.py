@@ -17,8 +17,10 @@ from typing import Any, Self
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.errors import ClusterError
 from orchestrator.executor import ReportSink
@@ -37,6 +39,7 @@ _TUNE_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _PROBE_SECONDS = 5.0
+_CODE_CHECK_SECONDS = 120.0
 _DRAIN_SECONDS = 0.5
 
 
@@ -48,13 +51,21 @@ class RayExecutor:
         for name, value in _TUNE_SETTINGS.items():
             os.environ.setdefault(name, value)
         _connect(address)
-        self._exchange_name = f"exchange-{uuid.uuid4().hex}"
-        actor = ray.remote(num_cpus=0)(PackExchange)
-        self._exchange = actor.options(name=self._exchange_name, namespace=EXCHANGE_NAMESPACE).remote()
-        self._drain_lock = threading.Lock()
-        self._problem: BaseException | None = None
         if address is not None:
             _check_same_code()
+        self._exchange_name = f"exchange-{uuid.uuid4().hex}"
+        self._exchange = (
+            ray.remote(num_cpus=0)(PackExchange)
+            .options(
+                name=self._exchange_name,
+                namespace=EXCHANGE_NAMESPACE,
+                # beside the driver: it must not go with a worker's node
+                scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+            )
+            .remote()
+        )
+        self._drain_lock = threading.Lock()
+        self._problem: BaseException | None = None
 
     @property
     def slots(self) -> int:
@@ -67,6 +78,9 @@ class RayExecutor:
         try:
             with self._draining(sink):
                 self._tuner(queue, sink, scratch).fit()
+        except Exception:
+            self.raise_problem()  # what Tune wrapped, or what came of it
+            raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -79,13 +93,12 @@ class RayExecutor:
         ray.shutdown()
 
     def _tuner(self, queue: PackQueue, sink: ReportSink, scratch: str) -> tune.Tuner:
-        slots = self.slots
         return tune.Tuner(
             tune.with_resources(PackTrainable, {"cpu": 1}),
             tune_config=tune.TuneConfig(
-                search_alg=_PackSearcher(self, queue, slots),
+                search_alg=_PackSearcher(self, queue),
                 num_samples=-1,
-                max_concurrent_trials=slots,
+                max_concurrent_trials=self.slots,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
@@ -102,15 +115,10 @@ class RayExecutor:
         ray.get(self._exchange.put.remote(order))
         return {PACK_ID: order.pack_id, EXCHANGE: self._exchange_name}
 
-    def pack_completed(self, queue: PackQueue, pack_id: str) -> None:
-        """A pack has ended: its order is not needed any more."""
-        queue.completed(pack_id)
-        self._exchange.close.remote(pack_id)
-
-    def pack_lost(self, queue: PackQueue, sink: ReportSink, pack_id: str, error: str) -> None:
-        """A pack's worker died: take what it had reported, put the rest back into the queue."""
+    def pack_ended(self, queue: PackQueue, sink: ReportSink, pack_id: str, error: str | None = None) -> None:
+        """A pack is through, or its worker died: take what it had reported, put the rest back into the queue."""
         self._drain(sink, wait_seconds=0.0)
-        given_up = queue.lost(pack_id, error, self._store.index())
+        given_up = queue.completed(pack_id) if error is None else queue.lost(pack_id, error, self._store.index(pack_id))
         sink([Report(result.trial_id, result.epochs_done, (), result) for result in given_up])
         self._exchange.close.remote(pack_id)
 
@@ -139,8 +147,8 @@ class RayExecutor:
         finally:
             stop.set()
             thread.join()
-        self.raise_problem()
-        self._drain(sink, wait_seconds=0.0)
+            self.raise_problem()
+            self._drain(sink, wait_seconds=0.0)
 
     def raise_problem(self) -> None:
         """Raise what went wrong while results were taken (a full disk, say): the sweep cannot go on."""
@@ -161,14 +169,13 @@ class _DriverOnly:
 class _PackSearcher(_DriverOnly, Searcher):
     """Pulls a pack from the queue whenever Tune has room for a trial."""
 
-    def __init__(self, executor: RayExecutor, queue: PackQueue, slots: int) -> None:
+    def __init__(self, executor: RayExecutor, queue: PackQueue) -> None:
         super().__init__(metric=None, mode=None)
-        self._executor, self._queue, self._slots = executor, queue, slots
+        self._executor, self._queue = executor, queue
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next pack's id; None while others run that may come back, FINISHED at the end."""
-        self._executor.raise_problem()
-        order = self._queue.next_pack(self._slots)
+        order = self._queue.next_pack(self._executor.slots)
         if order is None:
             return str(Searcher.FINISHED) if self._queue.is_finished else None
         return self._executor.offer(order)
@@ -189,17 +196,21 @@ class _PackEnds(_DriverOnly, tune.Callback):
     def __init__(self, queue: PackQueue, executor: RayExecutor, sink: ReportSink) -> None:
         self._queue, self._executor, self._sink = queue, executor, sink
 
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._executor.raise_problem()
+
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._executor.pack_completed(self._queue, trial.config[PACK_ID])
+        self._executor.pack_ended(self._queue, self._sink, trial.config[PACK_ID])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         error = str(trial.get_error() or "unknown error")
-        self._executor.pack_lost(self._queue, self._sink, trial.config[PACK_ID], error)
+        self._executor.pack_ended(self._queue, self._sink, trial.config[PACK_ID], error)
 
 
 def _connect(address: str | None) -> None:
     if address is None:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        # "local", or Ray would join any cluster that it finds, without the checks below
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         return
     _probe(address)
     try:
@@ -211,7 +222,9 @@ def _connect(address: str | None) -> None:
 
 def _probe(address: str) -> None:
     """Fail in seconds where nothing listens: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise ClusterError(f"--address is HOST:PORT of the cluster's head or auto, not a Ray Client's, got {address}")
+    host, _, port = address.rpartition(":")
     if not (host and port.isdigit()):
         return
     try:
@@ -222,7 +235,11 @@ def _probe(address: str) -> None:
 
 def _check_same_code() -> None:
     """A worker that runs another version of `trainables` would write wrong rows under right names."""
-    remote_digest = ray.get(ray.remote(num_cpus=0)(code_digest).remote())
+    try:
+        remote_digest = ray.get(ray.remote(num_cpus=0)(code_digest).remote(), timeout=_CODE_CHECK_SECONDS)
+    except RayError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise ClusterError(f"lambda-atlas does not run on the cluster's nodes: {reason}") from None
     if remote_digest != code_digest():
         raise ClusterError(
             f"the cluster runs other code (trainables {remote_digest}) than this driver ({code_digest()}): "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +93,7 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         raise SweepError(unknown_name("executor", options.executor, EXECUTORS))
     ledger = Ledger(options.out)
     ledger.check_writable()
+    options = replace(options, out=ledger.root)
     with _lease(options.out, sweep.name):
         plan = plan_sweep(sweep, ledger, options.max_trials)
         _announce(console, plan)
@@ -119,6 +120,7 @@ def export_mlflow(sweep: Sweep, out: str) -> int:
     from orchestrator.mlflow_view import MlflowView, default_tracking_uri
 
     ledger = Ledger(out)
+    out = ledger.root
     trial_ids = {config.trial_id for config in sweep.configs()}
     recorded = _rows(ledger, sweep, trial_ids)  # a broken ledger is named before MLflow is touched
     view = MlflowView(default_tracking_uri(out), sweep.name, sweep.title)
@@ -189,10 +191,7 @@ def _train(
             view.add([r.trial_row() for r in results], {r.trial_id: r.trace_rows() for r in results})
 
     def sink(reports: Sequence[Report]) -> None:
-        for report in reports:
-            if report.result is not None:
-                queue.ended(report.trial_id)
-        recorder.put(reports)
+        recorder.put([report for report in reports if report.result is None or queue.ended(report.trial_id)])
 
     progress = ProgressDisplay(
         plan.sweep.name, len(plan.configs), len(plan.settled), plan.forecast_core_seconds, console

@@ -82,7 +82,7 @@ class TrialConfig(BaseModel):
     seed: int = Field(ge=0, lt=2**63, description="data, initial weights and batch order derive from it")
     beta1: float | None = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     beta2: float | None = Field(0.999, ge=0, lt=1, description="decay of the second moment")
-    epsilon: float | None = Field(1e-8, gt=0, description="added to sqrt(v); None under epsilon_rule=lambda_eta")
+    epsilon: float | None = Field(1e-8, ge=1e-30, description="added to sqrt(v); None under epsilon_rule=lambda_eta")
     epsilon_rule: EpsilonRule | None = Field(EpsilonRule.FIXED, description="fixed, or lambda * eta as in the theory")
     bias_correction: bool | None = Field(True, description="as torch.optim; the paper's equations have none")
     precision: Precision = Precision.FLOAT32

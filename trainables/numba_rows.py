@@ -2,8 +2,8 @@
 
 Numba's loop vectorizer gives up on short inner loops over two-dimensional arrays; a `Row` names what is wanted instead.
 The width is part of the type and is given by a tuple of that length, so that one function compiles once for each width.
-Every operation is IEEE-exact and in a fixed order: no reassociation, no estimates, no fused multiply-add. Results
-therefore do not depend on the width of the machine's registers.
+Operations are IEEE-exact and in a fixed order, so that results do not depend on the width of the machine's registers;
+the one exception is `reciprocal_row`, whose last bit in float32 may differ between types of processors.
 """
 
 from __future__ import annotations
@@ -117,6 +117,41 @@ def sqrt_row(typing: Any, row: Any) -> Any:
         return _pack(builder, [sqrt(part) for part in _unpack(builder, args[0])])
 
     return row(row), codegen
+
+
+@intrinsic
+def reciprocal_row(typing: Any, row: Any) -> Any:
+    """1/z of each number, finite and not 0; in float32 by the processor's estimate and a Newton step, to about 1e-7."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def reciprocal(part: Any) -> Any:
+            one = ir.Constant(part.type, [1.0] * part.type.count)
+            return builder.fdiv(one, part, flags=("arcp", "nnan", "ninf", "contract", "reassoc", "nsz", "afn"))
+
+        return _pack(builder, [reciprocal(part) for part in _unpack(builder, args[0])])
+
+    return row(row), codegen
+
+
+@intrinsic
+def fma_row(typing: Any, left: Any, right: Any, addend: Any) -> Any:
+    """`left * right + addend`, rounded once; each a row or a number, one of them a row."""
+    row = next(kind for kind in (left, right, addend) if isinstance(kind, Row))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def fma(*parts: Any) -> Any:
+            kind = parts[0].type
+            name = f"llvm.fma.v{kind.count}{kind.element.intrinsic_name}"
+            function_type = ir.FunctionType(kind, [kind] * 3)
+            return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), parts)
+
+        operands = [
+            _unpack(builder, value) if isinstance(kind, Row) else _broadcast(context, builder, value, kind, row)
+            for value, kind in zip(args, signature.args, strict=True)
+        ]
+        return _pack(builder, [fma(*parts) for parts in zip(*operands, strict=True)])
+
+    return row(left, right, addend), codegen
 
 
 @intrinsic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from trainables.registry import workload
 from trainables.result import TrialResult
 from trainables.state_store import StateStore
 from trainables.workload import Member, Report, State
+
+_logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 1.0
 """Wall time between two reports of a pack."""
@@ -33,7 +36,6 @@ class PackOrder:
     members: tuple[MemberOrder, ...]
     states_root: str
     checkpoint_seconds: float
-    engine: str | None = None
 
 
 class PackWorker:
@@ -44,7 +46,7 @@ class PackWorker:
         self._store = StateStore(order.states_root)
         self._attempts = {member.config.trial_id: member.attempt for member in order.members}
         members = [Member(m.config, m.config.num_epochs, self._state(m)) for m in order.members]
-        self._run = workload(order.members[0].config.workload).open(members, engine=order.engine)
+        self._run = workload(order.members[0].config.workload).open(members)
         self._saved_at = time.monotonic()
 
     @property
@@ -56,13 +58,19 @@ class PackWorker:
         """Train for about `seconds` and save the states when it is time."""
         reports = [self._completed(report) for report in self._run.advance(seconds)]
         if not self.is_done and time.monotonic() - self._saved_at >= self._order.checkpoint_seconds:
-            self._store.save(self._order.pack_id, self._run.states())
-            self._saved_at = time.monotonic()
+            self._save()
         return reports
 
     def forget(self, trial_ids: Collection[str]) -> None:
         """Members that are recorded need no state any more."""
         self._run.forget(trial_ids)
+
+    def _save(self) -> None:
+        try:
+            self._store.save(self._order.pack_id, self._run.states())
+        except OSError as error:  # a state saves time after a kill; a trial that can go on without must go on
+            _logger.warning("states of pack %s were not saved: %s", self._order.pack_id, error)
+        self._saved_at = time.monotonic()
 
     def _state(self, member: MemberOrder) -> State | None:
         if member.state_path is None:

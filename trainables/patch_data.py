@@ -15,7 +15,7 @@ import numpy.typing as npt
 from trainables.config import TwoLayerCNNConfig
 from trainables.streams import Purpose, digest, stream
 
-_KEPT = 10
+_KEPT = 20
 """Data sets a process keeps: the seeds of a sweep, at about 20 MB each for the paper's sizes."""
 _SUPPORT_CHUNK = 1024
 """Samples whose supports are drawn at once: bounds memory at 8 MB for d = 1000."""

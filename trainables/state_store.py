@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import time
 import zipfile
+import zlib
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
@@ -31,7 +32,7 @@ class StateStore:
 
     def save(self, pack_id: str, states: Mapping[str, State]) -> None:
         """Replace the pack's earlier saves by one file with these states."""
-        earlier = [path for path in self._paths() if path.rpartition("/")[2].startswith(f"{pack_id}.")]
+        earlier = self._paths(pack_id)
         if states:
             self._files.create_dir(self._root, recursive=True)
             path = f"{self._root}/{pack_id}.{time.time_ns()}{_SUFFIX}"
@@ -43,23 +44,23 @@ class StateStore:
         for old in earlier:
             self._delete(old)
 
-    def index(self) -> dict[str, str]:
-        """The file with the furthest state of each trial_id that has one."""
+    def index(self, pack_id: str | None = None) -> dict[str, str]:
+        """The file with the furthest state of each trial_id that has one, among all files or one pack's."""
         furthest: dict[str, tuple[int, str]] = {}
-        for path in self._paths():
+        for path in self._paths(pack_id):
             for trial_id, epoch in self._epochs(path).items():
                 if trial_id not in furthest or furthest[trial_id][0] < epoch:
                     furthest[trial_id] = (epoch, path)
         return {trial_id: path for trial_id, (_, path) in furthest.items()}
 
     def load(self, path: str, trial_id: str) -> State | None:
-        """One member's state; None if the file has gone (its pack saved again, or the ledger has its members)."""
+        """One member's state; None, so that it starts anew, if the file has gone or is damaged."""
         try:
             with self._files.open_input_file(path) as file, np.load(file, allow_pickle=False) as arrays:
                 prefix = f"{trial_id}/"
                 state = {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
                 return state or None
-        except FileNotFoundError:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
 
     def collect(self, recorded: Collection[str]) -> None:
@@ -71,8 +72,10 @@ class StateStore:
             if info.path.endswith(_UNFINISHED) and time.time_ns() - (info.mtime_ns or 0) > _ABANDONED_NS:
                 self._delete(info.path)
 
-    def _paths(self) -> list[str]:
-        return sorted(info.path for info in self._listing() if info.path.endswith(_SUFFIX))
+    def _paths(self, pack_id: str | None = None) -> list[str]:
+        names = ((info.path, info.path.rpartition("/")[2]) for info in self._listing())
+        start = "" if pack_id is None else f"{pack_id}."
+        return sorted(path for path, name in names if name.endswith(_SUFFIX) and name.startswith(start))
 
     def _listing(self) -> list[fs.FileInfo]:
         return self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
@@ -83,7 +86,7 @@ class StateStore:
             with self._files.open_input_file(path) as file, np.load(file, allow_pickle=False) as arrays:
                 names = [name for name in arrays.files if name.endswith("/epoch")]
                 return {name.removesuffix("/epoch"): int(arrays[name]) for name in names}
-        except (FileNotFoundError, zipfile.BadZipFile, ValueError):
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
             return {}
 
     def _delete(self, path: str) -> None:

@@ -63,7 +63,8 @@ class PackExchange:
 
     async def acknowledge(self, trial_ids: Collection[str]) -> None:
         """The driver has recorded these trials."""
-        self._recorded.update(trial_ids)
+        open_ids = {member.config.trial_id for order in self._orders.values() for member in order.members}
+        self._recorded.update(open_ids.intersection(trial_ids))
 
     async def close(self, pack_id: str) -> None:
         """Forget an order that has ended."""

@@ -2,7 +2,8 @@
 
 Layout: weights, moments and gradient are (d, 2m), one row a coordinate: columns r < m are the filters of class +1, the
 others those of class -1. A sample's patches touch s + 1 rows, so forward and backward cost O(s m); the optimizer's
-update is the O(d m) part, and the square root and the division in it are what bounds a step at small batches.
+update is the O(d m) part, and the square root and the reciprocal in it are what bounds a step at small batches.
+`TrainState`'s moments hold m / (1 - beta1) and v / (1 - beta2) here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,17 @@ import numpy as np
 from numba import njit
 
 from trainables.config import TwoLayerCNNConfig
-from trainables.numba_rows import load_row, relu_row, sign_row, sqrt_row, store_row, sum_row, zero_row
+from trainables.numba_rows import (
+    fma_row,
+    load_row,
+    reciprocal_row,
+    relu_row,
+    sign_row,
+    sqrt_row,
+    store_row,
+    sum_row,
+    zero_row,
+)
 from trainables.patch_data import PatchData, PatchSamples
 from trainables.subnormals import flushed_subnormals
 from trainables.two_layer_cnn_state import Probe, TrainState, epoch_orders
@@ -57,16 +68,14 @@ class _Rule(NamedTuple):
     coupled: Any
     keep: Any
     beta1: Any
-    rest1: Any
     beta2: Any
-    rest2: Any
-    epsilon: Any
     eta: Any
     has_moments: bool
     bias_correction: bool
     exact_eta: float
     exact_beta1: float
     exact_beta2: float
+    exact_epsilon: float
 
 
 @_compiled
@@ -82,7 +91,7 @@ def _sparse_dot(W: Any, samples: _Samples, i: int, width: Any) -> Any:
     """<w_jr, xi_i> for all 2m filters."""
     total = zero_row(W, width)
     for k in range(samples.support.shape[1]):
-        total = total + samples.values[i, k] * load_row(W, samples.support[i, k], width)
+        total = fma_row(samples.values[i, k], load_row(W, samples.support[i, k], width), total)
     return total
 
 
@@ -105,7 +114,7 @@ def _add_gradient(W: Any, gradient: _Gradient, samples: _Samples, i: int, scale:
     noise_slope = minus_l * noise_slope
     for k in range(samples.support.shape[1]):
         row = samples.support[i, k]
-        store_row(G, row, load_row(G, row, width) + samples.values[i, k] * noise_slope)
+        store_row(G, row, fma_row(samples.values[i, k], noise_slope, load_row(G, row, width)))
         gradient.touched[row] = True
     store_row(G, _FIRST, load_row(G, _FIRST, width) + (y * minus_l) * signal_slope)
 
@@ -124,21 +133,26 @@ def _take_gradient(W: Any, gradient: _Gradient, row: Any, coupled: Any, width: A
 
 @_compiled
 def _update_adam(W: Any, M: Any, V: Any, gradient: _Gradient, rule: _Rule, step: int, width: Any) -> None:
-    """Equations (3.4)-(3.6) as torch.optim writes them."""
+    """Equations (3.4)-(3.6) as torch.optim writes them, on m / (1 - beta1) and v / (1 - beta2).
+
+    These sums need one multiplication less each; what is left of the constants goes into the step size and epsilon.
+    """
     number = W.dtype.type
-    step_size, root_scale = rule.eta, number(1)
+    correction1, correction2 = 1.0, 1.0
     if rule.bias_correction:
-        step_size = number(rule.exact_eta / (1 - rule.exact_beta1**step))
-        root_scale = number(1 / math.sqrt(1 - rule.exact_beta2**step))
+        correction1, correction2 = 1 - rule.exact_beta1**step, 1 - rule.exact_beta2**step
+    root_scale = math.sqrt((1 - rule.exact_beta2) / correction2)
+    minus_step = number(-rule.exact_eta * (1 - rule.exact_beta1) / (correction1 * root_scale))
+    epsilon = number(rule.exact_epsilon / root_scale)
     for index in range(W.shape[0]):
         row = np.uint32(index)
         g = _take_gradient(W, gradient, row, rule.coupled, width)
-        m = rule.beta1 * load_row(M, row, width) + rule.rest1 * g
-        v = rule.beta2 * load_row(V, row, width) + rule.rest2 * (g * g)
+        m = fma_row(rule.beta1, load_row(M, row, width), g)
+        v = fma_row(rule.beta2, load_row(V, row, width), g * g)
         store_row(M, row, m)
         store_row(V, row, v)
-        w = rule.keep * load_row(W, row, width)
-        store_row(W, row, w - step_size * (m / (root_scale * sqrt_row(v) + rule.epsilon)))
+        direction = m * reciprocal_row(sqrt_row(v) + epsilon)
+        store_row(W, row, fma_row(minus_step, direction, rule.keep * load_row(W, row, width)))
 
 
 @_compiled
@@ -251,14 +265,12 @@ class FusedEngine:
             coupled=number(coupled),
             keep=number(1 - config.learning_rate * decoupled),
             beta1=number(beta1),
-            rest1=number(1 - beta1),
             beta2=number(beta2),
-            rest2=number(1 - beta2),
-            epsilon=number(epsilon),
             eta=number(config.learning_rate),
             has_moments=config.optimizer.has_moments,
             bias_correction=bool(config.bias_correction),
             exact_eta=config.learning_rate,
             exact_beta1=beta1,
             exact_beta2=beta2,
+            exact_epsilon=epsilon,
         )

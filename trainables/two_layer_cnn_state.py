@@ -20,7 +20,10 @@ Floats = npt.NDArray[np.floating[Any]]
 
 @dataclass(slots=True)
 class TrainState:
-    """Weights and moments (d, 2m) after `epoch` epochs and `step` optimizer steps; SignSGD's moments stay zero."""
+    """Weights and moments (d, 2m) after `epoch` epochs and `step` optimizer steps; without Adam the moments stay zero.
+
+    A state belongs to its engine: the moments are in the engine's own scale.
+    """
 
     epoch: int
     step: int
@@ -35,7 +38,7 @@ class TrainState:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> TrainState:
         """Inverse of `arrays`; raises `ValueError` if weights and moments differ in shape or type."""
-        matrices = [np.ascontiguousarray(arrays[name]) for name in ("weights", "first_moment", "second_moment")]
+        matrices = [np.array(arrays[name], order="C") for name in ("weights", "first_moment", "second_moment")]
         if len({(matrix.shape, matrix.dtype) for matrix in matrices}) != 1:
             raise ValueError(f"a state's arrays differ: {[(matrix.shape, matrix.dtype.name) for matrix in matrices]}")
         return cls(int(arrays["epoch"]), int(arrays["step"]), *matrices)
