@@ -33,7 +33,9 @@ def test_every_trial_is_in_exactly_one_pack_and_packs_shrink() -> None:
     packs = []
     while (order := queue.next_pack(slots=2)) is not None:
         packs.append([member.config for member in order.members])
-        queue.completed(order.pack_id)
+        for member in order.members:
+            assert queue.ended(member.config.trial_id)
+        assert queue.completed(order.pack_id) == []
     seen = [config.trial_id for pack in packs for config in pack]
     assert sorted(seen) == sorted(config.trial_id for config in trials)
     costs = [cost(pack) for pack in packs]
@@ -104,6 +106,26 @@ def test_members_that_reported_before_the_loss_do_not_run_again_and_states_are_p
     assert {member.config.trial_id for member in again} == {member.config.trial_id for member in order.members[1:]}
     assert [m.state_path for m in again if m.config.trial_id == half_done] == ["a-state-file"]
     assert {member.attempt for member in again} == {2}
+
+
+def test_a_result_counts_once() -> None:
+    (trial,) = configs(1)
+    queue = queue_of([trial])
+    assert queue.ended(trial.trial_id)
+    assert not queue.ended(trial.trial_id)
+
+
+def test_a_pack_that_ends_without_a_members_result_runs_that_member_again() -> None:
+    queue = queue_of(configs(3, num_epochs=5))
+    order = queue.next_pack(slots=1)
+    assert order is not None
+    for member in order.members[1:]:
+        queue.ended(member.config.trial_id)
+    assert queue.completed(order.pack_id) == []
+    assert not queue.is_finished
+    again = queue.next_pack(slots=1)
+    assert again is not None
+    assert [m.config for m in again.members] == [order.members[0].config]
 
 
 def test_a_lone_trial_is_given_up_after_its_last_loss() -> None:

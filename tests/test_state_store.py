@@ -59,6 +59,20 @@ def test_files_go_when_all_their_members_are_recorded(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.npz")) == []
 
 
+def test_a_damaged_file_counts_as_no_state(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path))
+    store.save("p1", {"a": state(1)})
+    (path,) = tmp_path.glob("*.npz")
+    content = bytearray(path.read_bytes())
+    place = content.index(np.full(6, 1, np.float32).tobytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert store.load(str(path), "a") is None
+    path.write_bytes(content[:100])
+    assert store.index() == {}
+    assert store.load(str(path), "a") is None
+
+
 def test_an_empty_save_drops_the_packs_file(tmp_path: Path) -> None:
     store = StateStore(str(tmp_path))
     store.save("p1", {"a": state(1)})

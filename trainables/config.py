@@ -58,6 +58,9 @@ class Precision(StrEnum):
     FLOAT64 = "float64"
 
 
+SMALLEST_EPSILON = 1e-30
+"""Below, 1 / epsilon leaves the range of float32, and a coordinate that nothing has touched would become nan."""
+
 MOMENT_FIELDS = ("beta1", "beta2", "epsilon", "epsilon_rule", "bias_correction")
 """Fields that only the optimizers with moments read; None for the others."""
 
@@ -82,7 +85,7 @@ class TrialConfig(BaseModel):
     seed: int = Field(ge=0, lt=2**63, description="data, initial weights and batch order derive from it")
     beta1: float | None = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     beta2: float | None = Field(0.999, ge=0, lt=1, description="decay of the second moment")
-    epsilon: float | None = Field(1e-8, ge=1e-30, description="added to sqrt(v); None under epsilon_rule=lambda_eta")
+    epsilon: float | None = Field(1e-8, gt=0, description="added to sqrt(v); None under epsilon_rule=lambda_eta")
     epsilon_rule: EpsilonRule | None = Field(EpsilonRule.FIXED, description="fixed, or lambda * eta as in the theory")
     bias_correction: bool | None = Field(True, description="as torch.optim; the paper's equations have none")
     precision: Precision = Precision.FLOAT32
@@ -129,6 +132,8 @@ class TrialConfig(BaseModel):
             raise ValueError("epsilon_rule=lambda_eta needs weight_decay > 0, got weight_decay=0")
         if self.epsilon_rule is EpsilonRule.FIXED and self.epsilon is None:
             raise ValueError("epsilon_rule=fixed needs an epsilon")
+        if self.epsilon_value < SMALLEST_EPSILON:
+            raise ValueError(f"epsilon >= {SMALLEST_EPSILON:g} is required, got {self.epsilon_value:g}")
         return self
 
     @property
