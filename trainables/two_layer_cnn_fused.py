@@ -91,7 +91,7 @@ def _sparse_dot(W: Any, samples: _Samples, i: int, width: Any) -> Any:
     """<w_jr, xi_i> for all 2m filters."""
     total = zero_row(W, width)
     for k in range(samples.support.shape[1]):
-        total = fma_row(samples.values[i, k], load_row(W, samples.support[i, k], width), total)
+        total = total + samples.values[i, k] * load_row(W, samples.support[i, k], width)
     return total
 
 
@@ -114,7 +114,7 @@ def _add_gradient(W: Any, gradient: _Gradient, samples: _Samples, i: int, scale:
     noise_slope = minus_l * noise_slope
     for k in range(samples.support.shape[1]):
         row = samples.support[i, k]
-        store_row(G, row, fma_row(samples.values[i, k], noise_slope, load_row(G, row, width)))
+        store_row(G, row, load_row(G, row, width) + samples.values[i, k] * noise_slope)
         gradient.touched[row] = True
     store_row(G, _FIRST, load_row(G, _FIRST, width) + (y * minus_l) * signal_slope)
 
