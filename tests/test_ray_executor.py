@@ -71,6 +71,12 @@ def test_ctrl_c_ends_at_once_and_keeps_what_is_finished(tmp_path: Path) -> None:
     assert process.returncode == 130, stdout + stderr
     assert "the same command goes on" in stderr
     assert "Traceback" not in stderr
+    finished = rows(folder / "results")
+    undisturbed = make_folder(tmp_path / "undisturbed")
+    checked(undisturbed, "longer", *INLINE)
+    checked(folder, "longer", *PLAIN)
+    assert {trial_id: row for trial_id, row in rows(folder / "results").items() if trial_id in finished} == finished
+    assert rows(folder / "results") == rows(undisturbed / "results")
 
 
 def test_an_address_where_nothing_listens_is_one_line(tmp_path: Path) -> None:
@@ -114,6 +120,7 @@ for result in results:
 """
 
 
+@pytest.mark.slow
 def test_the_trainable_in_a_users_own_tuner_with_a_scheduler(tmp_path: Path) -> None:
     program = textwrap.dedent(OWN_TUNER).replace("STORAGE", str(tmp_path / "tune"))
     done = subprocess.run(
