@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from test_analysis import make_result, tables
 
 from orchestrator.analysis import cell_summary, is_measured
 from orchestrator.errors import UserError
 from orchestrator.figures import FIGURES, PAPER_DECAY_SCALE, draw
+from tests.test_analysis import make_result, tables
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 
