@@ -208,6 +208,7 @@ def ended(config: object, outcome: Outcome, error: str | None = None) -> TrialRe
 # --- run ---
 
 
+@pytest.mark.slow
 def test_a_sweep_is_run_with_and_without_the_word_and_only_what_is_missing(folder: Path) -> None:
     first = launch("tiny", *RUN_TINY, "--max-trials", "1", cwd=folder)
     assert (first.returncode, first.stderr) == (0, "")

@@ -27,6 +27,7 @@ def workers(pid: int) -> list[int]:
     return [child for child, line in descendants(pid) if "ResourceTrainable" in line or "PackTrainable" in line]
 
 
+@pytest.mark.slow
 def test_rows_equal_the_inline_executors_to_the_bit_also_when_a_worker_is_killed(tmp_path: Path) -> None:
     inline, ray = make_folder(tmp_path / "inline"), make_folder(tmp_path / "ray")
     checked(inline, "longer", *INLINE)

@@ -86,6 +86,7 @@ def test_a_killed_driver_loses_nothing_and_the_rest_goes_on_from_its_states(tmp_
     assert not list(out.glob("states/*"))
 
 
+@pytest.mark.slow
 def test_two_drivers_at_once_lose_and_overwrite_nothing(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     both = [start(folder, name, *INLINE) for name in ("small", "overlapping")]
@@ -115,6 +116,7 @@ def test_one_driver_at_a_time_for_a_sweep(tmp_path: Path) -> None:
     assert number_run(checked(folder, "longer", *INLINE, "--max-trials", "1")) == 1
 
 
+@pytest.mark.slow
 def test_diverging_trials_are_outcomes_and_settle(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     checked(folder, "diverging", *INLINE)
