@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from orchestrator.ledger import Ledger
+from trainables.registry import config_from_values, workload
+from trainables.workload import Member
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKLOAD = "two_layer_cnn"
@@ -32,7 +35,7 @@ def overlapping() -> Sweep:
 
 @sweep
 def longer() -> Sweep:
-    sizes = {"num_test": 500, "num_epochs": 600, "batch_size": 2}
+    sizes = {"num_test": 500, "num_epochs": NUM_EPOCHS, "batch_size": 2}
     return Sweep("longer", "six trials of some seconds", (Grid(DECAYS, {}, sizes),), seeds=(0, 1, 2))
 
 @sweep
@@ -47,11 +50,26 @@ CIRCUMSTANCES = {
 }  # fmt: skip
 
 
+LONGER_SECONDS = 2.0
+"""A trial of the sweep `longer`: several reports and saved states, on whatever machine this is."""
+
+
 def make_folder(folder: Path) -> Path:
     """A user's current folder with a module of sweeps."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "my_sweeps.py").write_text(SWEEPS)
+    (folder / "my_sweeps.py").write_text(SWEEPS.replace("NUM_EPOCHS", str(_longer_num_epochs())))
     return folder
+
+
+@cache
+def _longer_num_epochs() -> int:
+    """Epochs that a trial of `longer` trains in `LONGER_SECONDS` on this machine."""
+    values = {"workload": WORKLOAD, "optimizer": "adam", "weight_decay": 1e-5, "batch_size": 2, "seed": 0}
+    config = config_from_values({**values, "num_test": 500})
+    run = workload(WORKLOAD).open([Member(config, config.num_epochs)])
+    (begun,) = run.advance(0.0)  # compiles
+    (moved,) = run.advance(1.0)
+    return round(LONGER_SECONDS * (moved.epochs_done - begun.epochs_done))
 
 
 def command(*arguments: str) -> list[str]:
