@@ -29,6 +29,10 @@ class Executor(Protocol):
         """These trials are recorded: their states may go."""
         ...
 
+    def close(self) -> None:
+        """Let go of what runs packs; returns at once."""
+        ...
+
 
 class InlineExecutor:
     """The same sweep in this process, one pack after another: for debuggers and small machines."""
@@ -50,3 +54,6 @@ class InlineExecutor:
     def acknowledge(self, trial_ids: Collection[str]) -> None:
         """These trials are recorded: their states may go."""
         self._recorded.update(trial_ids)
+
+    def close(self) -> None:
+        """Nothing to let go of."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import tempfile
 import threading
 import uuid
@@ -17,16 +16,15 @@ from typing import Any, Self
 
 import ray
 from ray import tune
-from ray.exceptions import RayError
 from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.errors import ClusterError
 from orchestrator.executor import ReportSink
 from orchestrator.packing import PackQueue
+from orchestrator.ray_cluster import Cluster
 from trainables.pack import PackOrder
-from trainables.provenance import code_digest
 from trainables.state_store import StateStore
 from trainables.tune_trainable import EXCHANGE, EXCHANGE_NAMESPACE, PACK_ID, PackExchange, PackTrainable
 from trainables.workload import Report
@@ -38,21 +36,18 @@ _TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # no configuration box
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-_PROBE_SECONDS = 5.0
-_CODE_CHECK_SECONDS = 120.0
-_DRAIN_SECONDS = 0.5
+_NEWS_SECONDS = 0.5
 
 
 class RayExecutor:
-    """Runs packs on a local Ray, or on the cluster at `address`; raises `ClusterError` when that cannot be had."""
+    """Runs packs on a cluster, which it leaves when it is closed; raises `ClusterError` if that cannot be had."""
 
-    def __init__(self, states_root: str, address: str | None = None) -> None:
+    def __init__(self, states_root: str, cluster: Cluster) -> None:
         self._store = StateStore(states_root)
         for name, value in _TUNE_SETTINGS.items():
             os.environ.setdefault(name, value)
-        _connect(address)
-        if address is not None:
-            _check_same_code()
+        self._cluster = cluster
+        cluster.wait()
         self._exchange_name = f"exchange-{uuid.uuid4().hex}"
         self._exchange = (
             ray.remote(num_cpus=0)(PackExchange)
@@ -88,15 +83,16 @@ class RayExecutor:
         """These trials are recorded: their states may go."""
         self._exchange.acknowledge.remote(list(trial_ids))
 
-    def shutdown(self) -> None:
-        """Leave the cluster; a local one ends."""
-        ray.shutdown()
+    def close(self) -> None:
+        """Nothing runs or is acknowledged any more: leave the cluster. Returns at once."""
+        self._cluster.leave()
 
     def _tuner(self, queue: PackQueue, sink: ReportSink, scratch: str) -> tune.Tuner:
         return tune.Tuner(
             tune.with_resources(PackTrainable, {"cpu": 1}),
             tune_config=tune.TuneConfig(
                 search_alg=_PackSearcher(self, queue),
+                scheduler=_PackEnds(queue, self, sink),
                 num_samples=-1,
                 max_concurrent_trials=self.slots,
                 reuse_actors=True,
@@ -105,7 +101,6 @@ class RayExecutor:
                 name="packs",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[_PackEnds(queue, self, sink)],
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         )
@@ -117,14 +112,15 @@ class RayExecutor:
 
     def pack_ended(self, queue: PackQueue, sink: ReportSink, pack_id: str, error: str | None = None) -> None:
         """A pack is through, or its worker died: take what it had reported, put the rest back into the queue."""
-        self._drain(sink, wait_seconds=0.0)
+        self._drain(sink)
         given_up = queue.completed(pack_id) if error is None else queue.lost(pack_id, error, self._store.index(pack_id))
         sink([Report(result.trial_id, result.epochs_done, (), result) for result in given_up])
         self._exchange.close.remote(pack_id)
 
-    def _drain(self, sink: ReportSink, wait_seconds: float) -> None:
+    def _drain(self, sink: ReportSink) -> None:
+        """Hand on every report that is there; when this returns, no other thread still has one in hand."""
         with self._drain_lock:
-            reports = ray.get(self._exchange.drain.remote(wait_seconds))
+            reports = ray.get(self._exchange.drain.remote())
             if reports:
                 sink(reports)
 
@@ -136,7 +132,8 @@ class RayExecutor:
         def drain_until_stopped() -> None:
             try:
                 while not stop.is_set():
-                    self._drain(sink, _DRAIN_SECONDS)
+                    ray.get(self._exchange.news.remote(_NEWS_SECONDS))
+                    self._drain(sink)
             except BaseException as problem:  # raised in the driver's thread, by the searcher
                 self._problem = problem
 
@@ -146,9 +143,10 @@ class RayExecutor:
             yield
         finally:
             stop.set()
+            self._exchange.wake.remote()
             thread.join()
             self.raise_problem()
-            self._drain(sink, wait_seconds=0.0)
+            self._drain(sink)
 
     def raise_problem(self) -> None:
         """Raise what went wrong while results were taken (a full disk, say): the sweep cannot go on."""
@@ -190,58 +188,26 @@ class _PackSearcher(_DriverOnly, Searcher):
         """Nothing: see `save`."""
 
 
-class _PackEnds(_DriverOnly, tune.Callback):
-    """Tells the queue how packs end."""
+class _PackEnds(_DriverOnly, FIFOScheduler):
+    """Tells the queue how packs end.
+
+    A scheduler, since Tune counts callbacks for its telemetry, and imports MLflow to do so.
+    """
 
     def __init__(self, queue: PackQueue, executor: RayExecutor, sink: ReportSink) -> None:
+        super().__init__()
         self._queue, self._executor, self._sink = queue, executor, sink
 
-    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Called in every round of Tune's loop."""
         self._executor.raise_problem()
+        return super().choose_trial_to_run(tune_controller)
 
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """The pack is through."""
         self._executor.pack_ended(self._queue, self._sink, trial.config[PACK_ID])
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """The pack's worker died or raised."""
         error = str(trial.get_error() or "unknown error")
         self._executor.pack_ended(self._queue, self._sink, trial.config[PACK_ID], error)
-
-
-def _connect(address: str | None) -> None:
-    if address is None:
-        # "local", or Ray would join any cluster that it finds, without the checks below
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        return
-    _probe(address)
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ClusterError(f"no Ray cluster at --address {address}: {reason}") from None
-
-
-def _probe(address: str) -> None:
-    """Fail in seconds where nothing listens: Ray itself would try for minutes."""
-    if address.startswith("ray://"):
-        raise ClusterError(f"--address is HOST:PORT of the cluster's head or auto, not a Ray Client's, got {address}")
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdigit()):
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_PROBE_SECONDS).close()
-    except OSError as error:
-        raise ClusterError(f"no Ray cluster at --address {address}: {error.strerror or error}") from None
-
-
-def _check_same_code() -> None:
-    """A worker that runs another version of `trainables` would write wrong rows under right names."""
-    try:
-        remote_digest = ray.get(ray.remote(num_cpus=0)(code_digest).remote(), timeout=_CODE_CHECK_SECONDS)
-    except RayError as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise ClusterError(f"lambda-atlas does not run on the cluster's nodes: {reason}") from None
-    if remote_digest != code_digest():
-        raise ClusterError(
-            f"the cluster runs other code (trainables {remote_digest}) than this driver ({code_digest()}): "
-            "install the same version on both"
-        )

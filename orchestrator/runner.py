@@ -202,6 +202,7 @@ def _train(
             executor.run(queue, sink)
         except KeyboardInterrupt:
             interrupted = True
+    executor.close()
     states.collect(ledger.settled(plan.sweep.workload))
     return outcomes, interrupted
 
@@ -260,13 +261,15 @@ def _connected(plan: Plan, options: RunOptions) -> Iterator[Executor | None]:
     elif options.executor == "inline":
         yield InlineExecutor()
     else:
-        from orchestrator.ray_executor import RayExecutor
+        from orchestrator.ray_cluster import Cluster
 
-        executor = RayExecutor(states_root(options.out), options.address)
+        cluster = Cluster(options.address)
         try:
-            yield executor
+            from orchestrator.ray_executor import RayExecutor  # imports Tune while Ray starts
+
+            yield RayExecutor(states_root(options.out), cluster)
         finally:
-            executor.shutdown()
+            cluster.close()
 
 
 def _mlflow(sweep: Sweep, options: RunOptions) -> AbstractContextManager[BackgroundView | None]:

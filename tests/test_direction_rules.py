@@ -19,7 +19,7 @@ SIBLINGS = {
     "search_spaces": set(),
 }
 ONLY_IN = {
-    "ray": {"orchestrator/ray_executor.py", "trainables/tune_trainable.py"},
+    "ray": {"orchestrator/ray_cluster.py", "orchestrator/ray_executor.py", "trainables/tune_trainable.py"},
     "mlflow": {"orchestrator/mlflow_view.py"},
     "matplotlib": {"orchestrator/figures.py"},
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,17 @@ class PackExchange:
         self._news.set()
         return [m.config.trial_id for m in self._orders[pack_id].members if m.config.trial_id in self._recorded]
 
-    async def drain(self, wait_seconds: float) -> list[Report]:
-        """All reports since the last call; waits that long for the first one."""
-        if not self._reports:
-            try:
-                await asyncio.wait_for(self._news.wait(), wait_seconds)
-            except TimeoutError:
-                return []
+    async def news(self, wait_seconds: float) -> None:
+        """Return when there are reports to drain, on `wake`, or after that long."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), wait_seconds)
+
+    async def wake(self) -> None:
+        """Let `news` return."""
+        self._news.set()
+
+    async def drain(self) -> list[Report]:
+        """All reports since the last call."""
         reports, self._reports = self._reports, []
         self._news.clear()
         return reports

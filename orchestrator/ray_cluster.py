@@ -1,0 +1,88 @@
+"""The Ray cluster of a launch: joined, or started on this machine, while the driver does other things."""
+
+from __future__ import annotations
+
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import ray
+from ray.exceptions import RayError
+
+from orchestrator.errors import ClusterError
+from trainables.provenance import code_digest
+
+_LOCAL_WORKERS = {
+    # Modules that a worker imports when it starts, while the driver is still busy with its own start.
+    "RAY_preload_python_modules": "trainables.tune_trainable,trainables.two_layer_cnn_fused",
+}
+_PROBE_SECONDS = 5.0
+_CODE_CHECK_SECONDS = 120.0
+
+
+class Cluster:
+    """A local Ray, or the cluster at `address`; connects in a thread of its own, so that imports need not wait.
+
+    Raises `ClusterError` at once where nothing listens, and from `wait` for what is found later.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        if address is not None:
+            _probe(address)
+        self._thread = ThreadPoolExecutor(1, "ray-cluster")
+        self._connected = self._thread.submit(_connect, address)
+
+    def wait(self) -> None:
+        """Return when connected."""
+        self._connected.result()
+
+    def leave(self) -> None:
+        """Begin to disconnect; a local cluster ends. Returns at once."""
+        self._thread.submit(ray.shutdown)
+
+    def close(self) -> None:
+        """Disconnect; returns when that is done."""
+        self.leave()
+        self._thread.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    if address is None:
+        for name, value in _LOCAL_WORKERS.items():
+            os.environ.setdefault(name, value)
+        # "local", or Ray would join any cluster that it finds, without the checks below
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ClusterError(f"no Ray cluster at --address {address}: {reason}") from None
+    _check_same_code()
+
+
+def _probe(address: str) -> None:
+    """Fail in seconds where nothing listens: Ray itself would try for minutes."""
+    if address.startswith("ray://"):
+        raise ClusterError(f"--address is HOST:PORT of the cluster's head or auto, not a Ray Client's, got {address}")
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PROBE_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(f"no Ray cluster at --address {address}: {error.strerror or error}") from None
+
+
+def _check_same_code() -> None:
+    """A worker that runs another version of `trainables` would write wrong rows under right names."""
+    try:
+        remote_digest = ray.get(ray.remote(num_cpus=0)(code_digest).remote(), timeout=_CODE_CHECK_SECONDS)
+    except RayError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise ClusterError(f"lambda-atlas does not run on the cluster's nodes: {reason}") from None
+    if remote_digest != code_digest():
+        raise ClusterError(
+            f"the cluster runs other code (trainables {remote_digest}) than this driver ({code_digest()}): "
+            "install the same version on both"
+        )
