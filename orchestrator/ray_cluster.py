@@ -12,9 +12,9 @@ from ray.exceptions import RayError
 from orchestrator.errors import ClusterError
 from trainables.provenance import code_digest
 
-_LOCAL_WORKERS = {
-    # Modules that a worker imports when it starts, while the driver is still busy with its own start.
-    "RAY_preload_python_modules": "trainables.tune_trainable,trainables.two_layer_cnn_fused",
+_LOCAL_SETTINGS = {
+    # Tune's actors have a runtime environment of their own: workers started ahead would never be used.
+    "RAY_prestart_worker_first_driver": "0",
 }
 _PROBE_SECONDS = 5.0
 _CODE_CHECK_SECONDS = 120.0
@@ -48,7 +48,7 @@ class Cluster:
 
 def _connect(address: str | None) -> None:
     if address is None:
-        for name, value in _LOCAL_WORKERS.items():
+        for name, value in _LOCAL_SETTINGS.items():
             os.environ.setdefault(name, value)
         # "local", or Ray would join any cluster that it finds, without the checks below
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")

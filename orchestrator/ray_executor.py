@@ -106,8 +106,8 @@ class RayExecutor:
         )
 
     def offer(self, order: PackOrder) -> dict[str, Any]:
-        """Make an order ready to be fetched; returns the Tune config that names it."""
-        ray.get(self._exchange.put.remote(order))
+        """Send an order to where its worker fetches it; returns the Tune config that names it."""
+        self._exchange.put.remote(order)
         return {PACK_ID: order.pack_id, EXCHANGE: self._exchange_name}
 
     def pack_ended(self, queue: PackQueue, sink: ReportSink, pack_id: str, error: str | None = None) -> None:

@@ -33,17 +33,22 @@ class PackExchange:
 
     def __init__(self) -> None:
         self._orders: dict[str, PackOrder] = {}
+        self._offered = asyncio.Condition()
         self._reports: list[Report] = []
         self._news = asyncio.Event()
         self._recorded: set[str] = set()
 
     async def put(self, order: PackOrder) -> None:
         """Offer an order until `close`."""
-        self._orders[order.pack_id] = order
+        async with self._offered:
+            self._orders[order.pack_id] = order
+            self._offered.notify_all()
 
     async def fetch(self, pack_id: str) -> PackOrder:
-        """The order of that id."""
-        return self._orders[pack_id]
+        """The order of that id; waits for it, since a worker may be quicker than the driver."""
+        async with self._offered:
+            await self._offered.wait_for(lambda: pack_id in self._orders)
+            return self._orders[pack_id]
 
     async def report(self, pack_id: str, reports: Sequence[Report]) -> list[str]:
         """Take a pack's reports; returns its members that the driver has recorded by now."""
