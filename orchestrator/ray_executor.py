@@ -25,8 +25,9 @@ from orchestrator.executor import ReportSink
 from orchestrator.packing import PackQueue
 from orchestrator.ray_cluster import Cluster
 from trainables.pack import PackOrder
+from trainables.pack_exchange import PackExchange
 from trainables.state_store import StateStore
-from trainables.tune_trainable import EXCHANGE, EXCHANGE_NAMESPACE, PACK_ID, PackExchange, PackTrainable
+from trainables.tune_trainable import EXCHANGE, EXCHANGE_NAMESPACE, PACK_ID, PackTrainable
 from trainables.workload import Report
 
 _TUNE_SETTINGS = {
