@@ -1,4 +1,4 @@
-"""`PackExchange`: where pack orders wait for workers and reports for the driver. Imports no ray: its process starts fast."""
+"""`PackExchange`: where orders wait for workers and reports for the driver. Without ray: its process starts fast."""
 
 from __future__ import annotations
 
