@@ -80,7 +80,7 @@ def test_a_killed_driver_loses_nothing_and_the_rest_goes_on_from_its_states(tmp_
     # Another selection packs the rest differently; seed 1 goes on alone, then all.
     checked(folder, *every_save, "--seeds", "1")
     assert number_run(checked(folder, *every_save)) <= 6 - finished_before
-    expected = {k: v for k, v in rows(undisturbed).items() if v["num_epochs"] == 600}
+    expected = {k: v for k, v in rows(undisturbed).items() if v["num_test"] == 500}  # those of `longer`
     assert rows(out) == expected
     assert traces(out) == [point for point in traces(undisturbed) if point["trial_id"] in expected]
     assert not list(out.glob("states/*"))
