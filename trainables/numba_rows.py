@@ -59,7 +59,7 @@ def zero_row(typing: Any, array: Any, width: Any) -> Any:
 
 @intrinsic
 def load_row(typing: Any, array: Any, index: Any, width: Any) -> Any:
-    """Row `index` (unsigned) of a C-contiguous array of shape (rows, width)."""
+    """Row `index` (unsigned) of an array of shape (rows, width), contiguous within a row."""
     row = Row(array.dtype, len(width))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -75,7 +75,7 @@ def load_row(typing: Any, array: Any, index: Any, width: Any) -> Any:
 
 @intrinsic
 def store_row(typing: Any, array: Any, index: Any, row: Any) -> Any:
-    """Write a row into a C-contiguous array of shape (rows, width)."""
+    """Write a row into an array of shape (rows, width), contiguous within a row."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         parts = _unpack(builder, args[2])
@@ -231,9 +231,10 @@ def _part_pointers(
 ) -> list[Any]:
     """Pointers to the vectors of one row of an array, as pointers of their vector types."""
     view = context.make_array(array_type)(context, builder, array)
-    width = cgutils.unpack_tuple(builder, view.shape, 2)[1]
-    index = builder.zext(index, width.type) if index.type.width < width.type.width else index
-    start = builder.gep(view.data, [builder.mul(index, width)])
+    stride = cgutils.unpack_tuple(builder, view.strides, 2)[0]
+    index = builder.zext(index, stride.type) if index.type.width < stride.type.width else index
+    data = builder.bitcast(view.data, ir.IntType(8).as_pointer())
+    start = builder.bitcast(builder.gep(data, [builder.mul(index, stride)]), view.data.type)
     pointers, offset = [], 0
     for part in parts:
         pointers.append(builder.bitcast(builder.gep(start, [_INT64(offset)]), part.as_pointer()))

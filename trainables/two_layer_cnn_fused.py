@@ -27,6 +27,7 @@ from trainables.numba_rows import (
     zero_row,
 )
 from trainables.patch_data import PatchData, PatchSamples
+from trainables.placement import place
 from trainables.subnormals import flushed_subnormals
 from trainables.two_layer_cnn_state import Probe, TrainState, epoch_orders
 
@@ -96,11 +97,12 @@ def _sparse_dot(W: Any, samples: _Samples, i: int, width: Any) -> Any:
 
 
 @_compiled
-def _add_gradient(W: Any, gradient: _Gradient, samples: _Samples, i: int, scale: Any, network: _Network) -> None:
-    """Add sample i's gradient: -l_j [act'(<w, yv>) y v + act'(<w, xi>) xi], times 1/B (`scale` is q/B).
+def _noise_slope(W: Any, gradient: _Gradient, samples: _Samples, i: int, scale: Any, network: _Network) -> Any:
+    """-l_j act'(<w, xi_i>) / B of all filters: times xi_i, the gradient of sample i's noise patch (`scale` is q/B).
 
-    The softmax of two classes depends on F_+1 - F_-1 alone, and l_j = j y / (1 + exp(y (F_+1 - F_-1))): this does not
-    round to 0 where torch's 1 - softmax does, beyond margins of 17 in float32.
+    Adds that of its signal patch, -l_j act'(<w, yv>) y v / B, which touches the first coordinate only. The softmax of
+    two classes depends on F_+1 - F_-1 alone, and l_j = j y / (1 + exp(y (F_+1 - F_-1))): this does not round to 0 where
+    torch's 1 - softmax does, beyond margins of 17 in float32.
     """
     G, width = gradient.rows, network.width
     one = W.dtype.type(1)
@@ -111,12 +113,19 @@ def _add_gradient(W: Any, gradient: _Gradient, samples: _Samples, i: int, scale:
     signal_slope, noise_slope = _power(signal, network.q - 1), _power(noise, network.q - 1)
     margin = sum_row(signs * (signal_slope * signal + noise_slope * noise))
     minus_l = (-scale * y / (one + W.dtype.type(math.exp(y * margin)))) * signs
-    noise_slope = minus_l * noise_slope
+    store_row(G, _FIRST, load_row(G, _FIRST, width) + (y * minus_l) * signal_slope)
+    gradient.touched[_FIRST] = True
+    return minus_l * noise_slope
+
+
+@_compiled
+def _scatter(gradient: _Gradient, samples: _Samples, i: int, slope: Any, width: Any) -> None:
+    """Add `slope` times xi_i."""
+    G = gradient.rows
     for k in range(samples.support.shape[1]):
         row = samples.support[i, k]
-        store_row(G, row, load_row(G, row, width) + samples.values[i, k] * noise_slope)
+        store_row(G, row, load_row(G, row, width) + samples.values[i, k] * slope)
         gradient.touched[row] = True
-    store_row(G, _FIRST, load_row(G, _FIRST, width) + (y * minus_l) * signal_slope)
 
 
 @_compiled
@@ -184,7 +193,9 @@ def _train_epochs(
             stop = min(start + batch_size, orders.shape[1])
             scale = number(network.q) / number(stop - start)
             for position in range(start, stop):
-                _add_gradient(W, gradient, samples, orders[epoch, position], scale, network)
+                i = orders[epoch, position]
+                slope = _noise_slope(W, gradient, samples, i, scale, network)
+                _scatter(gradient, samples, i, slope, network.width)
             step += 1
             if rule.has_moments:
                 _update_adam(W, M, V, gradient, rule, step, network.width)
@@ -219,7 +230,10 @@ class FusedEngine:
         signs = np.repeat(np.array([[1, -1]], self._number), config.num_filters, axis=1)
         self._network = _Network(signs, config.activation_power, (0,) * signs.size)
         shape = (config.dimension, signs.size)
-        self._gradient = _Gradient(np.zeros(shape, self._number), np.zeros(config.dimension, np.bool_))
+        # the state's arrays lie in the other quarters
+        self._gradient = _Gradient(
+            place(np.zeros(shape, self._number), quarter=3), np.zeros(config.dimension, np.bool_)
+        )
         self._rule = self._make_rule()
 
     def train(self, state: TrainState, until_epoch: int) -> None:

@@ -5,7 +5,7 @@ Shapes: d coordinates, m filters of each class (columns r < m: class +1, the oth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainables.config import TwoLayerCNNConfig
+from trainables.placement import place
 from trainables.streams import ORDER_BLOCK_EPOCHS, Purpose, order_block, stream
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -38,10 +39,10 @@ class TrainState:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> TrainState:
         """Inverse of `arrays`; raises `ValueError` if weights and moments differ in shape or type."""
-        matrices = [np.array(arrays[name], order="C") for name in ("weights", "first_moment", "second_moment")]
+        matrices = [arrays[name] for name in ("weights", "first_moment", "second_moment")]
         if len({(matrix.shape, matrix.dtype) for matrix in matrices}) != 1:
             raise ValueError(f"a state's arrays differ: {[(matrix.shape, matrix.dtype.name) for matrix in matrices]}")
-        return cls(int(arrays["epoch"]), int(arrays["step"]), *matrices)
+        return cls(int(arrays["epoch"]), int(arrays["step"]), *_placed(*matrices))
 
 
 def initial_state(config: TwoLayerCNNConfig) -> TrainState:
@@ -49,7 +50,12 @@ def initial_state(config: TwoLayerCNNConfig) -> TrainState:
     shape = (2, config.num_filters, config.dimension)
     filters = config.init_std * stream(config.seed, Purpose.INIT).standard_normal(shape)
     weights = np.ascontiguousarray(filters.reshape(-1, config.dimension).T.astype(config.precision.value))
-    return TrainState(0, 0, weights, np.zeros_like(weights), np.zeros_like(weights))
+    return TrainState(0, 0, *_placed(weights, np.zeros_like(weights), np.zeros_like(weights)))
+
+
+def _placed(*matrices: npt.NDArray[Any]) -> Iterator[Floats]:
+    """Copies in different quarters of a page; the last quarter is left for an engine's gradient."""
+    return (place(matrix, quarter) for quarter, matrix in enumerate(matrices))
 
 
 def epoch_orders(config: TwoLayerCNNConfig, start: int, stop: int) -> npt.NDArray[np.uint32]:
