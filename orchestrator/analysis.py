@@ -174,6 +174,47 @@ def result_table(trials: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def best_cells(trials: pd.DataFrame, over: Sequence[str], error: str = "test_error") -> pd.DataFrame:
+    """For each cell of everything but the fields `over` (learning rates, say), their values with the lowest mean error.
+
+    Means are over seeds; values at which more seeds mean nothing (stuck, diverged) come after all others. `is_on_edge`:
+    a chosen value is the smallest or largest of several that were tried in that cell, so that the optimum may lie
+    beyond them. The minimum is taken over the same seeds that it is reported for: it is lower than a fresh seed's mean.
+    """
+    keys = [name for name in config_columns(trials) if name not in over]
+    keys = [name for name in keys if name in _FIRST_KEYS or name in varying_columns(trials)]
+    rows = []
+    for key, cell in trials.groupby(keys, dropna=False):
+        tried = {name: sorted(cell[name].unique()) for name in over}
+        measured = cell.assign(value=cell[error].where(is_measured(cell)))
+        scores = measured.groupby(list(over))["value"].agg(
+            n="count", lost=lambda v: int(v.isna().sum()), mean="mean", std="std"
+        )
+        best = scores.reset_index().sort_values(["lost", "mean", *over], kind="stable").iloc[0]
+        on_edge = any(len(tried[name]) > 1 and best[name] in (tried[name][0], tried[name][-1]) for name in over)
+        chosen = {name: best[name] for name in over}
+        rows.append(
+            {**dict(zip(keys, key, strict=True)), **chosen, **best[["n", "mean", "std"]], "is_on_edge": on_edge}
+        )
+    return pd.DataFrame(rows, columns=[*keys, *over, "n", "mean", "std", "is_on_edge"])
+
+
+def only_best(trials: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
+    """The trials of the cells that `best_cells` chose."""
+    keys = [name for name in best.columns if name in trials]
+    return trials.merge(best[keys], on=keys, how="inner")
+
+
+def best_table(best: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
+    """`best_cells` as text."""
+    keys = [name for name in best.columns if name not in ("n", "mean", "std", "is_on_edge")]
+    table = pd.DataFrame({f"best {name}" if name in over else name: best[name].map(_plain) for name in keys})
+    table["n"] = best["n"].astype(int).map(str)
+    table["error"] = [_mean_std(*pair) for pair in zip(best["mean"], best["std"], strict=True)]
+    table["on the grid's edge"] = best["is_on_edge"].map({True: "yes", False: "no"})
+    return table
+
+
 def outcome_counts(cell: pd.Series) -> str:
     """A row of `cell_summary` as "3 memorized, 2 learned", the most frequent outcome first."""
     counts = sorted(((int(cell[str(outcome)]), str(outcome)) for outcome in Outcome), key=lambda pair: -pair[0])

@@ -1,6 +1,6 @@
 """Errors of the orchestrator; `UserError` is one clear line and exit code 2, anything else keeps its traceback."""
 
-from trainables.errors import ConfigError, UserError, unknown_name
+from trainables.errors import ConfigError, DataError, UserError, unknown_name
 
 
 class LedgerError(UserError):
@@ -15,4 +15,4 @@ class ClusterError(UserError):
     """The Ray cluster asked for cannot be reached or started."""
 
 
-__all__ = ["ClusterError", "ConfigError", "LedgerError", "SweepError", "UserError", "unknown_name"]
+__all__ = ["ClusterError", "ConfigError", "DataError", "LedgerError", "SweepError", "UserError", "unknown_name"]

@@ -16,6 +16,11 @@ ReportSink = Callable[[Sequence[Report]], None]
 class Executor(Protocol):
     """Pulls packs until the queue is finished, and hands their reports on."""
 
+    device: str
+    """Kind of device that packs train on."""
+    num_threads: int
+    """Threads of a pack on the CPU."""
+
     @property
     def slots(self) -> int:
         """Packs that run at once."""
@@ -39,7 +44,8 @@ class InlineExecutor:
 
     slots = 1
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu", num_threads: int = 1) -> None:
+        self.device, self.num_threads = device, num_threads
         self._recorded: set[str] = set()
 
     def run(self, queue: PackQueue, sink: ReportSink) -> None:

@@ -108,11 +108,16 @@ _LINEAR_UP_TO = 0.1
 """Inner products are drawn linearly up to here, logarithmically beyond."""
 
 
-def draw(name: str, trials: pd.DataFrame, traces: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write the figure as `folder`/name.png and .pdf, each in one rename; raises `UserError` for an unknown name."""
+def draw(name: str, trials: pd.DataFrame, traces: pd.DataFrame, folder: Path, note: str = "") -> list[Path]:
+    """Write the figure as `folder`/name.png and .pdf, each in one rename; raises `UserError` for an unknown name.
+
+    `note` is a line below the caption: what the trials are a selection of, say.
+    """
     if name not in FIGURES:
         raise UserError(unknown_name("figure", name, FIGURES))
     figure = FIGURES[name](trials, traces)
+    if note:
+        figure.supxlabel(f"{figure.get_supxlabel()}\n{note}", fontsize=8.5, color="0.35")
     folder.mkdir(parents=True, exist_ok=True)
     png = _save(figure, folder / f"{name}.png")
     figure.set_layout_engine("none")  # laid out once: computing it again would double the time
@@ -152,6 +157,20 @@ def _figure(function: FigureFunction) -> FigureFunction:
 @_figure
 def error_vs_batch_size(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
     """Test and training error against batch size (as the paper's figure 1), one line an optimizer and weight decay."""
+    return _error_vs_batch_size(trials)
+
+
+@_figure
+def top5_error_vs_batch_size(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+    """Top-5 errors against batch size (as the paper's figure 11)."""
+    return _error_vs_batch_size(_judged_by_top5(trials), "top-5 ")
+
+
+def _judged_by_top5(trials: pd.DataFrame) -> pd.DataFrame:
+    return trials.assign(test_error=trials["test_top5_error"], train_error=trials["train_top5_error"])
+
+
+def _error_vs_batch_size(trials: pd.DataFrame, kind: str = "") -> Figure:
     figure = Figure(figsize=(6.4, 4.8))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     lines = _series_of(trials, ("optimizer", "batch_size"), named=("weight_decay",))
@@ -161,12 +180,9 @@ def error_vs_batch_size(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
         shifted = series.trials.assign(x=sizes * offset, seed_x=sizes * offset**2.5)
         _draw_error(upper, series, shifted, "test_error")
         _draw_error(lower, series, shifted, "train_error")
-    upper.set(xscale="log", ylabel="test error")
+    upper.set(xscale="log", ylabel=f"{kind}test error")
     lower.set(xlabel="batch size $B$", ylabel="training\nerror")
-    ticks = sorted(trials["batch_size"].unique())
-    lower.xaxis.set_major_locator(ticker.FixedLocator(ticks))
-    lower.xaxis.set_major_formatter(ticker.FixedFormatter([str(size) for size in ticks]))
-    lower.xaxis.set_minor_locator(ticker.NullLocator())
+    _batch_size_axis(lower, trials)
     _legend(figure, trials, lines)
     _caption(figure, trials, ["optimizer", "weight_decay", "batch_size"], "error bars: mean ± std")
     return figure
@@ -174,7 +190,18 @@ def error_vs_batch_size(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
 
 @_figure
 def error_vs_weight_decay(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
-    """Test error against weight decay (as the paper's figure 2), one row for each batch size and number of epochs.
+    """Test error against weight decay (as the paper's figure 2)."""
+    return _error_vs_weight_decay(trials)
+
+
+@_figure
+def top5_error_vs_weight_decay(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+    """Top-5 test error against weight decay (as the paper's figure 12)."""
+    return _error_vs_weight_decay(_judged_by_top5(trials), "top-5 ")
+
+
+def _error_vs_weight_decay(trials: pd.DataFrame, kind: str = "") -> Figure:
+    """One row of panels for each batch size and number of epochs.
 
     Columns: lambda as given; AdamW at lambda / 25, the paper's convention; the decay of one step, eta * lambda.
     """
@@ -200,12 +227,52 @@ def error_vs_weight_decay(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
                 positioned = series.trials.assign(x=series.trials[column], seed_x=series.trials[column])
                 _draw_error(axes, series, positioned, "test_error")
                 _shade_unmeasured(axes, series, positioned, level)
-        panel_row[0].set_ylabel(f"$B$ = {batch_size}, $T$ = {_number(num_epochs)}\ntest error")
+        panel_row[0].set_ylabel(f"$B$ = {batch_size}, $T$ = {_number(num_epochs)}\n{kind}test error")
     for axes, label in zip(panels[-1], labels.values(), strict=True):
         axes.set_xlabel(label)
     _legend(figure, trials, _series_of(trials, ("optimizer", "weight_decay", "batch_size", "num_epochs")))
     _caption(figure, trials, ["optimizer", "weight_decay", "batch_size", "num_epochs"], "error bars: mean ± std")
     return figure
+
+
+@_figure
+def error_vs_betas(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+    """Test error against batch size (as the paper's figures 9 and 10), one panel a pair of betas."""
+    return _error_vs_betas(trials)
+
+
+@_figure
+def top5_error_vs_betas(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+    """Top-5 test error against batch size, one panel a pair of betas."""
+    return _error_vs_betas(_judged_by_top5(trials), "top-5 ")
+
+
+def _error_vs_betas(trials: pd.DataFrame, kind: str = "") -> Figure:
+    pairs = list(trials.groupby(["beta1", "beta2"]))
+    num_columns = min(3, max(1, len(pairs)))
+    num_rows = max(1, math.ceil(len(pairs) / num_columns))
+    figure = Figure(figsize=(max(6.4, 3.3 * num_columns), 1.2 + 2.4 * num_rows))
+    panels = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, (pair, cell) in zip(panels, pairs, strict=False):
+        for series in _series_of(cell, ("optimizer", "batch_size"), named=("weight_decay",)):
+            sizes = series.trials["batch_size"]
+            _draw_error(axes, series, series.trials.assign(x=sizes, seed_x=sizes), "test_error")
+        axes.set(xscale="log", title=rf"$\beta$ = {pair}", xlabel="batch size $B$")
+        _batch_size_axis(axes, trials)
+        axes.label_outer()
+    for axes in panels[len(pairs) :]:
+        axes.remove()
+    figure.supylabel(f"{kind}test error")
+    _legend(figure, trials, _series_of(trials, ("optimizer", "batch_size", "beta1", "beta2"), named=("weight_decay",)))
+    _caption(figure, trials, ["optimizer", "weight_decay", "batch_size", "beta1", "beta2"], "error bars: mean ± std")
+    return figure
+
+
+def _batch_size_axis(axes: Axes, trials: pd.DataFrame) -> None:
+    ticks = sorted(trials["batch_size"].unique())
+    axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(ticker.FixedFormatter([str(size) for size in ticks]))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 @_figure

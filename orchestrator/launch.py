@@ -57,6 +57,16 @@ Sets = Annotated[
 ]
 Seeds = Annotated[str | None, typer.Option(help="seeds such as 0-9 or 0,3,5-7")]
 Out = Annotated[str, typer.Option(help="output folder or URI")]
+Workload = Annotated[
+    str | None,
+    typer.Option(
+        help="two_layer_cnn (the default), or DATASET_ARCHITECTURE: cifar10_resnet18, fashion_mnist_resnet8, ..."
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(envvar="LAMBDA_ATLAS_DATA", help="folder of image data sets (default: data)", metavar="FOLDER"),
+]
 Module = Annotated[str | None, typer.Option(help="a Python module that registers sweeps of your own")]
 MaxTrials = Annotated[int | None, typer.Option(min=1, help="run at most this many of the missing trials")]
 
@@ -77,14 +87,20 @@ def run(
     mlflow: Annotated[bool, typer.Option(help="write the MLflow view")] = True,
     figures: Annotated[bool, typer.Option(help="draw the figures")] = True,
     checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="time between saves of half-done trials")] = 30.0,
+    workload: Workload = None,
+    data: Data = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: the fastest that is there")] = "auto",
+    cpus_per_trial: Annotated[int, typer.Option(min=1, help="threads of a trial that trains on the CPU")] = 1,
 ) -> None:
     """Run what is missing of a sweep; end with table, figures, Parquet and MLflow in place."""
-    sweep = _sweep(name, module, sets, seeds)
+    sweep = _sweep(name, module, sets, seeds, workload, data)
     sweep.configs()  # a fault ends here, before anything is created
 
     from orchestrator.runner import RunOptions, run_sweep
 
-    options = RunOptions(out, executor, address, max_trials, mlflow, figures, checkpoint_seconds)
+    options = RunOptions(
+        out, executor, address, max_trials, mlflow, figures, checkpoint_seconds, device, cpus_per_trial
+    )
     summary = run_sweep(sweep, options)
     if summary.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -101,6 +117,8 @@ def plan(
     out: Out = "results",
     max_trials: MaxTrials = None,
     module: Module = None,
+    workload: Workload = None,
+    data: Data = None,
 ) -> None:
     """Show what a run would do; starts and creates nothing."""
     from rich.console import Console
@@ -108,7 +126,7 @@ def plan(
     from orchestrator.ledger import Ledger
     from orchestrator.runner import plan_sweep
 
-    sweep = _sweep(name, module, sets, seeds)
+    sweep = _sweep(name, module, sets, seeds, workload, data)
     Console().print(_plan_table(plan_sweep(sweep, Ledger(out), max_trials)))
 
 
@@ -134,6 +152,8 @@ def status(
     seeds: Seeds = None,
     out: Out = "results",
     module: Module = None,
+    workload: Workload = None,
+    data: Data = None,
 ) -> None:
     """Show how far a sweep is, from its results alone."""
     from orchestrator.ledger import Ledger
@@ -141,7 +161,7 @@ def status(
     from orchestrator.sweeps import load_sweeps
 
     names = [*load_sweeps(module)] if name == ALL_SWEEPS else [name]
-    for sweep in [_sweep(one, module, sets, seeds) for one in names]:
+    for sweep in [_sweep(one, module, sets, seeds, workload, data) for one in names]:
         state = sweep_status(sweep, Ledger(out))
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in state.outcomes.items())
         typer.echo(f"{sweep.name}: {state.settled}/{state.total} trials done" + (f" ({outcomes})" if outcomes else ""))
@@ -153,15 +173,35 @@ def status(
 
 @app.command()
 def export_mlflow(
-    name: SweepName, sets: Sets = None, seeds: Seeds = None, out: Out = "results", module: Module = None
+    name: SweepName,
+    sets: Sets = None,
+    seeds: Seeds = None,
+    out: Out = "results",
+    module: Module = None,
+    workload: Workload = None,
+    data: Data = None,
 ) -> None:
     """Write to MLflow what it lacks of a sweep, from the Parquet results."""
-    sweep = _sweep(name, module, sets, seeds)
+    sweep = _sweep(name, module, sets, seeds, workload, data)
     sweep.configs()
 
     from orchestrator import runner
 
     typer.echo(f"{name}: {runner.export_mlflow(sweep, out)} runs written to MLflow")
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="a data set: cifar10, cifar100, fashion_mnist, or a folder of images")],
+    sets: Sets = None,
+    data: Data = None,
+    download: Annotated[bool, typer.Option("--download", help="let torchvision fetch it into the data folder")] = False,
+) -> None:
+    """Decode images into the cache, check them and name their digest; --set num_train=... as in a sweep."""
+    from orchestrator.image_sweeps import check_images
+
+    _set_data_folder(data)
+    typer.echo(check_images(name, sets or (), download=download))
 
 
 def main() -> None:
@@ -190,10 +230,24 @@ def _fault(error: Exception) -> str | None:
     return " ".join(describe().split()) if describe else None
 
 
-def _sweep(name: str, module: str | None, sets: list[str] | None, seeds: str | None) -> Sweep:
+def _sweep(
+    name: str,
+    module: str | None,
+    sets: list[str] | None,
+    seeds: str | None,
+    workload: str | None,
+    data: str | None,
+) -> Sweep:
     from orchestrator.sweeps import find_sweep
 
-    return find_sweep(name, module).with_overrides(sets or (), seeds)
+    _set_data_folder(data)
+    return find_sweep(name, module, workload).with_overrides(sets or (), seeds)
+
+
+def _set_data_folder(data: str | None) -> None:
+    """Workers inherit it, and run elsewhere: an absolute path."""
+    if data is not None:
+        os.environ["LAMBDA_ATLAS_DATA"] = os.path.abspath(os.path.expanduser(data))  # noqa: PTH100, PTH111
 
 
 def _names_module(args: list[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
@@ -22,7 +23,7 @@ SHORTEST_PACK_SECONDS = 1.0
 ROUNDS_LEFT = 2
 """A pack is at most this fraction of a slot's share of what is left: large packs first, small ones level the end."""
 MAX_LOSSES = 3
-"""A trial whose worker died or raised this often, alone in its pack, is recorded as failed."""
+"""A trial whose worker died or raised this often in a row, alone in its pack and without a newer state, has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class PackSettings:
 
     states_root: str
     checkpoint_seconds: float
+    device: str = "cpu"
+    num_threads: int = 1
 
 
 class PackQueue:
@@ -76,6 +79,8 @@ class PackQueue:
                 members,
                 self._settings.states_root,
                 self._settings.checkpoint_seconds,
+                self._settings.device,
+                self._settings.num_threads,
             )
             self._in_flight[order.pack_id] = order
             return order
@@ -107,8 +112,10 @@ class PackQueue:
                 middle = (len(again) + 1) // 2
                 self._requeued.extend((tuple(again[:middle]), tuple(again[middle:])))
                 return []
-            for member in again:
-                losses = self._losses[member.config.trial_id] = self._losses.get(member.config.trial_id, 0) + 1
+            for before, member in zip(left, again, strict=True):
+                # A newer state is progress: a worker that was only taken away gives its trial no bad name.
+                earlier = self._losses.get(member.config.trial_id, 0) if member.state_path == before.state_path else 0
+                self._losses[member.config.trial_id] = losses = earlier + 1
                 if losses < MAX_LOSSES:
                     self._requeued.append((member,))
                     continue
@@ -119,12 +126,15 @@ class PackQueue:
     def _cut(self, slots: int) -> tuple[MemberOrder, ...]:
         budget = self._cost_waiting / (ROUNDS_LEFT * max(1, slots))
         budget = min(max(budget, SHORTEST_PACK_SECONDS), LONGEST_PACK_SECONDS)
+        share = math.ceil(len(self._waiting) / max(1, slots))
         members: list[MemberOrder] = []
         cost = 0.0
         while self._waiting:
             candidate = self._waiting[0]
             grown = cost + _cost(candidate)
-            if members and (grown > budget or _key(candidate) != _key(members[0])):
+            side_by_side = workload(candidate.config.workload).side_by_side(self._settings.device)
+            is_long_enough = grown > budget and len(members) >= min(side_by_side, share)
+            if members and (is_long_enough or _key(candidate) != _key(members[0])):
                 break
             members.append(self._waiting.popleft())
             cost = grown

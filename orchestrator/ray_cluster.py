@@ -16,6 +16,8 @@ _LOCAL_SETTINGS = {
     # Tune's actors have a runtime environment of their own: workers started ahead would never be used.
     "RAY_prestart_worker_first_driver": "0",
 }
+_VARIABLES = "LAMBDA_ATLAS_"
+"""Variables of the driver that begin so reach the workers of a cluster that it joins."""
 _PROBE_SECONDS = 5.0
 _CODE_CHECK_SECONDS = 120.0
 
@@ -54,7 +56,9 @@ def _connect(address: str | None) -> None:
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         return
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ours = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
+        environment = {"runtime_env": {"env_vars": ours}} if ours else {}
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **environment)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ClusterError(f"no Ray cluster at --address {address}: {reason}") from None

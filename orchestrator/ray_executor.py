@@ -41,14 +41,21 @@ _NEWS_SECONDS = 0.5
 
 
 class RayExecutor:
-    """Runs packs on a cluster, which it leaves when it is closed; raises `ClusterError` if that cannot be had."""
+    """Runs packs on a cluster, which it leaves when it is closed; raises `ClusterError` if that cannot be had.
 
-    def __init__(self, states_root: str, cluster: Cluster) -> None:
+    A pack has one GPU and one CPU where `device` is `cuda`, else `cpus_per_trial` CPUs: its members train in turn.
+    `device` None is `cuda` if the cluster has a GPU now.
+    """
+
+    def __init__(self, states_root: str, cluster: Cluster, device: str | None, cpus_per_trial: int = 1) -> None:
         self._store = StateStore(states_root)
         for name, value in _TUNE_SETTINGS.items():
             os.environ.setdefault(name, value)
         self._cluster = cluster
         cluster.wait()
+        self.device = device or ("cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu")
+        self.num_threads = cpus_per_trial
+        self._resources = {"gpu": 1, "cpu": 1} if self.device == "cuda" else {"cpu": cpus_per_trial}
         self._exchange_name = f"exchange-{uuid.uuid4().hex}"
         self._exchange = (
             ray.remote(num_cpus=0)(PackExchange)
@@ -65,8 +72,9 @@ class RayExecutor:
 
     @property
     def slots(self) -> int:
-        """Packs that run at once: one for each CPU of the cluster."""
-        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+        """Packs that run at once: as many as the cluster's CPUs and GPUs are enough for."""
+        there = ray.cluster_resources()
+        return max(1, min(int(there.get(name.upper(), 0) // count) for name, count in self._resources.items()))
 
     def run(self, queue: PackQueue, sink: ReportSink) -> None:
         """Run everything in the queue; returns when it is finished."""
@@ -90,7 +98,7 @@ class RayExecutor:
 
     def _tuner(self, queue: PackQueue, sink: ReportSink, scratch: str) -> tune.Tuner:
         return tune.Tuner(
-            tune.with_resources(PackTrainable, {"cpu": 1}),
+            tune.with_resources(PackTrainable, self._resources),
             tune_config=tune.TuneConfig(
                 search_alg=_PackSearcher(self, queue),
                 scheduler=_PackEnds(queue, self, sink),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,22 +22,27 @@ from orchestrator.progress import ProgressDisplay
 from orchestrator.recorder import Recorder
 from orchestrator.sweep import Sweep
 from trainables.config import TrialConfig
+from trainables.gpu import gpu_is_here
 from trainables.registry import workload
 from trainables.result import SATISFYING, Outcome, TrialResult
 from trainables.state_store import StateStore
 from trainables.workload import Report
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from orchestrator.mlflow_view import BackgroundView
 
 EXECUTORS = ("ray", "inline")
+AUTO = "auto"
+"""The fastest kind of device that is there and that the workload trains on."""
 PLAIN_WIDTH = 140
 """Characters of a line where standard output is a file or a pipe."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How and where a sweep runs; none of it changes a number."""
+    """How and where a sweep runs; device and CPUs change numbers by rounding, nothing else changes any."""
 
     out: str
     executor: str = "ray"
@@ -45,6 +51,8 @@ class RunOptions:
     mlflow: bool = True
     figures: bool = True
     checkpoint_seconds: float = 30.0
+    device: str = AUTO
+    cpus_per_trial: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +99,14 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
     console = _console()
     if options.executor not in EXECUTORS:
         raise SweepError(unknown_name("executor", options.executor, EXECUTORS))
+    device = _device(sweep, options)
     ledger = Ledger(options.out)
     ledger.check_writable()
     options = replace(options, out=ledger.root)
     with _lease(options.out, sweep.name):
         plan = plan_sweep(sweep, ledger, options.max_trials)
         _announce(console, plan)
-        with _connected(plan, options) as executor, _mlflow(sweep, options) as view:
+        with _connected(plan, options, device) as executor, _mlflow(sweep, options) as view:
             if view is not None:
                 _catch_up(view, plan, ledger)
             outcomes, interrupted = _train(plan, ledger, options, executor, view, console)
@@ -170,7 +179,7 @@ def _train(
     attempts = ledger.attempts(plan.sweep.workload)
     # A trial that failed starts anew: its state may be what it failed of.
     paths = {trial_id: path for trial_id, path in states.index().items() if trial_id not in attempts}
-    settings = PackSettings(states_root(options.out), options.checkpoint_seconds)
+    settings = PackSettings(states_root(options.out), options.checkpoint_seconds, executor.device, executor.num_threads)
     queue = PackQueue(plan.pending, settings, paths, attempts)
     configs = {config.trial_id: config for config in plan.pending}
     running: dict[str, float] = {}
@@ -253,13 +262,31 @@ def _lease(out: str, sweep: str) -> Iterator[None]:
         lock.release()
 
 
+def _device(sweep: Sweep, options: RunOptions) -> str | None:
+    """The kind of device to train on; None: what the cluster has. Raises `SweepError` for one that is not there."""
+    here = options.executor == "inline" or options.address is None
+    cores = os.cpu_count() or 1
+    if here and options.cpus_per_trial > cores:
+        raise SweepError(f"--cpus-per-trial is at most the {cores} cores of this machine, got {options.cpus_per_trial}")
+    able = workload(sweep.workload).devices
+    if options.device == AUTO:
+        if "cuda" not in able:
+            return "cpu"
+        return ("cuda" if gpu_is_here() else "cpu") if here else None
+    if options.device not in able:
+        raise SweepError(f"{sweep.workload} trains on {' or '.join(able)}: unknown device {options.device!r}")
+    if options.device == "cuda" and here and not gpu_is_here():
+        raise SweepError("--device cuda: this machine has no GPU that torch can use")
+    return options.device
+
+
 @contextmanager
-def _connected(plan: Plan, options: RunOptions) -> Iterator[Executor | None]:
+def _connected(plan: Plan, options: RunOptions, device: str | None) -> Iterator[Executor | None]:
     """The executor, started only if there is something to run."""
     if not plan.pending:
         yield None
     elif options.executor == "inline":
-        yield InlineExecutor()
+        yield InlineExecutor(device or "cpu", options.cpus_per_trial)
     else:
         from orchestrator.ray_cluster import Cluster
 
@@ -267,7 +294,7 @@ def _connected(plan: Plan, options: RunOptions) -> Iterator[Executor | None]:
         try:
             from orchestrator.ray_executor import RayExecutor  # imports Tune while Ray starts
 
-            yield RayExecutor(states_root(options.out), cluster)
+            yield RayExecutor(states_root(options.out), cluster, device, options.cpus_per_trial)
         finally:
             cluster.close()
 
@@ -295,27 +322,39 @@ def _finish_view(view: BackgroundView, plan: Plan, ledger: Ledger, figures: Sequ
 
 
 def _show(plan: Plan, ledger: Ledger, options: RunOptions, console: Console) -> list[Path]:
-    """Print the result table and draw the figures, all from the ledger."""
-    from orchestrator.analysis import result_table
+    """Print the result tables and draw the figures, all from the ledger."""
+    from orchestrator.analysis import best_cells, best_table, only_best, result_table
 
+    sweep = plan.sweep
     trial_ids = {config.trial_id for config in plan.configs}
-    trials = ledger.trials(plan.sweep.workload, trial_ids=trial_ids).to_pandas()
-    table = result_table(trials)
-    shown = Table(*table.columns, title=plan.sweep.title, title_justify="left")
-    for row in table.itertuples(index=False):
-        shown.add_row(*map(str, row))
-    console.print(shown)
+    trials = ledger.trials(sweep.workload, trial_ids=trial_ids).to_pandas()
+    _print_table(console, result_table(trials), sweep.title)
+    note = ""
+    settled = trials[trials["outcome"].isin(SATISFYING)]
+    over = [name for name in sweep.best_over if settled[name].nunique() > 1]
+    if over:
+        best = best_cells(settled, over, sweep.error)
+        _print_table(console, best_table(best, over), f"Best {', '.join(over)} by mean {sweep.error} over seeds")
+        trials = only_best(trials, best)
+        note = f"best {', '.join(over)} of each point, on the grid's edge at {best['is_on_edge'].sum()} of {len(best)}"
     console.print(f"parquet  {options.out}/trials, {options.out}/traces", highlight=False, soft_wrap=True)
-    if not (options.figures and plan.sweep.figures) or trials.empty:
+    if not (options.figures and sweep.figures) or trials.empty:
         return []
 
     from orchestrator import figures
 
-    traces = ledger.traces(plan.sweep.workload, trial_ids=trial_ids).to_pandas()
-    folder = _figure_folder(options.out, plan.sweep)
-    paths = [path for name in plan.sweep.figures for path in figures.draw(name, trials, traces, folder)]
+    traces = ledger.traces(sweep.workload, trial_ids=trial_ids).to_pandas()
+    folder = _figure_folder(options.out, sweep)
+    paths = [path for name in sweep.figures for path in figures.draw(name, trials, traces, folder, note)]
     console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
     return paths
+
+
+def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:
+    shown = Table(*table.columns, title=title, title_justify="left")
+    for row in table.itertuples(index=False):
+        shown.add_row(*map(str, row))
+    console.print(shown)
 
 
 def _figure_folder(out: str, sweep: Sweep) -> Path:

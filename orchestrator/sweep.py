@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from orchestrator.errors import ConfigError, SweepError, unknown_name
 from search_spaces.space import round_significant
-from trainables.config import TrialConfig, make_config
+from trainables.config import TrialConfig
 from trainables.registry import workload
 
 SHOWN_FAULTS = 3
@@ -51,7 +51,11 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One experiment: the union of its grids, each cell with every seed; `figures` name functions of `figures.py`."""
+    """One experiment: the union of its grids, each cell with every seed; `figures` name functions of `figures.py`.
+
+    Of the fields `best_over` (learning rates, say) the value of each cell with the lowest `error`, a column of the
+    results, is named beside the full table, and figures show that one.
+    """
 
     name: str
     title: str
@@ -59,19 +63,20 @@ class Sweep:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     figures: tuple[str, ...] = ()
     workload: str = "two_layer_cnn"
+    best_over: tuple[str, ...] = ()
+    error: str = "test_error"
 
     def configs(self) -> tuple[TrialConfig, ...]:
         """All trials, each once; `ConfigError` names each fault once.
 
         The order is stable and goes seed by seed: the first trials are a whole map of the first seed.
         """
-        config_type = workload(self.workload).config_type
         trials: dict[str, TrialConfig] = {}
         faults: dict[str, None] = {}
         for seed, grid in itertools.product(self.seeds, self.grids):
             for cell in grid.cells():
                 try:
-                    config = _config(config_type, {**cell, "seed": seed})
+                    config = _config(self.workload, {**cell, "seed": seed})
                 except ConfigError as error:
                     faults[str(error)] = None
                 else:
@@ -117,14 +122,17 @@ class Sweep:
         return replace(self, grids=tuple(grids))
 
 
-def _config(config_type: type[TrialConfig], values: Mapping[str, Any]) -> TrialConfig:
+def _config(workload_name: str, values: Mapping[str, Any]) -> TrialConfig:
     """One trial of a cell, numbers rounded; `ConfigError` with its faults."""
-    lacking = [name for name, field in config_type.model_fields.items() if field.is_required() and name not in values]
+    found = workload(workload_name)
+    fields = found.config_type.model_fields
+    # What only this workload has, it fills in or names itself.
+    lacking = [name for name in TrialConfig.model_fields if fields[name].is_required() and name not in values]
     if lacking:
         raise ConfigError(
             f"{values['optimizer']} has no {', '.join(lacking)} here: give one with --set {lacking[0]}=VALUE"
         )
-    return make_config(config_type, {k: round_significant(v) if isinstance(v, float) else v for k, v in values.items()})
+    return found.config({k: round_significant(v) if isinstance(v, float) else v for k, v in values.items()})
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from orchestrator.errors import SweepError, unknown_name
+from orchestrator.image_sweeps import IMAGES, image_base, is_imagenet
 from orchestrator.sweep import Grid, Sweep
 from search_spaces import paper
 from search_spaces.space import decades
 
-SWEEPS: dict[str, Callable[[], Sweep]] = {}
+SYNTHETIC = "two_layer_cnn"
+
+SweepFunction = Callable[..., Sweep]
+"""Makes a sweep; one that takes a `workload` offers `--workload`."""
+
+SWEEPS: dict[str, SweepFunction] = {}
 
 
-def sweep(function: Callable[[], Sweep]) -> Callable[[], Sweep]:
+def sweep(function: SweepFunction) -> SweepFunction:
     """Register a sweep under its function's name; `SweepError` if another module has taken it."""
     name = function.__name__
     if name in SWEEPS and SWEEPS[name].__module__ != function.__module__:
@@ -24,18 +32,24 @@ def sweep(function: Callable[[], Sweep]) -> Callable[[], Sweep]:
     return function
 
 
-def find_sweep(name: str, module: str | None = None) -> Sweep:
+def find_sweep(name: str, module: str | None = None, workload: str | None = None) -> Sweep:
     """The sweep of that name, after importing the user's module; `SweepError` offers the nearest name."""
     known = load_sweeps(module)
     if name not in known:
         raise SweepError(unknown_name("sweep", name, known))
-    found = known[name]()
-    if found.name != name:  # its lease, figures and MLflow run would be another sweep's
+    if workload is None:
+        found = known[name]()
+    elif "workload" in signature(known[name]).parameters:
+        found = known[name](workload)
+    else:
+        raise SweepError(f"the sweep {name} has one workload, {known[name]().workload}: it takes no --workload")
+    expected = {name, f"{name}_{workload}"}
+    if found.name not in expected:  # its lease, figures and MLflow run would be another sweep's
         raise SweepError(f"the sweep of function {name} is named {found.name!r}: give both one name")
     return found
 
 
-def load_sweeps(module: str | None = None) -> dict[str, Callable[[], Sweep]]:
+def load_sweeps(module: str | None = None) -> dict[str, SweepFunction]:
     """All registered sweeps, after importing the user's module (found from the current folder too)."""
     if module is not None:
         if str(Path.cwd()) not in sys.path:
@@ -50,33 +64,63 @@ def load_sweeps(module: str | None = None) -> dict[str, Callable[[], Sweep]]:
 
 
 @sweep
-def grid_bsz() -> Sweep:
-    """Error against batch size (tables 1-2; figure 1 for the synthetic model)."""
-    arms = {optimizer: {"weight_decay": decay} for optimizer, decay in paper.SYNTHETIC_WEIGHT_DECAY.items()}
-    return Sweep(
-        name="grid_bsz",
-        title="Error against batch size",
-        grids=(Grid(arms, axes={"batch_size": paper.BATCH_SIZES}, base={"num_epochs": paper.SYNTHETIC_NUM_EPOCHS}),),
-        figures=("error_vs_batch_size",),
+def grid_bsz(workload: str = SYNTHETIC) -> Sweep:
+    """Error against batch size (tables 1-2, figures 1, 7 and 11)."""
+    if workload == SYNTHETIC:
+        arms, base = _arms(paper.SYNTHETIC_WEIGHT_DECAY), _synthetic_base()
+        axes: dict[str, tuple[Any, ...]] = {"batch_size": paper.BATCH_SIZES}
+    elif is_imagenet(workload):
+        arms, base = _arms(paper.IMAGENET_WEIGHT_DECAY), image_base(workload)
+        axes = {"batch_size": paper.IMAGENET_BATCH_SIZES, "learning_rate": (paper.IMAGE_LEARNING_RATE,)}
+    else:
+        arms, base = _arms(paper.IMAGE_WEIGHT_DECAY), image_base(workload)
+        axes = {"batch_size": paper.IMAGE_BATCH_SIZES, "learning_rate": paper.IMAGE_LEARNING_RATES}
+    return _sweep_of(
+        "grid_bsz",
+        "Error against batch size",
+        workload,
+        (Grid(arms, axes, base),),
+        figure="error_vs_batch_size",
+        best_over=("learning_rate",) if workload != SYNTHETIC else (),
     )
 
 
 @sweep
-def grid_wd() -> Sweep:
-    """Error against weight decay (figure 2 for the synthetic model), finer where the outcomes change."""
-    mini = {"batch_size": paper.MINI_BATCH, "num_epochs": 2000}
-    large = {"batch_size": paper.LARGE_BATCH, "num_epochs": paper.SYNTHETIC_NUM_EPOCHS}
-    finer = {"adam": decades(1e-3, 1e-1, 4), "adamw": decades(1.0, 1e2, 4)}
-    grids = []
-    for optimizer, between in finer.items():
-        values = tuple(sorted({*paper.WEIGHT_DECAYS, *between, paper.SYNTHETIC_LARGE_WEIGHT_DECAY[optimizer]}))
-        grids += [Grid({optimizer: {}}, axes={"weight_decay": values}, base=base) for base in (mini, large)]
-    return Sweep(
-        name="grid_wd",
-        title="Error against weight decay",
-        grids=tuple(grids),
-        figures=("error_vs_weight_decay",),
+def grid_wd(workload: str = SYNTHETIC) -> Sweep:
+    """Error against weight decay (figures 2, 8 and 12); on the synthetic model finer where the outcomes change."""
+    if workload == SYNTHETIC:
+        grids = _synthetic_decays()
+    else:
+        if is_imagenet(workload):
+            batch_size, learning_rate = paper.IMAGENET_MINI_BATCH, paper.IMAGENET_LEARNING_RATE
+        else:
+            batch_size, learning_rate = paper.IMAGE_MINI_BATCH, paper.IMAGE_LEARNING_RATE
+        base = {**image_base(workload), "batch_size": batch_size, "learning_rate": learning_rate}
+        grids = tuple(
+            Grid({optimizer: {}}, {"weight_decay": decays}, base)
+            for optimizer, decays in paper.IMAGE_WEIGHT_DECAYS.items()
+        )
+    return _sweep_of("grid_wd", "Error against weight decay", workload, grids, figure="error_vs_weight_decay")
+
+
+@sweep
+def grid_betas(workload: str = SYNTHETIC) -> Sweep:
+    """Error against batch size for each pair of betas (figures 9 and 10)."""
+    if workload == SYNTHETIC:
+        arms, base = _arms(paper.SYNTHETIC_WEIGHT_DECAY), _synthetic_base()
+        sizes: tuple[int, ...] = (20, paper.LARGE_BATCH, paper.BATCH_SIZES[-1])
+    elif is_imagenet(workload):
+        arms, base = _arms(paper.IMAGENET_WEIGHT_DECAY), image_base(workload)
+        sizes = paper.IMAGENET_BATCH_SIZES
+    else:
+        arms, base = _arms(paper.IMAGE_WEIGHT_DECAY), image_base(workload)
+        sizes = paper.IMAGE_BATCH_SIZES
+    if workload != SYNTHETIC:
+        base = {**base, "learning_rate": paper.IMAGE_LEARNING_RATE}
+    grids = tuple(
+        Grid(arms, {"batch_size": sizes}, {**base, "beta1": beta1, "beta2": beta2}) for beta1, beta2 in paper.BETAS
     )
+    return _sweep_of("grid_betas", "Error against batch size and betas", workload, grids, figure="error_vs_betas")
 
 
 @sweep
@@ -96,3 +140,34 @@ def trace_dynamics() -> Sweep:
         seeds=(0,),
         figures=("feature_and_noise",),
     )
+
+
+def _sweep_of(name: str, title: str, workload: str, grids: tuple[Grid, ...], figure: str, **more: Any) -> Sweep:
+    """A sweep of the synthetic model under its plain name, of images under a name and title that say which.
+
+    ImageNet is judged by top-5 errors, as in the paper.
+    """
+    if workload == SYNTHETIC:
+        return Sweep(name, title, grids, figures=(figure,), **more)
+    if is_imagenet(workload):
+        more, figure = {**more, "error": "test_top5_error"}, f"top5_{figure}"
+    return Sweep(f"{name}_{workload}", f"{title}: {workload}", grids, figures=(figure,), workload=IMAGES, **more)
+
+
+def _arms(weight_decay: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    return {optimizer: {"weight_decay": decay} for optimizer, decay in weight_decay.items()}
+
+
+def _synthetic_base() -> dict[str, Any]:
+    return {"num_epochs": paper.SYNTHETIC_NUM_EPOCHS}
+
+
+def _synthetic_decays() -> tuple[Grid, ...]:
+    mini = {"batch_size": paper.MINI_BATCH, "num_epochs": 2000}
+    large = {"batch_size": paper.LARGE_BATCH, "num_epochs": paper.SYNTHETIC_NUM_EPOCHS}
+    finer = {"adam": decades(1e-3, 1e-1, 4), "adamw": decades(1.0, 1e2, 4)}
+    grids: list[Grid] = []
+    for optimizer, between in finer.items():
+        values = tuple(sorted({*paper.WEIGHT_DECAYS, *between, paper.SYNTHETIC_LARGE_WEIGHT_DECAY[optimizer]}))
+        grids += [Grid({optimizer: {}}, {"weight_decay": values}, base) for base in (mini, large)]
+    return tuple(grids)

@@ -16,9 +16,10 @@ import pytest
 
 from trainables.config import TrialConfig, TwoLayerCNNConfig
 from trainables.errors import ConfigError
+from trainables.outcome import outcome
 from trainables.registry import WORKLOADS, config_from_values, workload
 from trainables.result import Outcome, TrialResult, TwoLayerCNNTracePoint
-from trainables.two_layer_cnn_trace import outcome, trace_epochs, trace_point
+from trainables.two_layer_cnn_trace import trace_epochs, trace_point
 from trainables.workload import Member, PackRun, Report, State
 
 Results = dict[str, TrialResult]
@@ -359,7 +360,7 @@ def point(**values: float) -> TwoLayerCNNTracePoint:
     ],
 )
 def test_outcome_rules(last: dict[str, float], expected: Outcome) -> None:
-    assert outcome([point(train_loss=math.log(2)), point(**last)]) is expected
+    assert outcome([point(train_loss=math.log(2)), point(**last)], num_classes=2) is expected
 
 
 def test_a_collapse_is_stuck_whatever_its_error() -> None:

@@ -14,8 +14,9 @@ from trainables.config import TwoLayerCNNConfig, make_config
 from trainables.patch_data import PatchData, patch_data
 from trainables.streams import order_block
 from trainables.subnormals import flushed_subnormals
+from trainables.torch_threads import torch_threads
 from trainables.two_layer_cnn_fused import FusedEngine
-from trainables.two_layer_cnn_reference import ReferenceEngine, network_outputs, one_torch_thread
+from trainables.two_layer_cnn_reference import ReferenceEngine, network_outputs
 from trainables.two_layer_cnn_state import Engine, Floats, Probe, TrainState, initial_state
 from trainables.two_layer_cnn_trace import trace_point
 
@@ -126,7 +127,7 @@ def test_engines_agree_in_float32_to_its_rounding() -> None:
 # --- the reference against loops that share none of its code ---
 
 
-@one_torch_thread()
+@torch_threads(1)
 def hand_written(config: TwoLayerCNNConfig, data: PatchData, num_epochs: int) -> tuple[Floats, Floats]:
     """Weights (d, 2m) and training margins of a plain torch.optim loop over dense data, from Definition 3.2 alone."""
     rule = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
@@ -305,7 +306,7 @@ def test_the_reference_trains_on_one_thread_and_gives_the_others_back() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        with one_torch_thread():
+        with torch_threads(1):
             assert torch.get_num_threads() == 1
         trained(ReferenceEngine, make(), 1)
         assert torch.get_num_threads() == 2

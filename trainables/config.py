@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -56,6 +56,8 @@ class Precision(StrEnum):
 
     FLOAT32 = "float32"
     FLOAT64 = "float64"
+    BFLOAT16 = "bfloat16"
+    """Products in bfloat16; weights and moments in float32."""
 
 
 SMALLEST_EPSILON = 1e-30
@@ -94,7 +96,8 @@ class TrialConfig(BaseModel):
     @classmethod
     def _no_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse True/False where a number belongs (pydantic would read them as 1 and 0)."""
-        if isinstance(value, bool) and info.field_name != "bias_correction":
+        declared = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (declared, *get_args(declared)):
             raise ValueError("expected a number or a name, not a truth value")
         return value
 
@@ -195,6 +198,8 @@ class TwoLayerCNNConfig(TrialConfig):
 
     @model_validator(mode="after")
     def _shape_rules(self) -> Self:
+        if self.precision is Precision.BFLOAT16:
+            raise ValueError("precision is float32 or float64 for two_layer_cnn, got bfloat16")
         if self.noise_sparsity >= self.dimension:
             raise ValueError(f"noise_sparsity < dimension is required, got s={self.noise_sparsity}, d={self.dimension}")
         if self.batch_size > self.num_train:

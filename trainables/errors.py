@@ -14,6 +14,10 @@ class ConfigError(UserError):
     """A trial's configuration breaks a rule."""
 
 
+class DataError(UserError):
+    """Images that are missing, partial, corrupt or of the wrong shape."""
+
+
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> str:
     """One line for an unknown name, with the nearest known ones first."""
     names = sorted(known)

@@ -30,12 +30,17 @@ class MemberOrder:
 
 @dataclass(frozen=True, slots=True)
 class PackOrder:
-    """Members to be trained by one worker; their states are saved under `states_root` every `checkpoint_seconds`."""
+    """Members to be trained by one worker on its `device`, with `num_threads` where that is the CPU.
+
+    Their states are saved under `states_root` every `checkpoint_seconds`.
+    """
 
     pack_id: str
     members: tuple[MemberOrder, ...]
     states_root: str
     checkpoint_seconds: float
+    device: str = "cpu"
+    num_threads: int = 1
 
 
 class PackWorker:
@@ -46,7 +51,8 @@ class PackWorker:
         self._store = StateStore(order.states_root)
         self._attempts = {member.config.trial_id: member.attempt for member in order.members}
         members = [Member(m.config, m.config.num_epochs, self._state(m)) for m in order.members]
-        self._run = workload(order.members[0].config.workload).open(members)
+        opened = workload(order.members[0].config.workload)
+        self._run = opened.open(members, order.device, num_threads=order.num_threads)
         self._saved_at = time.monotonic()
 
     @property

@@ -16,13 +16,13 @@ from trainables.result import Provenance
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def provenance(engine: str, device: str = "cpu", num_threads: int = 1) -> Provenance:
-    """What this process would write into a row of a trial that `engine` trains on `device`."""
+def provenance(engine: str, device: str = "cpu", num_threads: int = 1, device_name: str | None = None) -> Provenance:
+    """What this process would write into a row of a trial that `engine` trains on `device` (None: the processor)."""
     git_sha, git_dirty = _git_state()
     return Provenance(
         engine=engine,
         device=device,
-        device_name=_processor_name(),
+        device_name=device_name or _processor_name(),
         num_threads=num_threads,
         hostname=socket.gethostname(),
         code_digest=code_digest(),

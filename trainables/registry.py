@@ -7,12 +7,13 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from trainables.config import TrialConfig, make_config
+from trainables.config import TrialConfig
 from trainables.errors import ConfigError, unknown_name
 from trainables.workload import Workload
 
 WORKLOADS = {
     "two_layer_cnn": "trainables.two_layer_cnn:TwoLayerCNN",
+    "image_classifier": "trainables.image_classifier:ImageClassifier",
 }
 """Workload name -> `module:class`."""
 
@@ -31,4 +32,4 @@ def config_from_values(values: Mapping[str, Any]) -> TrialConfig:
     """A flat mapping with a `workload` entry as a config; raises `ConfigError` with every fault in one line."""
     if "workload" not in values:
         raise ConfigError(f"a trial needs a workload (known: {', '.join(sorted(WORKLOADS))})")
-    return make_config(workload(str(values["workload"])).config_type, values)
+    return workload(str(values["workload"])).config(values)

@@ -69,6 +69,22 @@ class TwoLayerCNNTracePoint(TracePoint):
 
 
 @dataclass(frozen=True, slots=True)
+class ImageTracePoint(TracePoint):
+    """The image workload's measurements after an epoch.
+
+    `train_*` are means over the epoch's images, each measured in its own step before the update (at epoch 0: over the
+    training set, in evaluation mode); `test_*` are of the weights after the epoch. `best_test_error` is the lowest one
+    so far, reached at `best_epoch`.
+    """
+
+    train_top5_error: float
+    test_loss: float
+    test_top5_error: float
+    best_epoch: int
+    best_test_error: float
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
     """Where and with what a trial ran, captured on the worker; columns, never part of a trial's name."""
 

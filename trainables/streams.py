@@ -19,6 +19,9 @@ class Purpose(IntEnum):
     TEST_DATA = 2
     INIT = 3
     ORDER = 4
+    SUBSET = 5
+    AUGMENTATION = 6
+    DROPOUT = 7
 
 
 def stream(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:

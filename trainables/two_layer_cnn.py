@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-import traceback
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import astuple
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from trainables.config import TrialConfig, TwoLayerCNNConfig
+from trainables.config import TrialConfig, TwoLayerCNNConfig, make_config
 from trainables.errors import ConfigError, unknown_name
+from trainables.member_pack import MemberPackRun
+from trainables.outcome import is_finite, outcome
 from trainables.provenance import provenance
 from trainables.result import Outcome, TrialResult, TwoLayerCNNTracePoint
-from trainables.two_layer_cnn_trace import is_finite, outcome, trace_epochs, trace_point
+from trainables.two_layer_cnn_trace import trace_epochs, trace_point
 from trainables.workload import Member, Report, State
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ class TwoLayerCNN:
 
     config_type = TwoLayerCNNConfig
     trace_point_type = TwoLayerCNNTracePoint
+    devices = ("cpu",)
+
+    def config(self, values: Mapping[str, Any]) -> TrialConfig:
+        """The config of these values; raises `ConfigError` with every fault in one line."""
+        return make_config(TwoLayerCNNConfig, values)
 
     def pack_key(self, config: TrialConfig) -> Hashable:
         """Members of a pack share sizes; optimizer, rates, batch size and seed may differ."""
@@ -60,7 +66,13 @@ class TwoLayerCNN:
         samples = (c.num_train + c.num_test) * (c.noise_sparsity + 1) * (2 * itemsize + 12)
         return 4 * c.dimension * 2 * c.num_filters * itemsize + samples
 
-    def open(self, members: Sequence[Member], device: str = "cpu", engine: str | None = None) -> TwoLayerCNNPackRun:
+    def side_by_side(self, device: str) -> int:
+        """One: each member has the core's cache to itself."""
+        return 1
+
+    def open(
+        self, members: Sequence[Member], device: str = "cpu", engine: str | None = None, num_threads: int = 1
+    ) -> MemberPackRun:
         """Start or resume a pack; raises `ConfigError` for a device or engine that is not there."""
         if device != "cpu":
             raise ConfigError(f"two_layer_cnn trains on device 'cpu', got {device!r}")
@@ -68,57 +80,7 @@ class TwoLayerCNN:
             engine = "fused-cpu" if find_spec("numba") else "reference"
         if engine not in ENGINES:
             raise ConfigError(unknown_name("engine", engine, ENGINES))
-        return TwoLayerCNNPackRun(members, engine)
-
-
-class TwoLayerCNNPackRun:
-    """Members train one after another: each has the core's cache to itself, and none can disturb another."""
-
-    def __init__(self, members: Sequence[Member], engine: str) -> None:
-        self._engine = engine
-        self._waiting = list(reversed(members))
-        self._current: _MemberRun | None = None
-        self._kept: dict[str, State] = {}
-
-    @property
-    def is_done(self) -> bool:
-        """Whether every member has ended."""
-        return self._current is None and not self._waiting
-
-    def advance(self, seconds: float) -> list[Report]:
-        """Train for about `seconds` of wall time; the reports of all members that moved."""
-        deadline = time.monotonic() + seconds
-        reports: list[Report] = []
-        while not self.is_done:
-            reports.append(self._advance_member(deadline))
-            if time.monotonic() >= deadline:
-                break
-        return reports
-
-    def states(self) -> dict[str, State]:
-        """States of the member in training and of those that ended and are not forgotten yet."""
-        states = dict(self._kept)
-        if self._current is not None and self._current.has_begun:
-            states[self._current.config.trial_id] = self._current.state_arrays()
-        return states
-
-    def forget(self, trial_ids: Collection[str]) -> None:
-        """Drop the states of ended members whose results are safely recorded."""
-        for trial_id in trial_ids:
-            self._kept.pop(trial_id, None)
-
-    def _advance_member(self, deadline: float) -> Report:
-        member = self._current or _MemberRun(self._waiting.pop(), self._engine)
-        self._current = member
-        try:
-            report = member.advance(deadline)
-        except Exception:  # a failing member is a row with its traceback; its neighbours go on
-            report = member.failed(traceback.format_exc())
-        if report.result is not None:
-            self._current = None
-            if report.result.outcome is not Outcome.FAILED:
-                self._kept[report.trial_id] = member.state_arrays()
-        return report
+        return MemberPackRun(members, lambda member: _MemberRun(member, engine))
 
 
 class _MemberRun:
@@ -205,7 +167,9 @@ class _MemberRun:
 
     def _result(self) -> TrialResult:
         ran_to_end = self._state.epoch >= self.config.num_epochs or not is_finite(self._trace[-1])
-        return self._make_result(outcome(self._trace) if ran_to_end else Outcome.UNFINISHED, self._state.epoch)
+        return self._make_result(
+            outcome(self._trace, num_classes=2) if ran_to_end else Outcome.UNFINISHED, self._state.epoch
+        )
 
     def _make_result(self, ending: Outcome, epochs_done: int, error: str | None = None) -> TrialResult:
         digests = _digests(self.config, self._data.digest) if self.has_begun else (None, None, None)

@@ -5,17 +5,15 @@ Shapes: B samples of a batch, 2 patches p, d coordinates, classes j = +1, -1 (in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from trainables.config import TwoLayerCNNConfig
+from trainables.optimizers import make_optimizer, set_moments
 from trainables.patch_data import PatchData, PatchSamples
 from trainables.subnormals import flushed_subnormals
+from trainables.torch_threads import torch_threads
 from trainables.two_layer_cnn_state import Floats, Probe, TrainState, epoch_orders
 
 _PROBE_CHUNK = 1000
@@ -24,73 +22,6 @@ _PROBE_CHUNK = 1000
 def network_outputs(weights_jrd: Tensor, x_bpd: Tensor, q: int) -> Tensor:
     """F_j(W, x) = sum_r [act(<w_jr, x1>) + act(<w_jr, x2>)], act(z) = max(0, z)^q; shape (B, 2)."""
     return torch.einsum("bpd,jrd->bjpr", x_bpd, weights_jrd).relu().pow(q).sum(dim=(2, 3))
-
-
-class MomentsWithoutCorrection(torch.optim.Optimizer):
-    """Adam (3.4)-(3.5) and AdamW (3.4), (3.6) as the paper's theory has them: no bias correction."""
-
-    def __init__(self, params: Any, config: TwoLayerCNNConfig) -> None:
-        super().__init__(params, {})
-        self._config = config
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter."""
-        config = self._config
-        beta1, beta2 = config.beta1 or 0.0, config.beta2 or 0.0
-        for w in self.param_groups[0]["params"]:
-            m, v = self.state[w]["exp_avg"], self.state[w]["exp_avg_sq"]
-            g = w.grad + config.weight_decay * w if config.optimizer.is_coupled else w.grad
-            m.copy_(beta1 * m + (1 - beta1) * g)
-            v.copy_(beta2 * v + (1 - beta2) * g**2)
-            if not config.optimizer.is_coupled:
-                w.mul_(1 - config.learning_rate * config.weight_decay)
-            w.sub_(config.learning_rate * m / (v.sqrt() + config.epsilon_value))
-
-
-class SignSGD(torch.optim.Optimizer):
-    """SignSGD, w <- w - eta sign(g + lambda w), and SignSGDW, w <- (1 - eta lambda) w - eta sign(g)."""
-
-    def __init__(self, params: Any, config: TwoLayerCNNConfig) -> None:
-        super().__init__(params, {})
-        self._config = config
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter."""
-        config = self._config
-        for w in self.param_groups[0]["params"]:
-            g = w.grad + config.weight_decay * w if config.optimizer.is_coupled else w.grad
-            if not config.optimizer.is_coupled:
-                w.mul_(1 - config.learning_rate * config.weight_decay)
-            w.sub_(config.learning_rate * g.sign())
-
-
-def make_optimizer(config: TwoLayerCNNConfig, weights: Tensor) -> torch.optim.Optimizer:
-    """The update rule that `config` names: torch.optim's own wherever torch has it."""
-    if not config.optimizer.has_moments:
-        return SignSGD([weights], config)
-    if not config.bias_correction:
-        return MomentsWithoutCorrection([weights], config)
-    rule = torch.optim.Adam if config.optimizer.is_coupled else torch.optim.AdamW
-    return rule(
-        [weights],
-        lr=config.learning_rate,
-        betas=(config.beta1 or 0.0, config.beta2 or 0.0),
-        eps=config.epsilon_value,
-        weight_decay=config.weight_decay,
-    )
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Within, torch uses one thread: sums keep one order, and packs side by side do not wait for each other's cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class ReferenceEngine:
@@ -105,15 +36,15 @@ class ReferenceEngine:
         self._x_npd = self._dense(data.train)
         self._targets_n = torch.from_numpy(data.train.labels < 0).long()  # class +1 is output 0
 
-    @one_torch_thread()
+    @torch_threads(1)
     @flushed_subnormals()
     def train(self, state: TrainState, until_epoch: int) -> None:
         """Advance `state` in place to `until_epoch`."""
         config = self._config
         weights_jrd = self._filters(state.weights).requires_grad_()
-        optimizer = make_optimizer(config, weights_jrd)
-        moments = {"exp_avg": self._filters(state.first_moment), "exp_avg_sq": self._filters(state.second_moment)}
-        optimizer.state[weights_jrd] = {"step": torch.tensor(float(state.step)), **moments}
+        optimizer = make_optimizer(config, [weights_jrd])
+        moments = self._filters(state.first_moment), self._filters(state.second_moment)
+        set_moments(optimizer, weights_jrd, torch.tensor(float(state.step)), *moments)
         while state.epoch < until_epoch:
             for order in epoch_orders(config, state.epoch, until_epoch):
                 for batch in torch.split(torch.from_numpy(order.astype("int64")), config.batch_size):
@@ -124,9 +55,9 @@ class ReferenceEngine:
                     state.step += 1
                 state.epoch += 1
         state.weights = self._rows(weights_jrd)
-        state.first_moment, state.second_moment = self._rows(moments["exp_avg"]), self._rows(moments["exp_avg_sq"])
+        state.first_moment, state.second_moment = map(self._rows, moments)
 
-    @one_torch_thread()
+    @torch_threads(1)
     @flushed_subnormals()
     def probe(self, state: TrainState) -> Probe:
         """Outputs on both sets and noise products on the training set."""

@@ -1,9 +1,8 @@
-"""Trace points and outcome of the two-layer CNN: when and what is measured, and how a finished trial is classed."""
+"""Trace points of the two-layer CNN: when and what is measured."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -11,20 +10,10 @@ import numpy.typing as npt
 
 from trainables.config import TwoLayerCNNConfig
 from trainables.patch_data import PatchData
-from trainables.result import Outcome, TwoLayerCNNTracePoint
+from trainables.result import TwoLayerCNNTracePoint
 from trainables.two_layer_cnn_state import Floats, Probe, TrainState
 
 POINTS_PER_DECADE = 10
-TRIVIAL_LOSS = math.log(2)
-"""Training loss of a network whose two outputs are equal."""
-STUCK_LOSS_TOLERANCE = 0.05
-"""A stuck trial's loss lies within this share of the trivial loss ..."""
-STUCK_NORM_SHARE = 0.5
-"""... and its weight norm below this share of the initial one."""
-TRAINED_ERROR = 0.01
-"""Training error about 0."""
-HIGH_TEST_ERROR = 0.25
-"""A trained network whose test error is nearer to chance (1/2) than to 0 has memorized."""
 
 
 @cache
@@ -68,27 +57,6 @@ def trace_point(config: TwoLayerCNNConfig, data: PatchData, state: TrainState, p
 def weight_norm(weights: Floats) -> float:
     """Frobenius norm of all filters, summed in float64."""
     return float(np.sqrt(np.square(weights, dtype=np.float64).sum()))
-
-
-def is_finite(point: TwoLayerCNNTracePoint) -> bool:
-    """Whether loss and weights are still numbers."""
-    return math.isfinite(point.train_loss) and math.isfinite(point.weight_norm)
-
-
-def outcome(trace: Sequence[TwoLayerCNNTracePoint]) -> Outcome:
-    """The class of a trial that ran to its last epoch or diverged.
-
-    Stuck is judged by loss and norm together: after a collapse the weights are near zero and the error is arbitrary.
-    """
-    first, last = trace[0], trace[-1]
-    if not is_finite(last):
-        return Outcome.DIVERGED
-    loss_is_trivial = abs(last.train_loss - TRIVIAL_LOSS) <= STUCK_LOSS_TOLERANCE * TRIVIAL_LOSS
-    if loss_is_trivial and last.weight_norm < STUCK_NORM_SHARE * first.weight_norm:
-        return Outcome.STUCK
-    if last.train_error > TRAINED_ERROR:
-        return Outcome.UNDERFIT
-    return Outcome.MEMORIZED if last.test_error >= HIGH_TEST_ERROR else Outcome.LEARNED
 
 
 def _mean(wrong: npt.NDArray[np.bool_]) -> float:

@@ -59,7 +59,13 @@ class Workload(Protocol):
     """One kind of trial; registered by one line in `registry.py`. Planning calls import no torch."""
 
     config_type: type[TrialConfig]
+    devices: Sequence[str]
+    """Kinds of devices that it trains on, the fastest first: `cuda`, `cpu`."""
     trace_point_type: type[TracePoint]
+
+    def config(self, values: Mapping[str, Any]) -> TrialConfig:
+        """The config that `values` describe, what they leave open filled in; `ConfigError` names every fault."""
+        ...
 
     def pack_key(self, config: TrialConfig) -> Hashable:
         """Configs with equal keys may share a pack."""
@@ -73,6 +79,15 @@ class Workload(Protocol):
         """Bytes that one member holds while it trains."""
         ...
 
-    def open(self, members: Sequence[Member], device: str = "cpu", engine: str | None = None) -> PackRun:
-        """Start or resume a pack; `engine` None chooses the fastest that runs here."""
+    def side_by_side(self, device: str) -> int:
+        """Members that train at once on one device of that kind: a pack has that many where there are enough."""
+        ...
+
+    def open(
+        self, members: Sequence[Member], device: str = "cpu", engine: str | None = None, num_threads: int = 1
+    ) -> PackRun:
+        """Start or resume a pack; `engine` None chooses the fastest that runs here.
+
+        Raises `ConfigError` for a device or engine that is not there.
+        """
         ...

@@ -151,8 +151,9 @@ def function_trial(config: dict[str, Any]) -> None:
     from ray import tune
     from torch.nn.functional import cross_entropy
 
+    from trainables.optimizers import make_optimizer
     from trainables.patch_data import patch_data
-    from trainables.two_layer_cnn_reference import ReferenceEngine, make_optimizer, network_outputs
+    from trainables.two_layer_cnn_reference import ReferenceEngine, network_outputs
     from trainables.two_layer_cnn_state import epoch_orders, initial_state
 
     trial = config["trial"]
@@ -160,7 +161,7 @@ def function_trial(config: dict[str, Any]) -> None:
     data = patch_data(c)
     x, y = torch.from_numpy(data.train.dense(c.dimension)).float(), torch.from_numpy(data.train.labels < 0).long()
     weights = torch.from_numpy(initial_state(c).weights.T.reshape(2, c.num_filters, -1).copy()).requires_grad_()
-    optimizer = make_optimizer(c, weights)
+    optimizer = make_optimizer(c, [weights])
     batches = torch.from_numpy(epoch_orders(c, 0, 1)[0].astype("int64")).split(c.batch_size)
     steps, started = 0, time.perf_counter()
     while steps == 0 or time.perf_counter() - started < trial["seconds"]:

@@ -1,0 +1,63 @@
+"""What `--workload` names beside the synthetic model: a data set and an architecture, `cifar10_resnet18` say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from orchestrator.errors import DataError, SweepError, unknown_name
+from search_spaces import paper
+from trainables.image_config import Architecture
+from trainables.image_data import Selection, cache_root, data_root, manifest, verify
+from trainables.image_sources import download as fetch_images
+from trainables.image_sources import known_names
+
+IMAGES = "image_classifier"
+_IMAGENET = "imagenet"
+
+
+def image_base(workload: str) -> dict[str, Any]:
+    """Fields of that data set and architecture in the paper's experiments; `SweepError` offers the nearest name."""
+    dataset, _, architecture = workload.rpartition("_")
+    if not dataset or architecture not in tuple(Architecture):
+        raise SweepError(unknown_name("workload", workload, known_workloads()))
+    names = {"dataset": dataset, "architecture": architecture, **paper.IMAGE_BETAS}
+    return {**names, **(paper.IMAGENET if is_imagenet(workload) else {"num_epochs": paper.IMAGE_NUM_EPOCHS})}
+
+
+def is_imagenet(workload: str) -> bool:
+    """Whether the paper's ImageNet experiments apply, and errors are top-5 errors."""
+    return workload.startswith(f"{_IMAGENET}_")
+
+
+def known_workloads() -> list[str]:
+    """The synthetic model, and each data set of the data folder with each architecture."""
+    datasets = sorted({*known_names(data_root()), _IMAGENET})
+    return ["two_layer_cnn", *(f"{dataset}_{architecture}" for dataset in datasets for architecture in Architecture)]
+
+
+def check_images(name: str, sets: Sequence[str], *, download: bool) -> str:
+    """Decode a data set (fetched first on `download`) into the cache, read all of it back; a line on what it holds."""
+    if download:
+        fetch_images(name, data_root())
+    fields = dict(selected_images(sets))
+    held = manifest(Selection(name, **fields))
+    if not verify(held):
+        raise DataError(f"the decoded images of {name!r} are damaged: delete {cache_root() / name}, and run this again")
+    size = f"{held.image_size}x{held.image_size}x{held.channels}"
+    return (
+        f"{name}: {held.num_train} training and {held.num_test} test images of {size} in {held.num_classes} classes, "
+        f"digest {held.digest}, in {cache_root() / name}"
+    )
+
+
+def selected_images(sets: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """The `field=value` settings that choose images; `SweepError` for others."""
+    known = ("num_train", "num_test", "subset_seed", "image_size")
+    for text in sets:
+        field, equals, value = text.partition("=")
+        if field not in known:
+            raise SweepError(unknown_name("field", field, known))
+        if not equals or not value.isdigit():
+            raise SweepError(f"a setting is field=number, got {text!r}")
+        yield field, int(value)

@@ -1,0 +1,82 @@
+"""Batches made on the device where the images lie: gathered, augmented, normalized. Nothing is copied in training.
+
+Shapes: N images, B of a batch, C channels, H = W pixels. Stored images are (N, H, W, C), which gathered and permuted is
+torch's channels_last layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from trainables.image_config import ImageClassifierConfig
+from trainables.image_data import ImageData
+from trainables.streams import Purpose, stream
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """One epoch's draws for each training image: whether it is mirrored, and where its crop begins, (N, 2)."""
+
+    mirrored: Tensor
+    corners: Tensor
+
+
+class DeviceImages:
+    """Training and test images on a device, as float batches; shared by all members of a process that use them."""
+
+    def __init__(self, data: ImageData, device: torch.device, dtype: torch.dtype) -> None:
+        self.num_train, self.num_test = len(data.train_labels), len(data.test_labels)
+        self.labels = torch.from_numpy(data.train_labels).to(device)
+        self.test_labels = torch.from_numpy(data.test_labels).to(device)
+        self._images = torch.from_numpy(data.train_images).to(device)
+        self._test_images = torch.from_numpy(data.test_images).to(device)
+        # (x / 255 - mean) / std, with one multiplication and one addition
+        scale = 1 / (255 * torch.tensor(data.manifest.std, dtype=torch.float64))
+        shift = -torch.tensor(data.manifest.mean, dtype=torch.float64) * 255 * scale
+        self._scale, self._shift = (values.to(device, dtype)[:, None, None] for values in (scale, shift))
+        self._dtype = dtype
+
+    def train_batch(self, index_b: Tensor, augmentation: Augmentation | None, padding: int) -> Tensor:
+        """Training images (B, C, H, W) in the order of their indices."""
+        images = self._images[index_b]
+        if augmentation is not None:
+            images = _augmented(images, augmentation.mirrored[index_b], augmentation.corners[index_b], padding)
+        return self._normalized(images)
+
+    def plain_batch(self, start: int, stop: int, *, test: bool) -> Tensor:
+        """Images `start` to `stop - 1` of the test or the training set (B, C, H, W), as they are."""
+        return self._normalized((self._test_images if test else self._images)[start:stop])
+
+    def _normalized(self, images_bhwc: Tensor) -> Tensor:
+        return torch.addcmul(self._shift, images_bhwc.permute(0, 3, 1, 2).to(self._dtype), self._scale)
+
+
+def _augmented(images_bhwc: Tensor, mirrored_b: Tensor, corners_b2: Tensor, padding: int) -> Tensor:
+    """Each image from its corner of the black border around it, mirrored where `mirrored_b` says so."""
+    size = images_bhwc.shape[1]
+    steps = torch.arange(size, device=images_bhwc.device)
+    padded = pad(images_bhwc, (0, 0, padding, padding, padding, padding))
+    rows = corners_b2[:, :1] + steps
+    columns = corners_b2[:, 1:] + torch.where(mirrored_b[:, None], size - 1 - steps, steps)
+    batch = torch.arange(len(images_bhwc), device=images_bhwc.device)
+    return padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def epoch_order(config: ImageClassifierConfig, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Indices of the training images in the order in which that epoch takes them; a function of the seed alone."""
+    return stream(config.seed, Purpose.ORDER, epoch).permutation(config.num_train)
+
+
+def epoch_augmentation(config: ImageClassifierConfig, epoch: int, device: torch.device) -> Augmentation | None:
+    """That epoch's draws; None where nothing is augmented."""
+    if not (config.augment_flip or config.augment_crop):
+        return None
+    rng = stream(config.seed, Purpose.AUGMENTATION, epoch)
+    mirrored = (rng.random(config.num_train) < 0.5) & config.augment_flip
+    corners = rng.integers(0, 2 * config.augment_crop + 1, (config.num_train, 2))
+    return Augmentation(torch.from_numpy(mirrored).to(device), torch.from_numpy(corners).to(device))

@@ -1,0 +1,130 @@
+"""The image workload's config: a data set, an architecture and how they are trained; defaults are the paper's CIFAR-10.
+
+Torch-free, so that planning stays light.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainables.config import TrialConfig
+
+LARGEST_SMALL_IMAGE = 64
+"""Up to this many pixels an architecture has its CIFAR stem: a 3x3 convolution of stride 1 and no max-pooling."""
+
+
+class Architecture(StrEnum):
+    """Networks; see `image_models`."""
+
+    RESNET8 = "resnet8"
+    RESNET18 = "resnet18"
+    RESNET50 = "resnet50"
+    RESNET101 = "resnet101"
+    VGG16 = "vgg16"
+
+
+SMALLEST_IMAGE = {Architecture.VGG16: 32}
+"""Pixels that an architecture needs at least (8 unless named): VGG halves its maps five times."""
+
+
+class Normalization(StrEnum):
+    """What follows each convolution."""
+
+    BATCH = "batch"
+    GROUP = "group"
+
+
+class BatchNormPolicy(StrEnum):
+    """Over which images BatchNorm takes its statistics in training."""
+
+    BATCH = "batch"
+    """The whole batch, as one forward pass does."""
+    MICRO_BATCH = "micro_batch"
+    """Each micro-batch for itself; the running statistics see them one after another."""
+
+
+class ImageClassifierConfig(TrialConfig):
+    """One training run of an image classifier: no augmentation, constant learning rate (figures 1, 2 and 7-12).
+
+    The fields from `dataset_digest` to `channels` describe the images that `dataset` names; `ImageClassifier.config`
+    fills them in from the data's manifest.
+    """
+
+    numeric_version: ClassVar[int] = 1
+
+    workload: Literal["image_classifier"] = "image_classifier"
+    dataset: str = Field("cifar10", min_length=1, description="name of the images, see `launch data`")
+    architecture: Architecture = Field(Architecture.RESNET18, description="the network")
+    learning_rate: float = Field(1e-4, gt=0, description="eta, constant")
+    num_epochs: int = Field(100, ge=1, description="T, passes over the training set")
+    beta2: float | None = Field(0.99, ge=0, lt=1, description="decay of the second moment")
+    normalization: Normalization = Field(Normalization.BATCH, description="batch or group (32 groups at most)")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="images of one forward pass; the gradients of a batch's add up to one step"
+    )
+    batchnorm_policy: BatchNormPolicy | None = Field(
+        None, description="statistics in training: of the batch, or of each micro-batch; follows micro_batch_size"
+    )
+    augment_flip: bool = Field(False, description="mirror half of the training images, anew each epoch")
+    augment_crop: int = Field(0, ge=0, le=64, description="pad by that many pixels and crop at random, anew each epoch")
+    image_size: int = Field(ge=8, le=1024, description="pixels; larger images are resized and cropped, smaller padded")
+    num_train: int = Field(ge=1, description="training images, equally many of each class")
+    num_test: int = Field(ge=1, description="test images, equally many of each class")
+    subset_seed: int | None = Field(0, ge=0, description="chooses the images of num_train; None if all are used")
+    dataset_digest: str = Field(min_length=8, description="hash of the images and labels")
+    num_classes: int = Field(ge=2)
+    channels: int = Field(ge=1, le=4)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _policy_follows_micro_batch(cls, data: Any) -> Any:
+        """Resolve what follows from other fields, so that one trial has one name."""
+        if not isinstance(data, Mapping):
+            return data
+        values = dict(data)
+        micro, batch = values.get("micro_batch_size"), values.get("batch_size")
+        if isinstance(micro, int) and isinstance(batch, int) and micro >= batch:
+            micro = values["micro_batch_size"] = None
+        if values.get("normalization") == Normalization.GROUP:
+            values["batchnorm_policy"] = None  # GroupNorm takes no statistics over images
+        elif values.get("batchnorm_policy") is None:
+            values["batchnorm_policy"] = BatchNormPolicy.BATCH if micro is None else BatchNormPolicy.MICRO_BATCH
+        return values
+
+    @model_validator(mode="after")
+    def _image_rules(self) -> Self:
+        if self.batch_size > self.num_train:
+            raise ValueError(f"batch_size <= num_train is required, got B={self.batch_size}, n={self.num_train}")
+        if self.batchnorm_policy is BatchNormPolicy.BATCH and self.micro_batch_size is not None:
+            raise ValueError(
+                f"batchnorm_policy=batch needs the batch in one pass, got micro_batch_size={self.micro_batch_size}"
+            )
+        if self.batchnorm_policy is BatchNormPolicy.MICRO_BATCH and self.micro_batch_size is None:
+            raise ValueError("batchnorm_policy=micro_batch needs a micro_batch_size below batch_size")
+        smallest = SMALLEST_IMAGE.get(self.architecture, 8)
+        if self.image_size < smallest:
+            raise ValueError(
+                f"{self.architecture} needs images of {smallest} pixels, got {self.image_size}: "
+                f"image_size={smallest} pads them"
+            )
+        return self
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch; the last one may be smaller."""
+        return -(-self.num_train // self.batch_size)
+
+    @property
+    def has_small_stem(self) -> bool:
+        """Whether the architecture begins as its CIFAR variant does."""
+        return self.image_size <= LARGEST_SMALL_IMAGE
+
+    @property
+    def trivial_loss(self) -> float:
+        """Cross-entropy of a network that gives every class the same probability."""
+        return math.log(self.num_classes)

@@ -1,0 +1,271 @@
+"""Decoded images in a cache that all processes of a machine map into memory; its manifest names their content.
+
+An entry holds the selected images of one data set, decoded once: `manifest.json` and four arrays. It is written under
+another name and renamed, so an entry is whole or not there. The driver needs only manifests: where it has no images,
+their digest is read from `manifest.json` of an entry that was copied there without its arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+
+from trainables.errors import DataError, unknown_name
+from trainables.image_decoding import CHUNK, channel_statistics, choose, count_classes, decode
+from trainables.image_sources import Found, Pixels, find_images, known_names
+
+DATA_VARIABLE, CACHE_VARIABLE = "LAMBDA_ATLAS_DATA", "LAMBDA_ATLAS_CACHE"
+"""Environment variables: the folder of data sets (default `data`), and the folder of decoded images."""
+
+_FORMAT = 1
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which images of a data set, and at what size; None: all of them, as they are."""
+
+    dataset: str
+    num_train: int | None = None
+    num_test: int | None = None
+    subset_seed: int = 0
+    image_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an entry holds: its digest is the content's name, the same on every machine."""
+
+    dataset: str
+    digest: str
+    num_train: int
+    num_test: int
+    subset_seed: int | None
+    image_size: int
+    channels: int
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    selection: Selection
+    fingerprint: str
+    file_sizes: dict[str, int]
+    format: int = _FORMAT
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageData:
+    """An opened entry: images (N, H, W, C) uint8 and labels (N,) int64, mapped into memory."""
+
+    manifest: Manifest
+    train_images: Pixels
+    train_labels: npt.NDArray[np.int64]
+    test_images: Pixels
+    test_labels: npt.NDArray[np.int64]
+
+
+def data_root() -> Path:
+    """The folder of data sets: LAMBDA_ATLAS_DATA, or `data` in the current folder."""
+    return Path(os.environ.get(DATA_VARIABLE) or "data").expanduser().absolute()
+
+
+def cache_root() -> Path:
+    """The folder of decoded images: LAMBDA_ATLAS_CACHE, or the user's cache folder."""
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lambda-atlas"
+    return Path(os.environ.get(CACHE_VARIABLE) or user_cache).expanduser().absolute() / "images"
+
+
+def manifest(selection: Selection) -> Manifest:
+    """The manifest of that selection, decoding the images if no entry holds them yet; raises `DataError`.
+
+    Without images on this machine, that of the one entry with this selection.
+    """
+    return _manifest(selection, data_root(), cache_root())
+
+
+@lru_cache(maxsize=256)
+def _manifest(selection: Selection, data: Path, cache: Path) -> Manifest:
+    found = find_images(selection.dataset, data)
+    if found is None:
+        known = [m for _, m in _entries(cache, selection.dataset) if m.selection == selection]
+        if len({m.digest for m in known}) > 1:
+            digests = ", ".join(sorted({m.digest for m in known}))
+            raise DataError(f"{cache} knows several {selection.dataset!r} ({digests}): delete what is outdated")
+        if known:
+            return known[0]
+        raise DataError(_missing(selection.dataset, data))
+    entry = _entry(found, selection, cache)
+    held = _read_manifest(entry)
+    return held if held is not None and _is_whole(entry, held) else _build(found, selection, entry)
+
+
+def open_images(selection: Selection, digest: str) -> ImageData:
+    """The images with that digest; decodes them from this machine's own files if no entry holds them.
+
+    Raises `DataError` if they are missing, or are others than the driver planned with.
+    """
+    return _open_images(selection, digest, data_root(), cache_root())
+
+
+@lru_cache(maxsize=4)
+def _open_images(selection: Selection, digest: str, data: Path, cache: Path) -> ImageData:
+    for entry, held in _entries(cache, selection.dataset):
+        if held.digest == digest and _is_whole(entry, held):
+            return _mapped(entry, held)
+    found = find_images(selection.dataset, data)
+    if found is None:
+        raise DataError(_missing(selection.dataset, data))
+    entry = _entry(found, selection, cache)
+    held = _build(found, selection, entry)
+    if held.digest != digest:
+        raise DataError(
+            f"the images of {selection.dataset!r} in {found.folder} have the digest {held.digest}, the trial was "
+            f"planned with {digest}: use the same files on every machine"
+        )
+    return _mapped(entry, held)
+
+
+def verify(held: Manifest) -> bool:
+    """Whether a whole entry holds exactly the content of its manifest: reads all of it."""
+    entries = [entry for entry, other in _entries(cache_root(), held.dataset) if other == held]
+    return any(_is_whole(entry, held) and _digest(_mapped(entry, held)) == held.digest for entry in entries)
+
+
+def _missing(name: str, data: Path) -> str:
+    known = known_names(data)
+    if name not in known:
+        return unknown_name("data set", name, known) + f"; images of your own go into {data / name}"
+    return (
+        f"no images of {name!r} in {data / name}: put them there as torchvision's folder, as train*.parquet and "
+        f"test*.parquet or as train/CLASS/ and test/CLASS/, name their parent folder with --data, or let `launch data "
+        f"{name} --download` fetch them"
+    )
+
+
+def _entry(found: Found, selection: Selection, cache: Path) -> Path:
+    key = hashlib.sha256(repr((_FORMAT, found.layout, found.fingerprint, selection)).encode()).hexdigest()[:16]
+    return cache / selection.dataset / key
+
+
+def _entries(cache: Path, dataset: str) -> Iterator[tuple[Path, Manifest]]:
+    folder = cache / dataset
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        held = None if entry.name.startswith(".") else _read_manifest(entry)
+        if held is not None:
+            yield entry, held
+
+
+def _read_manifest(entry: Path) -> Manifest | None:
+    try:
+        values: dict[str, Any] = json.loads((entry / "manifest.json").read_text())
+        if values.get("format") != _FORMAT:
+            return None
+        values |= {name: tuple(values[name]) for name in ("mean", "std", "class_names")}
+        return Manifest(**{**values, "selection": Selection(**values["selection"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # not there, or not ours: it is made anew
+
+
+def _is_whole(entry: Path, held: Manifest) -> bool:
+    """Whether every array has the size that was written."""
+    sizes = {name: (entry / name).stat().st_size if (entry / name).is_file() else -1 for name in held.file_sizes}
+    return sizes == held.file_sizes
+
+
+def _mapped(entry: Path, held: Manifest) -> ImageData:
+    # "c": writes would stay in this process; torch warns of arrays that cannot be written
+    arrays = [np.load(entry / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in _ARRAYS]
+    return ImageData(held, *arrays)
+
+
+def _build(found: Found, selection: Selection, entry: Path) -> Manifest:
+    """Decode the selection into `entry`; of processes that try at once, one does it and the others wait."""
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(entry.parent / f".{entry.name}.lock"):
+            held = _read_manifest(entry)
+            if held is not None and _is_whole(entry, held):
+                return held
+            for left_behind in entry.parent.glob(f".{entry.name}.tmp-*"):  # of killed builders: we hold the lock
+                shutil.rmtree(left_behind, ignore_errors=True)
+            scratch = entry.parent / f".{entry.name}.tmp-{uuid.uuid4().hex}"
+            scratch.mkdir()
+            try:
+                held = _write_entry(found, selection, scratch)
+                shutil.rmtree(entry, ignore_errors=True)  # a damaged one
+                scratch.rename(entry)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+            return held
+    except OSError as error:
+        raise DataError(
+            f"cannot write decoded images to {entry.parent} ({error.strerror or error}): name another folder in "
+            f"{CACHE_VARIABLE}"
+        ) from error
+
+
+def _write_entry(found: Found, selection: Selection, folder: Path) -> Manifest:
+    source = found.open()
+    num_classes = count_classes(found.name, source.train, source.test)
+    chosen_train = choose(
+        found.name, "training", source.train.labels, num_classes, selection.num_train, selection.subset_seed
+    )
+    chosen_test = choose(found.name, "test", source.test.labels, num_classes, selection.num_test, seed=0)
+    first = source.train.read(int(chosen_train[0]))
+    if selection.image_size is None and first.shape[0] != first.shape[1]:
+        raise DataError(f"images of {found.name!r} are {first.shape[1]}x{first.shape[0]}: give them an image_size")
+    shape = (selection.image_size or first.shape[0],) * 2 + (first.shape[2],)
+    for name, split, chosen in (("train", source.train, chosen_train), ("test", source.test, chosen_test)):
+        images = np.lib.format.open_memmap(folder / f"{name}_images.npy", "w+", np.uint8, (len(chosen), *shape))
+        decode(found.name, split, chosen, images, selection.image_size)
+        images.flush()
+        np.save(folder / f"{name}_labels.npy", split.labels[chosen], allow_pickle=False)
+    sizes = {f"{name}.npy": (folder / f"{name}.npy").stat().st_size for name in _ARRAYS}
+    is_subset = len(chosen_train) < len(source.train.labels)
+    held = Manifest(
+        dataset=selection.dataset,
+        digest="",
+        num_train=len(chosen_train),
+        num_test=len(chosen_test),
+        subset_seed=selection.subset_seed if is_subset else None,
+        image_size=shape[0],
+        channels=shape[2],
+        num_classes=num_classes,
+        mean=(),
+        std=(),
+        class_names=source.class_names,
+        selection=selection,
+        fingerprint=found.fingerprint,
+        file_sizes=sizes,
+    )
+    data = _mapped(folder, held)
+    mean, std = channel_statistics(data.train_images)
+    held = replace(held, digest=_digest(data), mean=mean, std=std)
+    (folder / "manifest.json").write_text(json.dumps(asdict(held), indent=1))
+    for path in folder.iterdir():  # a rename must not overtake its content, not even in a power cut
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    return held
+
+
+def _digest(data: ImageData) -> str:
+    """Hash of shapes, labels and pixels."""
+    sha = hashlib.sha256()
+    for name in _ARRAYS:
+        array = getattr(data, name)
+        sha.update(f"{name} {array.shape} {array.dtype.str}".encode())
+        for start in range(0, len(array), CHUNK):
+            sha.update(np.ascontiguousarray(array[start : start + CHUNK]).data)
+    return sha.hexdigest()[:16]

@@ -1,0 +1,106 @@
+"""From a source to arrays: which images are chosen, how they get their size, what is measured of them."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from trainables.errors import DataError
+from trainables.image_sources import Pixels, Split
+from trainables.streams import Purpose, stream
+
+CHUNK = 4096
+"""Images that are converted or hashed at once."""
+_RESIZE_MARGIN = 8 / 7
+"""Larger images are resized to this times the wanted size before the centre is cut out, as 256 is to 224."""
+
+
+def count_classes(name: str, train: Split, test: Split) -> int:
+    """Number of classes; raises `DataError` unless labels number them from 0 and both splits have images."""
+    if not len(train.labels) or not len(test.labels):
+        raise DataError(f"{name!r} has {len(train.labels)} training and {len(test.labels)} test images")
+    num_classes = int(train.labels.max()) + 1
+    low, high = min(train.labels.min(), test.labels.min()), test.labels.max()
+    if low < 0 or high >= num_classes or num_classes < 2:
+        raise DataError(
+            f"labels of {name!r} run from {low} to {max(high, num_classes - 1)}: they number the classes from 0"
+        )
+    return num_classes
+
+
+def choose(
+    name: str, split: str, labels: npt.NDArray[np.int64], num_classes: int, num: int | None, seed: int
+) -> npt.NDArray[np.int64]:
+    """Indices of `num` images, equally many of each class (to within one), rising; a smaller subset lies in a larger.
+
+    All images where `num` is None or their number.
+    """
+    if num is None or num == len(labels):
+        return np.arange(len(labels))
+    if num > len(labels):
+        raise DataError(f"{name!r} has {len(labels)} {split} images, {num} are asked")
+    chosen = []
+    for label in range(num_classes):
+        of_class = np.flatnonzero(labels == label)
+        wanted = num // num_classes + (label < num % num_classes)
+        if wanted > len(of_class):
+            raise DataError(
+                f"{name!r} has {len(of_class)} {split} images of class {label}, {wanted} are asked: {num} over "
+                f"{num_classes} classes"
+            )
+        chosen.append(stream(seed, Purpose.SUBSET, label).permutation(of_class)[:wanted])
+    return np.sort(np.concatenate(chosen))
+
+
+def decode(name: str, split: Split, chosen: npt.NDArray[np.int64], images: Pixels, image_size: int | None) -> None:
+    """Fill `images` (N, H, W, C) with the chosen images."""
+
+    def fill(position: int) -> None:
+        index = int(chosen[position])
+        pixels = split.read(index)
+        if image_size is not None:
+            pixels = _sized(pixels, image_size)
+        if pixels.shape != images.shape[1:]:
+            shapes = ["x".join(map(str, shape)) for shape in (pixels.shape, images.shape[1:])]
+            raise DataError(
+                f"image {index} of {name!r} is {shapes[0]}, the first one {shapes[1]}: give them an image_size"
+            )
+        images[position] = pixels
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for _ in threads.map(fill, range(len(chosen))):
+            pass
+
+
+def _sized(pixels: Pixels, size: int) -> Pixels:
+    """The centre `size` pixels of a larger image after resizing, a smaller one within a zero border."""
+    height, width = pixels.shape[:2]
+    if (height, width) == (size, size):
+        return pixels
+    if min(height, width) > size:
+        from PIL import Image
+
+        scale = round(size * _RESIZE_MARGIN) / min(height, width)
+        target = max(size, round(width * scale)), max(size, round(height * scale))
+        grey = pixels.shape[2] == 1
+        resized = Image.fromarray(pixels[..., 0] if grey else pixels).resize(target, Image.Resampling.BILINEAR)
+        pixels = np.asarray(resized)[..., None] if grey else np.asarray(resized)
+        height, width = pixels.shape[:2]
+    top, left = max(0, (height - size) // 2), max(0, (width - size) // 2)
+    pixels = pixels[top : top + size, left : left + size]
+    missing = [(size - extent) for extent in pixels.shape[:2]]
+    return np.pad(pixels, [(m // 2, m - m // 2) for m in missing] + [(0, 0)])
+
+
+def channel_statistics(images: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel in [0, 1], from exact integer sums."""
+    sums = np.zeros((2, images.shape[-1]), np.uint64)
+    for start in range(0, len(images), CHUNK):
+        chunk = images[start : start + CHUNK].astype(np.uint64)
+        sums += np.stack([chunk.sum(axis=(0, 1, 2)), np.square(chunk).sum(axis=(0, 1, 2))])
+    mean, square = (sums / (images.size // images.shape[-1])).tolist()
+    std = [float(np.sqrt(max(s - m * m, 1.0))) for m, s in zip(mean, square, strict=True)]
+    return tuple(m / 255 for m in mean), tuple(s / 255 for s in std)

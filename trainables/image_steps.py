@@ -1,0 +1,129 @@
+"""One optimizer step of an image classifier: written out, or recorded once as a CUDA graph and replayed.
+
+Shapes: B images of a batch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from trainables.config import Precision
+from trainables.image_batches import Augmentation, DeviceImages
+from trainables.image_config import ImageClassifierConfig
+
+TOP = 5
+_WARM_UP_STEPS = 3
+_recording = threading.Lock()
+"""Held while a graph is recorded: threads that train other members must not record at the same time."""
+
+
+class Step(Protocol):
+    """Trains one batch; `sums` (3,) adds up loss, top-1 and top-5 misses of its images, each before the update."""
+
+    engine: str
+    sums: Tensor
+    augmentation: Augmentation | None
+
+    def __call__(self, index_b: Tensor) -> None:
+        """Train the images with these indices."""
+        ...
+
+
+class EagerStep:
+    """Forward and backward of each micro-batch, then one update: the loop that anyone would write."""
+
+    def __init__(
+        self,
+        config: ImageClassifierConfig,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        images: DeviceImages,
+        augmentation: Augmentation | None,
+        device: torch.device,
+    ) -> None:
+        self.engine = f"eager-{device.type}"
+        self.config, self.model, self.optimizer, self.augmentation = config, model, optimizer, augmentation
+        self.device = device
+        self._images = images
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+
+    def __call__(self, index_b: Tensor) -> None:
+        """Train the images with these indices."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in torch.split(index_b, self.config.micro_batch_size or len(index_b)):
+            images = self._images.train_batch(part, self.augmentation, self.config.augment_crop)
+            with autocast(self.config, self.device):
+                logits = self.model(images)
+            labels = self._images.labels[part]
+            loss = cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+            share = loss if len(part) == len(index_b) else loss * (len(part) / len(index_b))
+            share.backward()  # type: ignore[no-untyped-call]
+            self.sums += batch_sums(logits.detach(), labels, loss.detach())
+        self.optimizer.step()
+
+
+class GraphStep:
+    """An eager step recorded as a CUDA graph for whole batches: one launch a step; smaller batches run eagerly.
+
+    Where recording fails, everything runs eagerly, and `engine` says so.
+    """
+
+    def __init__(self, eager: EagerStep, mutable: Sequence[Tensor]) -> None:
+        self._eager = eager
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self.engine, self.sums, self.augmentation = eager.engine, eager.sums, eager.augmentation
+        self._index_b = torch.zeros(eager.config.batch_size, dtype=torch.int64, device=eager.device)
+        self._record([*mutable, self.sums])
+
+    def __call__(self, index_b: Tensor) -> None:
+        """Train the images with these indices."""
+        if self._graph is None or len(index_b) != len(self._index_b):
+            self._eager(index_b)
+            return
+        self._index_b.copy_(index_b)
+        self._graph.replay()
+
+    def _record(self, mutable: Sequence[Tensor]) -> None:
+        before = [tensor.clone() for tensor in mutable]
+        with _recording:
+            try:
+                for _ in range(_WARM_UP_STEPS):  # allocates, and lets cuDNN choose
+                    self._eager(self._index_b)
+                torch.cuda.current_stream(self._eager.device).synchronize()
+                graph = torch.cuda.CUDAGraph()
+                self._eager.optimizer.zero_grad(set_to_none=True)
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                    self._eager(self._index_b)
+                self._graph, self.engine = graph, "graph-cuda"
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # an operation that cannot be recorded
+                self._graph = None
+            finally:
+                for tensor, value in zip(mutable, before, strict=True):
+                    tensor.copy_(value)
+
+
+def autocast(config: ImageClassifierConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """Products in bfloat16 where the config says so; weights, moments, losses and statistics stay in float32."""
+    is_bfloat16 = config.precision is Precision.BFLOAT16
+    # no cache: a recorded graph must cast the weights anew in each replay
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16, cache_enabled=False)
+
+
+def batch_sums(logits: Tensor, labels_b: Tensor, mean_loss: Tensor | None = None) -> Tensor:
+    """Sums over a batch of loss, top-1 and top-5 misses (3,), float64; an output that is no number is a miss."""
+    if mean_loss is None:
+        mean_loss = cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels_b)
+    own = logits.gather(1, labels_b[:, None])
+    # Rank by comparison, not by sorting: classes that score as high as the right one count as better.
+    better = (~(logits < own)).sum(dim=1) - 1
+    misses = [(better >= k).sum() for k in (1, min(TOP, logits.shape[1]))]
+    return torch.stack([mean_loss.double() * len(labels_b), *(count.double() for count in misses)])

@@ -1,0 +1,314 @@
+"""One image classifier in training: the loop, what it measures, and its exact state between any two steps.
+
+Shapes: B images of a batch, P weights of all parameters in one vector.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import astuple, fields
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.image_batches import epoch_augmentation, epoch_order
+from trainables.image_config import ImageClassifierConfig
+from trainables.image_device import device_images
+from trainables.image_models import has_dropout, initial_model, torch_seed
+from trainables.image_steps import EagerStep, GraphStep, Step, autocast, batch_sums
+from trainables.optimizers import make_optimizer, set_moments
+from trainables.outcome import is_finite, outcome
+from trainables.provenance import provenance
+from trainables.result import ImageTracePoint, Outcome, TrialResult
+from trainables.streams import Purpose, digest
+from trainables.torch_threads import torch_threads
+from trainables.workload import Member, Report, State
+
+_POINT_FIELDS = tuple(field.name for field in fields(ImageTracePoint))
+_EVALUATED_PIXELS = 2**20
+"""Pixels of one evaluation pass: bounds its memory; it changes results by rounding only."""
+
+
+class ImageMemberRun:
+    """One trial on one device; opened lazily, so that a fault in its data is its own."""
+
+    def __init__(self, member: Member, engine: str, device: torch.device, num_threads: int) -> None:
+        self.config = cast(ImageClassifierConfig, member.config)
+        self.has_begun = False
+        self._until_epoch = min(member.until_epoch, self.config.num_epochs)
+        self._given_state = member.state
+        self._engine, self._device, self._num_threads = engine, device, num_threads
+        self._train_seconds = 0.0
+        self._trace: list[ImageTracePoint] = []
+        self._num_reported = 0
+        self._epoch = self._step_count = self._position = 0
+        self._init_digest: str | None = None
+        self._cuda_stream: torch.cuda.Stream | None = None
+
+    def advance(self, deadline: float) -> Report:
+        """Train until the deadline (at least one step) or the end."""
+        with torch_threads(self._num_threads), self._stream():
+            return self._advance(deadline)
+
+    def _advance(self, deadline: float) -> Report:
+        started = time.perf_counter()
+        if not self.has_begun:
+            self._begin()
+        num_steps = 1
+        while not self._has_ended:
+            slice_started = time.monotonic()
+            self._train_steps(num_steps)
+            if self._position >= self.config.num_train:
+                self._end_epoch()
+            now = time.monotonic()
+            if now >= deadline:
+                break
+            # A device works on while Python runs ahead: slices grow while they are short beside what is left.
+            if self._device.type == "cuda":
+                num_steps = num_steps * 2 if now - slice_started < 0.1 * (deadline - now) else max(1, num_steps // 2)
+        self._train_seconds += time.perf_counter() - started
+        points, self._num_reported = tuple(self._trace[self._num_reported :]), len(self._trace)
+        return Report(self.config.trial_id, self._epoch, points, self._result() if self._has_ended else None)
+
+    def failed(self, error: str) -> Report:
+        """The report of a trial that raised `error`."""
+        result = self._make_result(Outcome.FAILED, error)
+        return Report(self.config.trial_id, self._epoch, (), result)
+
+    def state_arrays(self) -> State:
+        """Everything needed to go on exactly here."""
+        moments = {name: _flat(self._moments(name)) for name in ("exp_avg", "exp_avg_sq")} if self._has_moments else {}
+        return {
+            "epoch": np.array(self._epoch),
+            "step": np.array(self._step_count),
+            "position": np.array(self._position),
+            "weights": _flat(self._model.parameters()),
+            "buffers": _flat(self._float_buffers()),
+            **moments,
+            "sums": self._step.sums.cpu().numpy().copy(),
+            "trace": np.array([astuple(point) for point in self._trace], np.float64),
+            "train_seconds": np.array(self._train_seconds),
+            "engine": np.array(self._engine),
+            "init_digest": np.array(self._init_digest),
+        }
+
+    # --- beginning and going on ---
+
+    def _begin(self) -> None:
+        config = self.config
+        self._images = device_images(config, self._device)
+        model = initial_model(config)
+        self._init_digest = digest(_flat(model.parameters()))
+        self._model = model.to(self._device).to(memory_format=torch.channels_last)
+        self._parameters = list(self._model.parameters())
+        is_cuda = self._device.type == "cuda"
+        variant: dict[str, Any] = {"fused": True} if config.bias_correction else {}
+        if is_cuda and config.bias_correction:
+            variant["capturable"] = True
+        self._optimizer = make_optimizer(config, self._parameters, **variant)
+        for w in self._parameters if self._has_moments else ():
+            step = torch.zeros((), device=self._device if is_cuda else "cpu")
+            set_moments(self._optimizer, w, step, torch.zeros_like(w), torch.zeros_like(w))
+        self._step = self._make_step()
+        state = self._given_state
+        if state is not None and str(state["engine"]) == self._engine:  # another engine rounds differently
+            self._restore(state)
+        self._given_state = None
+        self._begin_epoch()
+        self.has_begun = True
+        if not self._trace:
+            self._trace.append(self._initial_point())
+
+    def _make_step(self) -> Step:
+        augmentation = epoch_augmentation(self.config, 0, self._device)
+        step = EagerStep(self.config, self._model, self._optimizer, self._images, augmentation, self._device)
+        if self._engine == "graph-cuda" and not has_dropout(self._model):
+            return GraphStep(step, self._mutable())
+        return step
+
+    def _mutable(self) -> list[Tensor]:
+        """Every tensor that a step changes."""
+        moments = [t for state in self._optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+        return [*(w.detach() for w in self._parameters), *self._model.buffers(), *moments]
+
+    def _restore(self, state: State) -> None:
+        weights = np.asarray(state["weights"])
+        if weights.size != sum(w.numel() for w in self._parameters):
+            raise ValueError(f"a state of {weights.size} weights is not this trial's")
+        _fill(self._parameters, weights)
+        _fill(self._float_buffers(), state["buffers"])
+        self._epoch, self._step_count = int(state["epoch"]), int(state["step"])
+        self._position = int(state["position"])
+        if self._has_moments:
+            for name in ("exp_avg", "exp_avg_sq"):
+                _fill(self._moments(name), state[name])
+            for moment in self._optimizer.state.values():
+                moment["step"].fill_(self._step_count)
+        self._step.sums.copy_(torch.from_numpy(np.array(state["sums"])))
+        self._trace = [_point_from_row(row) for row in state["trace"]]
+        self._num_reported = len(self._trace)
+        self._train_seconds = float(state["train_seconds"])
+
+    @property
+    def _has_moments(self) -> bool:
+        return self.config.optimizer.has_moments
+
+    def _moments(self, name: str) -> list[Tensor]:
+        return [self._optimizer.state[w][name] for w in self._parameters]
+
+    def _float_buffers(self) -> list[Tensor]:
+        """Running statistics; the counters beside them enter no number."""
+        return [buffer for buffer in self._model.buffers() if buffer.is_floating_point()]
+
+    # --- training ---
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._epoch >= self._until_epoch or not is_finite(self._trace[-1])
+
+    def _begin_epoch(self) -> None:
+        self._order = torch.from_numpy(epoch_order(self.config, self._epoch)).to(self._device)
+        augmentation = epoch_augmentation(self.config, self._epoch, self._device)
+        if augmentation is not None:
+            assert self._step.augmentation is not None
+            self._step.augmentation.mirrored.copy_(augmentation.mirrored)
+            self._step.augmentation.corners.copy_(augmentation.corners)
+
+    def _train_steps(self, num_steps: int) -> None:
+        """Up to that many steps of this epoch; returns when the device has done them."""
+        self._model.train()
+        stop = min(self.config.num_train, self._position + num_steps * self.config.batch_size)
+        for start in range(self._position, stop, self.config.batch_size):
+            index_b = self._order[start : start + self.config.batch_size]
+            with self._dropout_stream():
+                self._step(index_b)
+            self._step_count += 1
+        self._position = min(stop, self.config.num_train)
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+
+    def _stream(self) -> AbstractContextManager[Any]:
+        """On a GPU a queue of launches of its own, so that trials side by side do not wait for each other."""
+        if self._device.type != "cuda":
+            return nullcontext()
+        if self._cuda_stream is None:
+            self._cuda_stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        return torch.cuda.stream(self._cuda_stream)
+
+    def _dropout_stream(self) -> AbstractContextManager[Any]:
+        if not has_dropout(self._model):
+            return nullcontext()
+        fork = torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else [])
+        return _Seeded(fork, torch_seed(self.config.seed, Purpose.DROPOUT, self._step_count))
+
+    def _end_epoch(self) -> None:
+        self._epoch += 1
+        loss, wrong, wrong_top5 = (self._step.sums / self.config.num_train).tolist()
+        self._step.sums.zero_()
+        self._position = 0
+        self._trace.append(self._point(loss, wrong, wrong_top5))
+        if self._epoch < self.config.num_epochs:
+            self._begin_epoch()
+
+    # --- measuring ---
+
+    def _initial_point(self) -> ImageTracePoint:
+        return self._point(*self._evaluate(test=False))
+
+    def _point(self, train_loss: float, train_error: float, train_top5_error: float) -> ImageTracePoint:
+        test_loss, test_error, test_top5_error = self._evaluate(test=True)
+        best = (self._trace[-1].best_test_error, self._trace[-1].best_epoch) if self._trace else (test_error, 0)
+        best_test_error, best_epoch = min(best, (test_error, self._epoch))
+        squares = torch.stack([w.detach().double().square().sum() for w in self._parameters])
+        return ImageTracePoint(
+            epoch=self._epoch,
+            train_loss=train_loss,
+            train_error=train_error,
+            test_error=test_error,
+            weight_norm=float(squares.sum().sqrt()),
+            train_top5_error=train_top5_error,
+            test_loss=test_loss,
+            test_top5_error=test_top5_error,
+            best_epoch=best_epoch,
+            best_test_error=best_test_error,
+        )
+
+    @torch.no_grad()
+    def _evaluate(self, *, test: bool) -> tuple[float, float, float]:
+        """Loss, top-1 and top-5 error of the weights as they are, in evaluation mode."""
+        self._model.eval()
+        num = self._images.num_test if test else self._images.num_train
+        labels = self._images.test_labels if test else self._images.labels
+        chunk = max(1, _EVALUATED_PIXELS // self.config.image_size**2)
+        sums = torch.zeros(3, dtype=torch.float64, device=self._device)
+        for start in range(0, num, chunk):
+            stop = min(start + chunk, num)
+            with autocast(self.config, self._device):
+                logits = self._model(self._images.plain_batch(start, stop, test=test))
+            sums += batch_sums(logits, labels[start:stop])
+        loss, wrong, wrong_top5 = (sums / num).tolist()
+        return loss, wrong, wrong_top5
+
+    def _result(self) -> TrialResult:
+        ran_to_end = self._epoch >= self.config.num_epochs or not is_finite(self._trace[-1])
+        ending = outcome(self._trace, self.config.num_classes) if ran_to_end else Outcome.UNFINISHED
+        return self._make_result(ending)
+
+    def _make_result(self, ending: Outcome, error: str | None = None) -> TrialResult:
+        is_cuda = self._device.type == "cuda"
+        return TrialResult(
+            config=self.config,
+            outcome=ending,
+            epochs_done=self._epoch,
+            trace=tuple(self._trace),
+            data_digest=self.config.dataset_digest if self.has_begun else None,
+            init_digest=self._init_digest if self.has_begun else None,
+            order_digest=digest(epoch_order(self.config, 0)) if self.has_begun else None,
+            train_seconds=self._train_seconds,
+            finished_at=time.time(),
+            provenance=provenance(
+                self._step.engine if self.has_begun else self._engine,
+                self._device.type,
+                self._num_threads,
+                torch.cuda.get_device_name(self._device) if is_cuda else None,
+            ),
+            error=error,
+        )
+
+
+class _Seeded:
+    """Within, torch's global generators are at a seed of ours."""
+
+    def __init__(self, fork: AbstractContextManager[Any], seed: int) -> None:
+        self._fork, self._seed = fork, seed
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.manual_seed(self._seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self._fork.__exit__(*error)
+
+
+def _flat(tensors: Iterable[Tensor]) -> np.ndarray[Any, Any]:
+    """All numbers of the tensors in one vector, in the logical order of their indices."""
+    parts = [tensor.detach().cpu().contiguous().reshape(-1) for tensor in tensors]
+    return torch.cat(parts).numpy().copy() if parts else np.zeros(0, np.float32)
+
+
+@torch.no_grad()
+def _fill(tensors: Iterable[Tensor], flat: np.ndarray[Any, Any]) -> None:
+    """Inverse of `_flat`, into tensors that are there."""
+    values, start = torch.from_numpy(np.array(flat)), 0
+    for tensor in tensors:
+        tensor.copy_(values[start : start + tensor.numel()].reshape(tensor.shape))
+        start += tensor.numel()
+
+
+def _point_from_row(row: np.ndarray[tuple[int], np.dtype[np.float64]]) -> ImageTracePoint:
+    values: dict[str, Any] = dict(zip(_POINT_FIELDS, row.tolist(), strict=True))
+    return ImageTracePoint(**{**values, "epoch": int(values["epoch"]), "best_epoch": int(values["best_epoch"])})

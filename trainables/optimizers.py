@@ -1,0 +1,77 @@
+"""The update rules in torch, equations (3.1)-(3.6): torch.optim's own wherever torch has them, plain code elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainables.config import TrialConfig
+
+
+class MomentsWithoutCorrection(torch.optim.Optimizer):
+    """Adam (3.4)-(3.5) and AdamW (3.4), (3.6) as the paper's theory has them: no bias correction."""
+
+    def __init__(self, params: Iterable[Tensor], config: TrialConfig) -> None:
+        super().__init__(params, {})
+        self._config = config
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter."""
+        config = self._config
+        beta1, beta2 = config.beta1 or 0.0, config.beta2 or 0.0
+        for w in self.param_groups[0]["params"]:
+            m, v = self.state[w]["exp_avg"], self.state[w]["exp_avg_sq"]
+            g = w.grad + config.weight_decay * w if config.optimizer.is_coupled else w.grad
+            m.copy_(beta1 * m + (1 - beta1) * g)
+            v.copy_(beta2 * v + (1 - beta2) * g**2)
+            if not config.optimizer.is_coupled:
+                w.mul_(1 - config.learning_rate * config.weight_decay)
+            w.sub_(config.learning_rate * m / (v.sqrt() + config.epsilon_value))
+
+
+class SignSGD(torch.optim.Optimizer):
+    """SignSGD, w <- w - eta sign(g + lambda w), and SignSGDW, w <- (1 - eta lambda) w - eta sign(g)."""
+
+    def __init__(self, params: Iterable[Tensor], config: TrialConfig) -> None:
+        super().__init__(params, {})
+        self._config = config
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter."""
+        config = self._config
+        for w in self.param_groups[0]["params"]:
+            g = w.grad + config.weight_decay * w if config.optimizer.is_coupled else w.grad
+            if not config.optimizer.is_coupled:
+                w.mul_(1 - config.learning_rate * config.weight_decay)
+            w.sub_(config.learning_rate * g.sign())
+
+
+def make_optimizer(config: TrialConfig, params: Iterable[Tensor], **variant: Any) -> torch.optim.Optimizer:
+    """The update rule that `config` names; `variant` chooses among torch.optim's implementations (`fused=True`, ...).
+
+    With moments, `optimizer.state[w]` is to be given before the first step: see `set_moments`.
+    """
+    params = list(params)
+    if not config.optimizer.has_moments:
+        return SignSGD(params, config)
+    if not config.bias_correction:
+        return MomentsWithoutCorrection(params, config)
+    rule = torch.optim.Adam if config.optimizer.is_coupled else torch.optim.AdamW
+    return rule(
+        params,
+        lr=config.learning_rate,
+        betas=(config.beta1 or 0.0, config.beta2 or 0.0),
+        eps=config.epsilon_value,
+        weight_decay=config.weight_decay,
+        **variant,
+    )
+
+
+def set_moments(optimizer: torch.optim.Optimizer, w: Tensor, step: Tensor, first: Tensor, second: Tensor) -> None:
+    """Give parameter `w` its moments after `step` steps; the optimizer goes on in these tensors."""
+    optimizer.state[w] = {"step": step, "exp_avg": first, "exp_avg_sq": second}

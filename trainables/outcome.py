@@ -1,0 +1,38 @@
+"""How a trial that ran to its last epoch, or diverged, is classed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from trainables.result import Outcome, TracePoint
+
+STUCK_LOSS_TOLERANCE = 0.05
+"""A stuck trial's training loss lies within this share of the trivial loss, ln(number of classes), ..."""
+STUCK_NORM_SHARE = 0.5
+"""... and its weight norm below this share of the initial one."""
+TRAINED_ERROR = 0.01
+"""Training error about 0."""
+
+
+def is_finite(point: TracePoint) -> bool:
+    """Whether loss and weights are still numbers."""
+    return math.isfinite(point.train_loss) and math.isfinite(point.weight_norm)
+
+
+def outcome(trace: Sequence[TracePoint], num_classes: int) -> Outcome:
+    """The class of a trial that ended.
+
+    Stuck is judged by loss and norm together: after a collapse the weights are near zero and the error is arbitrary.
+    A trained network whose test error is nearer to chance, 1 - 1/classes, than to 0 has memorized.
+    """
+    first, last = trace[0], trace[-1]
+    if not is_finite(last):
+        return Outcome.DIVERGED
+    trivial_loss = math.log(num_classes)
+    loss_is_trivial = abs(last.train_loss - trivial_loss) <= STUCK_LOSS_TOLERANCE * trivial_loss
+    if loss_is_trivial and last.weight_norm < STUCK_NORM_SHARE * first.weight_norm:
+        return Outcome.STUCK
+    if last.train_error > TRAINED_ERROR:
+        return Outcome.UNDERFIT
+    return Outcome.MEMORIZED if last.test_error >= (1 - 1 / num_classes) / 2 else Outcome.LEARNED
