@@ -13,6 +13,9 @@ ReportSink = Callable[[Sequence[Report]], None]
 """Takes reports as they come; never blocks for long."""
 
 
+_WAIT_SECONDS = 1.0
+
+
 class Executor(Protocol):
     """Pulls packs until the queue is finished, and hands their reports on."""
 
@@ -50,7 +53,11 @@ class InlineExecutor:
 
     def run(self, queue: PackQueue, sink: ReportSink) -> None:
         """Run everything in the queue; returns when it is finished."""
-        while (order := queue.next_pack(self.slots)) is not None:
+        while not queue.is_finished:
+            order = queue.next_pack(self.slots)
+            if order is None:
+                queue.wait(_WAIT_SECONDS)
+                continue
             worker = PackWorker(order)
             while not worker.is_done:
                 sink(worker.step())

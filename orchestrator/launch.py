@@ -17,7 +17,7 @@ from orchestrator.errors import UserError, unknown_name
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from orchestrator.runner import Plan
+    from orchestrator.plan import Plan
     from orchestrator.sweep import Sweep
 
 EXIT_FAILED_TRIALS, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
@@ -124,7 +124,7 @@ def plan(
     from rich.console import Console
 
     from orchestrator.ledger import Ledger
-    from orchestrator.runner import plan_sweep
+    from orchestrator.plan import plan_sweep
 
     sweep = _sweep(name, module, sets, seeds, workload, data)
     Console().print(_plan_table(plan_sweep(sweep, Ledger(out), max_trials)))
@@ -265,9 +265,12 @@ def _plan_table(planned: Plan) -> Table:
         axes = {axis: ", ".join(map(_short, values)) for axis, values in grid.axes.items()}
         for arm, coupled in grid.arms.items():
             fields = {**grid.base, **coupled, **axes}
-            table.add_row(arm, "\n".join(f"{field} = {_short(value)}" for field, value in fields.items()))
+            searched = sweep.search.space.get(arm, {}) if sweep.search else {}
+            lines = [f"{field} = {_short(value)}" for field, value in fields.items()]
+            lines += [f"{f} in [{a.low:g}, {a.high:g}]" for f, a in searched.items() if f not in fields]
+            table.add_row(arm, "\n".join(lines))
     table.add_row("seeds", ", ".join(map(str, sweep.seeds)))
-    table.add_row("trials", f"{len(planned.configs)}: {len(planned.settled)} done, {len(planned.pending)} to run")
+    table.add_row("trials", f"{planned.num_trials}: {planned.num_done} done, {planned.num_pending} to run")
     seconds = planned.forecast_core_seconds
     table.add_row("forecast", f"{seconds / 3600:.2f} core hours, {seconds / 60 / cores:.1f} minutes on {cores} cores")
     if planned.stale_rows:

@@ -1,6 +1,7 @@
 """The Parquet truth: append, read, dedupe, compact.
 
-`<root>/trials/workload=W/part-<driver>-<n>.parquet`, and the same under `traces/`. Rules that keep it true:
+`<root>/trials/workload=W/part-<driver>-<n>.parquet`, and the same under `traces/`; what searches asked lies in
+`asks/search=S/round-<k>-<driver>.parquet`. Rules that keep it true:
 
 - A commit is one rename locally, one PUT on an object store; a part is never overwritten and never changes.
 - An append writes its traces before its trials; a trace whose trial never came is ignored by readers.
@@ -19,7 +20,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from orchestrator import ledger_schema as rules
 from orchestrator.errors import LedgerError, unknown_name
 from orchestrator.ledger_schema import RANK_COLUMNS, TableName
 from trainables.registry import workload as find_workload
-from trainables.result import TrialResult
+from trainables.result import Outcome, TrialResult
 
 ROWS_PER_PART = 250_000
 """Compaction merges up to about this many rows into one part, so that its memory stays bounded."""
@@ -120,6 +121,55 @@ class Ledger:
         rows = self.trials(workload, columns=("trial_id", "attempt", "outcome"))
         rows = rows.filter(pc.invert(rules.satisfying(rows["outcome"])))
         return dict(zip(rows["trial_id"].to_numpy(), rows["attempt"].to_numpy().tolist(), strict=True))
+
+    def failed(self, workload: str) -> set[str]:
+        """Ids of the trials whose last attempt failed."""
+        rows = self.trials(workload, columns=("trial_id", "outcome"))
+        is_failed = pc.equal(rows["outcome"], pa.scalar(str(Outcome.FAILED)))
+        ids: list[Any] = rows["trial_id"].filter(is_failed).to_pylist()
+        return set(ids)
+
+    def mark_pruned(self, workload: str, trial_ids: Collection[str]) -> list[str]:
+        """Record of these unfinished trials that they were stopped; returns those that were not settled meanwhile."""
+        rows = self.trials(workload, trial_ids=trial_ids)
+        rows = rows.filter(pc.equal(rows["outcome"], pa.scalar(str(Outcome.UNFINISHED))))
+        if not rows.num_rows:
+            return []
+        attempts = rows.select(list(rules.ATTEMPT_KEY))
+        traces = rules.of_attempts(self._read(TableName.TRACES, workload, None, trial_ids), attempts)
+        changed: dict[str, Any] = {"finished_at": time.time(), "driver_id": self.driver_id}
+        with self._lock:
+            self._commit(TableName.TRACES, workload, rules.with_values(traces, changed))
+            self._commit(
+                TableName.TRIALS, workload, rules.with_values(rows, {**changed, "outcome": str(Outcome.PRUNED)})
+            )
+        ids: list[Any] = rows["trial_id"].to_pylist()
+        return ids
+
+    def put_asks(self, search_id: str, round_number: int, params: Sequence[Mapping[str, float]]) -> None:
+        """Record what a search asks in a round, before any of it is dispatched."""
+        rows = [{"search_id": search_id, "round": round_number, "position": i, **p} for i, p in enumerate(params)]
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(rules.asks_marker()), sink)
+        self._write(f"{self._asks(search_id)}/round-{round_number:04d}-{self.driver_id}.parquet", sink.getvalue())
+
+    def asks(self, search_id: str) -> dict[int, list[dict[str, float]]]:
+        """The recorded points of each round of a search; of two drivers' records of one round the earlier driver's."""
+        rounds: dict[int, list[dict[str, float]]] = {}
+        for part in self._list(self._asks(search_id), pafs.FileType.File):
+            try:
+                table = pq.read_table(part, filesystem=self._files)
+            except (OSError, pa.ArrowException) as error:
+                raise _bad_part(part, f"is truncated, damaged or not a Parquet file ({_reason(error)})") from None
+            if fault := rules.fault_of_marker(table.schema.metadata, rules.ASKS):
+                raise _bad_part(part, fault)
+            rows = table.sort_by("position").drop_columns(["search_id", "position"]).to_pylist()
+            number = rows[0].pop("round")
+            rounds.setdefault(number, [{k: v for k, v in row.items() if k != "round"} for row in rows])
+        return rounds
+
+    def _asks(self, search_id: str) -> str:
+        return f"{self._path}/{rules.ASKS}/search={search_id}"
 
     def count_other_versions(self, workload: str, version: int) -> int:
         """Number of trials recorded under another version of the workload, which a version change left behind."""

@@ -33,6 +33,9 @@ class TableName(StrEnum):
     TRACES = "traces"
 
 
+ASKS = "asks"
+"""Folder of the points that searches asked."""
+
 ATTEMPT_KEY = ("trial_id", "attempt", "finished_at", "driver_id")
 """Columns of both tables that together name one attempt at a trial."""
 
@@ -84,7 +87,21 @@ def _arrow_type(annotation: Any) -> pa.DataType:
     raise TypeError(f"no column type for a field of type {annotation!r}")
 
 
-def fault_of_marker(metadata: Mapping[bytes, bytes] | None, table: TableName) -> str | None:
+def asks_marker() -> dict[bytes, bytes]:
+    """Schema metadata of a file of asks."""
+    return {_MARKER: f"{ASKS}/{FORMAT_VERSION}".encode()}
+
+
+def with_values(rows: pa.Table, values: Mapping[str, Any]) -> pa.Table:
+    """The rows with these values in all of them."""
+    for name, value in values.items():
+        position = rows.schema.get_field_index(name)
+        field = rows.schema.field(position)
+        rows = rows.set_column(position, field, pa.array([value] * rows.num_rows, field.type))
+    return rows
+
+
+def fault_of_marker(metadata: Mapping[bytes, bytes] | None, table: str) -> str | None:
     """What is wrong with a part by its schema's metadata, or None."""
     marker = (metadata or {}).get(_MARKER, b"").decode(errors="replace")
     if not marker:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from trainables.config import TrialConfig
 from trainables.pack import MemberOrder, PackOrder
 from trainables.provenance import provenance
 from trainables.registry import workload
@@ -37,35 +36,48 @@ class PackSettings:
 
 
 class PackQueue:
-    """The trials still to run; packs are pulled from it, lost packs come back to it. Thread-safe."""
+    """The trials still to run; packs are pulled from it, lost packs come back to it. Thread-safe.
 
-    def __init__(
-        self,
-        configs: Sequence[TrialConfig],
-        settings: PackSettings,
-        state_paths: Mapping[str, str],
-        attempts: Mapping[str, int],
-    ) -> None:
+    More members may come until `close`.
+    """
+
+    def __init__(self, settings: PackSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        members = [
-            MemberOrder(c, attempts.get(c.trial_id, 0) + 1, state_paths.get(c.trial_id))
-            for c in _longest_first(configs)
-        ]
-        self._waiting = deque(members)
-        self._cost_waiting = sum(_cost(member) for member in members)
+        self._changed = threading.Condition(self._lock)
+        self._is_open = True
+        self._waiting: deque[MemberOrder] = deque()
+        self._cost_waiting = 0.0
         self._requeued: deque[tuple[MemberOrder, ...]] = deque()
         self._in_flight: dict[str, PackOrder] = {}
-        self._ended: set[str] = set()
+        self._ended: dict[str, float] = {}
         self._losses: dict[str, int] = {}
         self._run_id = uuid.uuid4().hex[:8]
         self._num_packs = 0
 
+    def add(self, members: Sequence[MemberOrder]) -> None:
+        """More to run, the costliest first."""
+        with self._changed:
+            self._waiting = deque(_longest_first([*self._waiting, *members]))
+            self._cost_waiting += sum(_cost(member) for member in members)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        with self._changed:
+            self._is_open = False
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Return when something waits or all is finished, or after that long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._requeued or not self._is_open, seconds)
+
     @property
     def is_finished(self) -> bool:
-        """Whether nothing waits and nothing is in flight."""
+        """Whether nothing waits, nothing is in flight and nothing more will come."""
         with self._lock:
-            return not (self._waiting or self._requeued or self._in_flight)
+            return not (self._is_open or self._waiting or self._requeued or self._in_flight)
 
     def next_pack(self, slots: int) -> PackOrder | None:
         """Cut the next pack for one of `slots` workers; None if nothing waits now."""
@@ -85,11 +97,12 @@ class PackQueue:
             self._in_flight[order.pack_id] = order
             return order
 
-    def ended(self, trial_id: str) -> bool:
-        """A trial's result is here; whether it is the first one."""
+    def ended(self, result: TrialResult) -> bool:
+        """A trial's result is here; whether it is the first one that goes this far."""
+        reached = result.epochs_done if result.outcome is Outcome.UNFINISHED else math.inf
         with self._lock:
-            is_first = trial_id not in self._ended
-            self._ended.add(trial_id)
+            is_first = reached > self._ended.get(result.trial_id, -1)
+            self._ended[result.trial_id] = max(reached, self._ended.get(result.trial_id, -1))
             return is_first
 
     def completed(self, pack_id: str) -> list[TrialResult]:
@@ -103,7 +116,7 @@ class PackQueue:
         """
         with self._lock:
             order = self._in_flight.pop(pack_id, None)
-            left = [m for m in order.members if m.config.trial_id not in self._ended] if order else []
+            left = [m for m in order.members if not self._has_ended(m)] if order else []
             again = [
                 replace(m, attempt=m.attempt + 1, state_path=state_paths.get(m.config.trial_id, m.state_path))
                 for m in left
@@ -119,9 +132,12 @@ class PackQueue:
                 if losses < MAX_LOSSES:
                     self._requeued.append((member,))
                     continue
-                self._ended.add(member.config.trial_id)
+                self._ended[member.config.trial_id] = math.inf
                 return [_given_up(member, pack_id, error)]
             return []
+
+    def _has_ended(self, member: MemberOrder) -> bool:
+        return self._ended.get(member.config.trial_id, -1) >= member.last_epoch
 
     def _cut(self, slots: int) -> tuple[MemberOrder, ...]:
         budget = self._cost_waiting / (ROUNDS_LEFT * max(1, slots))
@@ -142,27 +158,24 @@ class PackQueue:
         return tuple(members)
 
 
-def _longest_first(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
+def _longest_first(members: Sequence[MemberOrder]) -> list[MemberOrder]:
     """By pack key, the costliest key first; within it by falling cost, then by seed, so that neighbours share data."""
 
-    def rank(config: TrialConfig) -> tuple[float, int]:
-        return -workload(config.workload).cost(config), config.seed
+    def rank(member: MemberOrder) -> tuple[float, int]:
+        return -_cost(member), member.config.seed
 
-    by_key = sorted(configs, key=lambda c: str(_config_key(c)))
-    groups = [sorted(group, key=rank) for _, group in groupby(by_key, key=lambda c: str(_config_key(c)))]
-    return [config for group in sorted(groups, key=lambda g: rank(g[0])) for config in group]
-
-
-def _config_key(config: TrialConfig) -> object:
-    return workload(config.workload).pack_key(config)
+    by_key = sorted(members, key=lambda m: str(_key(m)))
+    groups = [sorted(group, key=rank) for _, group in groupby(by_key, key=lambda m: str(_key(m)))]
+    return [member for group in sorted(groups, key=lambda g: rank(g[0])) for member in group]
 
 
 def _key(member: MemberOrder) -> object:
-    return _config_key(member.config)
+    return workload(member.config.workload).pack_key(member.config)
 
 
 def _cost(member: MemberOrder) -> float:
-    return workload(member.config.workload).cost(member.config)
+    config = member.config
+    return workload(config.workload).cost(config) * member.last_epoch / config.num_epochs
 
 
 def _given_up(member: MemberOrder, pack_id: str, error: str) -> TrialResult:

@@ -17,16 +17,12 @@ from rich.table import Table
 from orchestrator.errors import SweepError, unknown_name
 from orchestrator.executor import Executor, InlineExecutor
 from orchestrator.ledger import Ledger
-from orchestrator.packing import PackQueue, PackSettings
-from orchestrator.progress import ProgressDisplay
-from orchestrator.recorder import Recorder
+from orchestrator.plan import Plan, plan_sweep
 from orchestrator.sweep import Sweep
-from trainables.config import TrialConfig
+from orchestrator.training import Training
 from trainables.gpu import gpu_is_here
 from trainables.registry import workload
-from trainables.result import SATISFYING, Outcome, TrialResult
-from trainables.state_store import StateStore
-from trainables.workload import Report
+from trainables.result import SATISFYING, Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,18 +52,6 @@ class RunOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A sweep minus what the ledger settles; `forecast_core_seconds` is the cost model's guess for `pending`."""
-
-    sweep: Sweep
-    configs: tuple[TrialConfig, ...]
-    settled: frozenset[str]
-    pending: tuple[TrialConfig, ...]
-    stale_rows: int
-    forecast_core_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class RunSummary:
     """What a launch did: trials `planned`, `already_done` before it, `finished` and `failed` in it, all outcomes."""
 
@@ -77,21 +61,6 @@ class RunSummary:
     failed: int
     outcomes: Mapping[str, int]
     interrupted: bool
-
-
-def plan_sweep(sweep: Sweep, ledger: Ledger, max_trials: int | None = None) -> Plan:
-    """Expand the sweep and subtract what is settled; reads only."""
-    configs = sweep.configs()
-    settled = ledger.settled(sweep.workload) & {config.trial_id for config in configs}
-    pending = tuple(config for config in configs if config.trial_id not in settled)[:max_trials]
-    return Plan(
-        sweep,
-        configs,
-        frozenset(settled),
-        pending,
-        ledger.count_other_versions(sweep.workload, workload(sweep.workload).config_type.numeric_version),
-        sum(workload(sweep.workload).cost(config) for config in pending),
-    )
 
 
 def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
@@ -109,14 +78,17 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         with _connected(plan, options, device) as executor, _mlflow(sweep, options) as view:
             if view is not None:
                 _catch_up(view, plan, ledger)
-            outcomes, interrupted = _train(plan, ledger, options, executor, view, console)
+            outcomes, interrupted = Counter[str](), False
+            if executor is not None:
+                training = Training(plan, ledger, executor, view, states_root(options.out), options.checkpoint_seconds)
+                outcomes, interrupted = training.run(console)
             ledger.compact()
             figures = _show(plan, ledger, options, console)
             if view is not None:
                 _finish_view(view, plan, ledger, figures, console)
     return RunSummary(
-        planned=len(plan.configs),
-        already_done=len(plan.settled),
+        planned=plan.num_trials,
+        already_done=plan.num_done,
         finished=outcomes.total(),
         failed=outcomes[Outcome.FAILED],
         outcomes=outcomes,
@@ -130,7 +102,8 @@ def export_mlflow(sweep: Sweep, out: str) -> int:
 
     ledger = Ledger(out)
     out = ledger.root
-    trial_ids = {config.trial_id for config in sweep.configs()}
+    plan = plan_sweep(sweep, ledger)
+    trial_ids = {config.trial_id for config in plan.configs}
     recorded = _rows(ledger, sweep, trial_ids)  # a broken ledger is named before MLflow is touched
     view = MlflowView(default_tracking_uri(out), sweep.name, sweep.title)
     present = view.present()
@@ -138,7 +111,7 @@ def export_mlflow(sweep: Sweep, out: str) -> int:
     view.add(missing, recorded[1])
     folder = _figure_folder(out, sweep)
     view.add_artifacts(sorted(folder.glob("*.p*")) if folder.is_dir() else [])
-    view.close(finished=trial_ids <= ledger.settled(sweep.workload))
+    view.close(finished=plan.is_complete)
     return len(missing)
 
 
@@ -154,66 +127,12 @@ class SweepStatus:
 
 def sweep_status(sweep: Sweep, ledger: Ledger) -> SweepStatus:
     """Read a sweep's state from the ledger."""
-    trial_ids = {config.trial_id for config in sweep.configs()}
+    plan = plan_sweep(sweep, ledger)
+    trial_ids = {config.trial_id for config in plan.configs}
     rows = ledger.trials(sweep.workload, trial_ids=trial_ids, columns=("trial_id", "outcome", "error")).to_pylist()
     errors = {row["trial_id"]: row["error"].strip().splitlines()[-1] for row in rows if row["error"]}
     outcomes = Counter(row["outcome"] for row in rows)
-    settled = sum(count for outcome, count in outcomes.items() if outcome in SATISFYING)
-    return SweepStatus(len(trial_ids), settled, dict(outcomes.most_common()), errors)
-
-
-def _train(
-    plan: Plan,
-    ledger: Ledger,
-    options: RunOptions,
-    executor: Executor | None,
-    view: BackgroundView | None,
-    console: Console,
-) -> tuple[Counter[str], bool]:
-    """Run the pending trials; returns the outcomes of this launch and whether it was interrupted."""
-    outcomes: Counter[str] = Counter()
-    if executor is None:
-        return outcomes, False
-    states = StateStore(states_root(options.out))
-    states.collect(ledger.settled(plan.sweep.workload))
-    attempts = ledger.attempts(plan.sweep.workload)
-    # A trial that failed starts anew: its state may be what it failed of.
-    paths = {trial_id: path for trial_id, path in states.index().items() if trial_id not in attempts}
-    settings = PackSettings(states_root(options.out), options.checkpoint_seconds, executor.device, executor.num_threads)
-    queue = PackQueue(plan.pending, settings, paths, attempts)
-    configs = {config.trial_id: config for config in plan.pending}
-    running: dict[str, float] = {}
-
-    def moved(report: Report) -> None:
-        config = configs[report.trial_id]
-        share = report.epochs_done / config.num_epochs
-        running[report.trial_id] = share * workload(config.workload).cost(config)
-        progress.partial(sum(running.values()))
-
-    def recorded(results: Sequence[TrialResult]) -> None:
-        executor.acknowledge([result.trial_id for result in results])
-        for result in results:
-            running.pop(result.trial_id, None)
-            outcomes[result.outcome] += 1
-            progress.trial_done(result.outcome, workload(result.config.workload).cost(result.config))
-        if view is not None:
-            view.add([r.trial_row() for r in results], {r.trial_id: r.trace_rows() for r in results})
-
-    def sink(reports: Sequence[Report]) -> None:
-        recorder.put([report for report in reports if report.result is None or queue.ended(report.trial_id)])
-
-    progress = ProgressDisplay(
-        plan.sweep.name, len(plan.configs), len(plan.settled), plan.forecast_core_seconds, console
-    )
-    interrupted = False
-    with progress, Recorder(ledger, recorded, moved) as recorder:
-        try:
-            executor.run(queue, sink)
-        except KeyboardInterrupt:
-            interrupted = True
-    executor.close()
-    states.collect(ledger.settled(plan.sweep.workload))
-    return outcomes, interrupted
+    return SweepStatus(plan.num_trials, plan.num_done, dict(outcomes.most_common()), errors)
 
 
 def states_root(out: str) -> str:
@@ -229,7 +148,7 @@ def _console() -> Console:
 
 def _announce(console: Console, plan: Plan) -> None:
     console.print(
-        f"{plan.sweep.name}: {len(plan.configs)} trials, {len(plan.settled)} done, {len(plan.pending)} to run",
+        f"{plan.sweep.name}: {plan.num_trials} trials, {plan.num_done} done, {plan.num_pending} to run",
         highlight=False,
     )
     if plan.stale_rows:
@@ -283,7 +202,7 @@ def _device(sweep: Sweep, options: RunOptions) -> str | None:
 @contextmanager
 def _connected(plan: Plan, options: RunOptions, device: str | None) -> Iterator[Executor | None]:
     """The executor, started only if there is something to run."""
-    if not plan.pending:
+    if plan.is_complete:
         yield None
     elif options.executor == "inline":
         yield InlineExecutor(device or "cpu", options.cpus_per_trial)
@@ -313,8 +232,7 @@ def _catch_up(view: BackgroundView, plan: Plan, ledger: Ledger) -> None:
 
 
 def _finish_view(view: BackgroundView, plan: Plan, ledger: Ledger, figures: Sequence[Path], console: Console) -> None:
-    is_complete = {config.trial_id for config in plan.configs} <= ledger.settled(plan.sweep.workload)
-    view.finish(figures, finished=is_complete)
+    view.finish(figures, finished=plan_sweep(plan.sweep, ledger).is_complete)
     if view.problem is not None:
         console.print(f"{view.problem}: `launch export-mlflow {plan.sweep.name}` fills it in later", highlight=False)
     else:
@@ -326,9 +244,11 @@ def _show(plan: Plan, ledger: Ledger, options: RunOptions, console: Console) -> 
     from orchestrator.analysis import best_cells, best_table, only_best, result_table
 
     sweep = plan.sweep
-    trial_ids = {config.trial_id for config in plan.configs}
+    trial_ids = {config.trial_id for config in plan.work.shown()}
     trials = ledger.trials(sweep.workload, trial_ids=trial_ids).to_pandas()
     _print_table(console, result_table(trials), sweep.title)
+    for line in plan.work.notes():
+        console.print(line, highlight=False, soft_wrap=True)
     note = ""
     settled = trials[trials["outcome"].isin(SATISFYING)]
     over = [name for name in sweep.best_over if settled[name].nunique() > 1]

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, get_args
 
 from orchestrator.errors import ConfigError, SweepError, unknown_name
+from orchestrator.search import HalvingSearch
 from search_spaces.space import round_significant
 from trainables.config import TrialConfig
 from trainables.registry import workload
@@ -63,11 +64,12 @@ class Sweep:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     figures: tuple[str, ...] = ()
     workload: str = "two_layer_cnn"
+    search: HalvingSearch | None = None
     best_over: tuple[str, ...] = ()
     error: str = "test_error"
 
     def configs(self) -> tuple[TrialConfig, ...]:
-        """All trials, each once; `ConfigError` names each fault once.
+        """All trials, each once; `ConfigError` names each fault once. Of a search the middle of each cell's space.
 
         The order is stable and goes seed by seed: the first trials are a whole map of the first seed.
         """
@@ -75,8 +77,9 @@ class Sweep:
         faults: dict[str, None] = {}
         for seed, grid in itertools.product(self.seeds, self.grids):
             for cell in grid.cells():
+                cell = cell if self.search is None else self.search.middle(cell)
                 try:
-                    config = _config(self.workload, {**cell, "seed": seed})
+                    config = make_trial(self.workload, {**cell, "seed": seed})
                 except ConfigError as error:
                     faults[str(error)] = None
                 else:
@@ -87,6 +90,11 @@ class Sweep:
         if not trials:
             raise SweepError(f"{self.name} has no trials: arms, every axis and the seeds need at least one value")
         return tuple(trials.values())
+
+    def cells(self) -> list[dict[str, Any]]:
+        """Field values of every cell of the grids, without seed, each once."""
+        cells = [cell for grid in self.grids for cell in grid.cells()]
+        return [cell for i, cell in enumerate(cells) if cell not in cells[:i]]
 
     def with_overrides(self, sets: Sequence[str] = (), seeds: str | None = None) -> Sweep:
         """The sweep with other values and seeds, as the command line gives them.
@@ -122,7 +130,7 @@ class Sweep:
         return replace(self, grids=tuple(grids))
 
 
-def _config(workload_name: str, values: Mapping[str, Any]) -> TrialConfig:
+def make_trial(workload_name: str, values: Mapping[str, Any]) -> TrialConfig:
     """One trial of a cell, numbers rounded; `ConfigError` with its faults."""
     found = workload(workload_name)
     fields = found.config_type.model_fields

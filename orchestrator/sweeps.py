@@ -11,8 +11,9 @@ from typing import Any
 
 from orchestrator.errors import SweepError, unknown_name
 from orchestrator.image_sweeps import IMAGES, image_base, is_imagenet
+from orchestrator.search import HalvingSearch
 from orchestrator.sweep import Grid, Sweep
-from search_spaces import paper
+from search_spaces import paper, tuning
 from search_spaces.space import decades
 
 SYNTHETIC = "two_layer_cnn"
@@ -121,6 +122,21 @@ def grid_betas(workload: str = SYNTHETIC) -> Sweep:
         Grid(arms, {"batch_size": sizes}, {**base, "beta1": beta1, "beta2": beta2}) for beta1, beta2 in paper.BETAS
     )
     return _sweep_of("grid_betas", "Error against batch size and betas", workload, grids, figure="error_vs_betas")
+
+
+@sweep
+def tune_wd(workload: str = SYNTHETIC) -> Sweep:
+    """Adam and AdamW each at its best: a search for (learning rate, weight decay) at every batch size."""
+    if workload == SYNTHETIC:
+        base: dict[str, Any] = {"num_epochs": 2000}
+        sizes: tuple[int, ...] = (20, paper.LARGE_BATCH, paper.BATCH_SIZES[-1])
+        space = tuning.SYNTHETIC
+    else:
+        base, space = image_base(workload), tuning.IMAGES
+        sizes = paper.IMAGENET_BATCH_SIZES if is_imagenet(workload) else paper.IMAGE_BATCH_SIZES
+    grids = (Grid({optimizer: {} for optimizer in space}, {"batch_size": sizes}, base),)
+    search = HalvingSearch(space)
+    return _sweep_of("tune_wd", "Each optimizer at its best", workload, grids, "error_vs_batch_size", search=search)
 
 
 @sweep

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 SIGNIFICANT_DIGITS = 6
 
@@ -24,3 +26,19 @@ def decades(low: float, high: float, per_decade: int = 1) -> tuple[float, ...]:
     values = [round_significant(low * 10 ** (k / per_decade)) for k in range(steps + 1)]
     last = round_significant(high)
     return (*(value for value in values if value < last), last)
+
+
+@dataclass(frozen=True, slots=True)
+class LogUniform:
+    """An axis of positive numbers, searched on a logarithmic scale from `low` to `high`."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high:
+            raise ValueError(f"0 < low < high is required, got {self.low:g}, {self.high:g}")
+
+
+Space = Mapping[str, LogUniform]
+"""Axes by the field that they give values to."""

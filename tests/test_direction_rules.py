@@ -23,7 +23,10 @@ ONLY_IN = {
     "mlflow": {"orchestrator/mlflow_view.py"},
     "matplotlib": {"orchestrator/figures.py"},
 }
-LIGHT_TRAINABLES = {f"trainables/{name}.py" for name in ("config", "result", "registry", "workload", "errors")}
+LIGHT_TRAINABLES = {
+    f"trainables/{name}.py"
+    for name in ("config", "result", "registry", "workload", "errors", "image_config", "image_data", "image_classifier")
+}
 HEAVY = ("torch", "ray", "numba", "mlflow", "matplotlib")
 
 

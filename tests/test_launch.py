@@ -55,7 +55,7 @@ def left_behind(folder: Path) -> list[str]:
     ("arguments", "message"),
     [
         ("grid_bzs", "unknown sweep or command 'grid_bzs'; did you mean 'grid_bsz'?"),
-        ("run grid_bzs", "unknown sweep 'grid_bzs'; did you mean 'grid_bsz'? (known: grid_bsz, grid_wd"),
+        ("run grid_bzs", "unknown sweep 'grid_bzs'; did you mean 'grid_bsz'? (known: grid_betas, grid_bsz, grid_wd"),
         ("pln grid_bsz", "unknown sweep or command 'pln'; did you mean 'plan'?"),
         ("grid_bsz --module no_sweeps", "no module 'no_sweeps' in the current folder"),
         ("grid_bsz --set batch_sise=2", "unknown field 'batch_sise'; did you mean 'batch_size'? (known: "),

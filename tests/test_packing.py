@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import pytest
 
 from orchestrator.packing import LONGEST_PACK_SECONDS, MAX_LOSSES, PackQueue, PackSettings
 from trainables.config import TrialConfig, TwoLayerCNNConfig
+from trainables.pack import MemberOrder
+from trainables.provenance import provenance
 from trainables.registry import workload
-from trainables.result import Outcome
+from trainables.result import Outcome, TrialResult
 
 SETTINGS = PackSettings(states_root="unused", checkpoint_seconds=30.0)
 
@@ -20,7 +23,14 @@ def configs(num_seeds: int = 10, **fields: object) -> list[TrialConfig]:
 
 
 def queue_of(trials: Sequence[TrialConfig]) -> PackQueue:
-    return PackQueue(trials, SETTINGS, state_paths={}, attempts={})
+    queue = PackQueue(SETTINGS)
+    queue.add([MemberOrder(config) for config in trials])
+    queue.close()
+    return queue
+
+
+def result_of(config: TrialConfig, outcome: Outcome = Outcome.LEARNED, epochs_done: int = 1) -> TrialResult:
+    return TrialResult(config, outcome, epochs_done, (), None, None, None, 0.0, 0.0, provenance("none"))
 
 
 def cost(trials: Sequence[TrialConfig]) -> float:
@@ -34,7 +44,7 @@ def test_every_trial_is_in_exactly_one_pack_and_packs_shrink() -> None:
     while (order := queue.next_pack(slots=2)) is not None:
         packs.append([member.config for member in order.members])
         for member in order.members:
-            assert queue.ended(member.config.trial_id)
+            assert queue.ended(result_of(member.config))
         assert queue.completed(order.pack_id) == []
     seen = [config.trial_id for pack in packs for config in pack]
     assert sorted(seen) == sorted(config.trial_id for config in trials)
@@ -83,7 +93,7 @@ def test_a_lost_pack_comes_back_in_halves_until_the_deadly_member_is_alone() -> 
             given_up += queue.lost(order.pack_id, "killed", {})
         else:
             for member in order.members:
-                queue.ended(member.config.trial_id)
+                queue.ended(result_of(member.config))
             queue.completed(order.pack_id)
     assert [result.trial_id for result in given_up] == [deadly]
     assert given_up[0].outcome is Outcome.FAILED
@@ -97,7 +107,7 @@ def test_members_that_reported_before_the_loss_do_not_run_again_and_states_are_p
     queue = queue_of(trials)
     order = queue.next_pack(slots=1)
     assert order is not None
-    queue.ended(order.members[0].config.trial_id)
+    queue.ended(result_of(order.members[0].config))
     half_done = order.members[1].config.trial_id
     assert queue.lost(order.pack_id, "killed", {half_done: "a-state-file"}) == []
     again = []
@@ -111,8 +121,46 @@ def test_members_that_reported_before_the_loss_do_not_run_again_and_states_are_p
 def test_a_result_counts_once() -> None:
     (trial,) = configs(1)
     queue = queue_of([trial])
-    assert queue.ended(trial.trial_id)
-    assert not queue.ended(trial.trial_id)
+    assert queue.ended(result_of(trial))
+    assert not queue.ended(result_of(trial))
+
+
+def test_a_trial_that_goes_on_counts_once_at_each_stop() -> None:
+    (trial,) = configs(1, num_epochs=27)
+    queue = PackQueue(SETTINGS)
+    queue.add([MemberOrder(trial, until_epoch=3)])
+    first = queue.next_pack(slots=1)
+    assert first is not None
+    assert queue.ended(result_of(trial, Outcome.UNFINISHED, epochs_done=3))
+    queue.add([MemberOrder(trial, until_epoch=9)])
+    assert queue.completed(first.pack_id) == [], "the first stop is fulfilled, the second one waits"
+    second = queue.next_pack(slots=1)
+    assert second is not None
+    assert not queue.ended(result_of(trial, Outcome.UNFINISHED, epochs_done=3)), "a late report of the first stop"
+    assert queue.ended(result_of(trial, Outcome.UNFINISHED, epochs_done=9))
+    queue.completed(second.pack_id)
+    assert queue.next_pack(slots=1) is None
+    assert not queue.is_finished, "more may come"
+    queue.close()
+    assert queue.is_finished
+
+
+def test_costs_of_trials_that_stop_early_are_their_share() -> None:
+    trials = configs(2, num_epochs=10_000)
+    queue = PackQueue(SETTINGS)
+    queue.add([MemberOrder(trials[0], until_epoch=1), MemberOrder(trials[1], until_epoch=9_000)])
+    order = queue.next_pack(slots=1)
+    assert order is not None
+    assert order.members[0].config == trials[1], "the costliest first"
+
+
+def test_waiting_ends_when_something_comes() -> None:
+    queue = PackQueue(SETTINGS)
+    waiter = threading.Thread(target=queue.wait, args=(60,))
+    waiter.start()
+    queue.add([MemberOrder(configs(1)[0])])
+    waiter.join(timeout=10)
+    assert not waiter.is_alive()
 
 
 def test_a_pack_that_ends_without_a_members_result_runs_that_member_again() -> None:
@@ -120,7 +168,7 @@ def test_a_pack_that_ends_without_a_members_result_runs_that_member_again() -> N
     order = queue.next_pack(slots=1)
     assert order is not None
     for member in order.members[1:]:
-        queue.ended(member.config.trial_id)
+        queue.ended(result_of(member.config))
     assert queue.completed(order.pack_id) == []
     assert not queue.is_finished
     again = queue.next_pack(slots=1)
@@ -140,11 +188,25 @@ def test_a_lone_trial_is_given_up_after_its_last_loss() -> None:
     assert queue.is_finished
 
 
+def test_a_lone_trial_that_gets_further_each_time_is_not_given_up() -> None:
+    (trial,) = configs(1)
+    queue = queue_of([trial])
+    for loss in range(2 * MAX_LOSSES):
+        order = queue.next_pack(slots=1)
+        assert order is not None
+        assert queue.lost(order.pack_id, "its node was taken away", {trial.trial_id: f"state-{loss}"}) == []
+
+
 def test_earlier_attempts_are_counted_on() -> None:
     (trial,) = configs(1)
-    order = PackQueue([trial], SETTINGS, {}, {trial.trial_id: 2}).next_pack(slots=1)
+    queue = PackQueue(SETTINGS)
+    queue.add([MemberOrder(trial, attempt=3)])
+    order = queue.next_pack(slots=1)
     assert order is not None
-    assert order.members[0].attempt == 3
+    queue.lost(order.pack_id, "killed", {})
+    again = queue.next_pack(slots=1)
+    assert again is not None
+    assert again.members[0].attempt == 4
 
 
 @pytest.mark.parametrize("num_trials", [0, 1])

@@ -362,7 +362,9 @@ def test_an_absent_module_is_named_and_a_broken_one_keeps_its_traceback(module_f
 
 
 def test_an_unknown_sweep_gets_the_nearest_name() -> None:
-    with pytest.raises(SweepError, match=r"unknown sweep 'grid_bzs'; did you mean 'grid_bsz'\? \(known: grid_bsz"):
+    with pytest.raises(
+        SweepError, match=r"unknown sweep 'grid_bzs'; did you mean 'grid_bsz'\? \(known: grid_betas, grid_bsz"
+    ):
         find_sweep("grid_bzs")
 
 

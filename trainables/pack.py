@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from trainables.config import TrialConfig
 from trainables.registry import workload
-from trainables.result import TrialResult
+from trainables.result import Outcome, TrialResult
 from trainables.state_store import StateStore
 from trainables.workload import Member, Report, State
 
@@ -21,11 +21,17 @@ REPORT_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class MemberOrder:
-    """One trial of a pack: trained to its last epoch, from the state in the file `state_path` if there is one."""
+    """One trial of a pack: trained to `until_epoch` (None: its last), from the state in file `state_path` if any."""
 
     config: TrialConfig
     attempt: int = 1
     state_path: str | None = None
+    until_epoch: int | None = None
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch after which this order is fulfilled."""
+        return self.until_epoch or self.config.num_epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class PackWorker:
         self._order = order
         self._store = StateStore(order.states_root)
         self._attempts = {member.config.trial_id: member.attempt for member in order.members}
-        members = [Member(m.config, m.config.num_epochs, self._state(m)) for m in order.members]
+        members = [Member(m.config, m.last_epoch, self._state(m)) for m in order.members]
         opened = workload(order.members[0].config.workload)
         self._run = opened.open(members, order.device, num_threads=order.num_threads)
         self._saved_at = time.monotonic()
@@ -63,6 +69,7 @@ class PackWorker:
     def step(self, seconds: float = REPORT_SECONDS) -> list[Report]:
         """Train for about `seconds` and save the states when it is time."""
         reports = [self._completed(report) for report in self._run.advance(seconds)]
+        self._keep_unfinished(reports)
         if not self.is_done and time.monotonic() - self._saved_at >= self._order.checkpoint_seconds:
             self._save()
         return reports
@@ -70,6 +77,12 @@ class PackWorker:
     def forget(self, trial_ids: Collection[str]) -> None:
         """Members that are recorded need no state any more."""
         self._run.forget(trial_ids)
+
+    def _keep_unfinished(self, reports: Sequence[Report]) -> None:
+        """A trial that stops before its last epoch may go on in another pack: its state has a file of its own."""
+        for report in reports:
+            if report.result is not None and report.result.outcome is Outcome.UNFINISHED:
+                self._store.save(report.trial_id, {report.trial_id: self._run.states()[report.trial_id]})
 
     def _save(self) -> None:
         try:

@@ -1,0 +1,263 @@
+"""The search for each optimizer's best: proposals, halving, and a run that goes on after any kill as it was."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import LedgerError, SweepError
+from orchestrator.ledger import Ledger
+from orchestrator.plan import plan_sweep
+from orchestrator.search import HalvingSearch
+from orchestrator.sweep import Grid, Sweep
+from search_spaces.halving import Observation, propose, rung_epochs, survivors
+from search_spaces.space import LogUniform
+from tests.launching import WORKLOAD, checked, descendants, launch, rows, start, traces, wait_for
+from trainables.result import Outcome
+
+SPACE = {"learning_rate": LogUniform(1e-5, 1e-1), "weight_decay": LogUniform(1e-6, 1.0)}
+
+SEARCHES = """
+from orchestrator.search import HalvingSearch
+from orchestrator.sweep import Grid, Sweep
+from orchestrator.sweeps import sweep
+from search_spaces.space import LogUniform
+
+SPACE = {"learning_rate": LogUniform(1e-4, 1e-2), "weight_decay": LogUniform(1e-6, 1e-1)}
+SEARCH = HalvingSearch({"adam": SPACE, "adamw": SPACE}, rounds=3, per_round=6, reduction=3)
+SIZES = {"num_train": 40, "num_test": 100, "dimension": 60, "noise_sparsity": 10, "num_filters": 4}
+
+@sweep
+def searched() -> Sweep:
+    base = {**SIZES, "batch_size": 5, "num_epochs": NUM_EPOCHS}
+    return Sweep("searched", "two cells", (Grid({"adam": {}, "adamw": {}}, {}, base),), seeds=(0, 1), search=SEARCH)
+
+@sweep
+def in_full() -> Sweep:
+    base = {**SIZES, "batch_size": 5, "num_epochs": NUM_EPOCHS}
+    return Sweep("in_full", "what was pruned", (Grid({"adam": POINT}, {}, base),), seeds=(1000,))
+"""
+PLAIN = ("--no-figures", "--no-mlflow")
+INLINE = ("--executor", "inline", *PLAIN)
+
+
+def folder_of(folder: Path, num_epochs: int = 27, point: str = "{}") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = SEARCHES.replace("NUM_EPOCHS", str(num_epochs)).replace("POINT", point)
+    (folder / "my_sweeps.py").write_text(text)
+    return folder
+
+
+def bowl(params: dict[str, float]) -> float:
+    """An error with its lowest value, 0, at a learning rate of 1e-3 and a weight decay of 1e-2."""
+    return min(
+        1.0, 0.05 * sum((math.log10(params[k]) + at) ** 2 for k, at in (("learning_rate", 3), ("weight_decay", 2)))
+    )
+
+
+def history(num_rounds: int, per_round: int = 9) -> list[Observation]:
+    seen: list[Observation] = []
+    for number in range(num_rounds):
+        asked = propose(SPACE, seen, per_round, seed=number)
+        seen += [Observation(point, bowl(point), 27, is_complete=True) for point in asked]
+    return seen
+
+
+# --- proposals and halving ---
+
+
+def test_proposals_are_a_function_of_their_arguments() -> None:
+    seen = history(2)
+    assert propose(SPACE, seen, 5, seed=3) == propose(SPACE, list(seen), 5, seed=3)
+    assert propose(SPACE, seen, 5, seed=3) != propose(SPACE, seen, 5, seed=4)
+    without_best = sorted(seen, key=lambda one: one.error)[3:]
+    assert propose(SPACE, seen, 5, seed=3) != propose(SPACE, without_best, 5, seed=3)
+
+
+def test_proposals_lie_in_the_space_and_are_rounded() -> None:
+    for point in propose(SPACE, (), 50, seed=0):
+        assert point.keys() == SPACE.keys()
+        for name, axis in SPACE.items():
+            assert axis.low <= point[name] <= axis.high
+            assert point[name] == float(f"{point[name]:.5e}")
+
+
+def test_later_rounds_come_closer_to_the_optimum() -> None:
+    errors = [seen.error for seen in history(8)]
+    assert sum(errors[-9:]) < 0.5 * sum(errors[:9])
+
+
+def test_an_error_that_is_no_number_keeps_proposals_away() -> None:
+    seen = [Observation(p, math.inf, 3, is_complete=False) for p in propose(SPACE, (), 9, seed=0)] + history(3)
+    assert len(propose(SPACE, seen, 4, seed=1)) == 4
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "reduction", "num_rungs", "expected"),
+    [(27, 3, 3, (3, 9, 27)), (100, 3, 3, (11, 33, 100)), (2, 3, 3, (1, 2)), (1, 3, 3, (1,)), (64, 4, 1, (64,))],
+)
+def test_rungs(num_epochs: int, reduction: int, num_rungs: int, expected: tuple[int, ...]) -> None:
+    assert rung_epochs(num_epochs, reduction, num_rungs) == expected
+
+
+def test_the_best_third_survives_rounded_up_and_ties_go_to_the_first() -> None:
+    assert survivors([0.3, 0.1, 0.2, 0.9, 0.5, 0.4], 3) == [1, 2]
+    assert survivors([0.3, 0.1, 0.2, 0.9], 3) == [1, 2]
+    assert survivors([0.5, 0.5, 0.5], 3) == [0]
+    assert survivors([math.inf, 0.9, math.nan], 3) == [1]
+    assert survivors([math.inf, math.nan, math.inf], 2) == [0, 1]
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"per_round": 0}, {"reduction": 1}, {"num_rungs": 0}])
+def test_a_search_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(SweepError, match="a search needs"):
+        HalvingSearch({"adam": SPACE}, **wrong)
+
+
+def test_a_field_with_a_value_is_not_searched() -> None:
+    search = HalvingSearch({"adam": SPACE})
+    assert search.axes({"optimizer": "adam", "weight_decay": 0.1}).keys() == {"learning_rate"}
+    with pytest.raises(SweepError, match="nothing is left to search"):
+        search.axes({"optimizer": "adam", "weight_decay": 0.1, "learning_rate": 0.1})
+    with pytest.raises(SweepError, match="no search space for optimizer 'adamw'"):
+        search.axes({"optimizer": "adamw"})
+
+
+# --- runs ---
+
+
+def test_a_search_halves_its_rounds_and_trains_the_best_with_fresh_seeds(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    planned = checked(folder, "plan", "searched")
+    assert re.search(r"weight_decay in \[1e-06, 0.1\]", planned)
+    assert "40: 0 done, 40 to run" in planned
+    output = checked(folder, "searched", *INLINE)
+    found = list(rows(folder / "results").values())
+    tried = [row for row in found if row["seed"] == 1000]
+    finals = [row for row in found if row["seed"] in (0, 1)]
+    for optimizer in ("adam", "adamw"):
+        own = [row for row in tried if row["optimizer"] == optimizer]
+        assert len(own) == 18
+        stops = sorted(row["epochs_done"] for row in own)
+        # each round of six: four stop at 3 epochs, one at 9, one goes to the end
+        assert stops == [3] * 12 + [9] * 3 + [27] * 3
+        assert {row["outcome"] for row in own if row["epochs_done"] < 27} == {"pruned"}
+        complete = [row for row in own if row["epochs_done"] == 27]
+        best = min(complete, key=lambda row: row["test_error"] if row["outcome"] != "stuck" else math.inf)
+        trained = [row for row in finals if row["optimizer"] == optimizer]
+        assert [row["seed"] for row in sorted(trained, key=lambda row: row["seed"])] == [0, 1]
+        for row in trained:
+            assert row["epochs_done"] == 27
+            errors = {row["test_error"] for row in complete if row["learning_rate"] == trained[0]["learning_rate"]}
+            assert errors == {best["test_error"]}
+    assert "40/40 trials" in output
+    assert "search: 40 trials, 30 of them pruned; tried with seed 1000" in output
+    again = checked(folder, "searched", *INLINE)
+    assert "40 trials, 40 done, 0 to run" in again
+    assert rows(folder / "results") == {row["trial_id"]: row for row in found}
+
+
+def test_a_promoted_trial_equals_one_that_never_stopped(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "searched")
+    checked(folder, "searched", *INLINE)
+    complete = [r for r in rows(folder / "results").values() if r["epochs_done"] == 27 and r["seed"] == 1000]
+    one = next(row for row in complete if row["optimizer"] == "adam")
+    point = repr({name: one[name] for name in ("learning_rate", "weight_decay")})
+    straight = folder_of(tmp_path / "straight", point=point)
+    checked(straight, "in_full", *INLINE)
+    (alone,) = rows(straight / "results").values()
+    assert alone == one
+    assert traces(straight / "results") == [t for t in traces(folder / "results") if t["trial_id"] == one["trial_id"]]
+
+
+def test_a_pruned_trial_that_is_asked_for_in_full_goes_on_from_its_state(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "searched")
+    checked(folder, "searched", *INLINE)
+    pruned = next(
+        row
+        for row in rows(folder / "results").values()
+        if row["outcome"] == Outcome.PRUNED and row["optimizer"] == "adam" and row["epochs_done"] == 9
+    )
+    assert list((folder / "results" / "states").glob(f"{pruned['trial_id']}.*"))
+    point = repr({name: pruned[name] for name in ("learning_rate", "weight_decay")})
+    folder_of(folder, point=point)
+    assert "1 trials, 0 done, 1 to run" in checked(folder, "in_full", *INLINE)
+    full = rows(folder / "results")[pruned["trial_id"]]
+    assert full["epochs_done"] == 27
+    straight = folder_of(tmp_path / "straight", point=point)
+    checked(straight, "in_full", *INLINE)
+    assert rows(straight / "results") == {pruned["trial_id"]: full}
+    attempts = Ledger(str(folder / "results")).trials(WORKLOAD, trial_ids={pruned["trial_id"]})["attempt"].to_pylist()
+    assert attempts[0] > 2, "it went on, it did not start anew"
+    assert not list((folder / "results" / "states").glob(f"{pruned['trial_id']}.*"))
+    assert "40 trials, 40 done, 0 to run" in checked(folder, "searched", *INLINE), "the search stands as it was"
+
+
+def test_the_same_search_elsewhere_asks_the_same(tmp_path: Path) -> None:
+    one, other = folder_of(tmp_path / "one"), folder_of(tmp_path / "other")
+    checked(one, "searched", *INLINE)
+    checked(other, "searched", *INLINE)
+    assert rows(one / "results") == rows(other / "results")
+
+
+@pytest.mark.slow
+def test_a_search_on_ray_that_is_killed_ends_with_the_same_trials(tmp_path: Path) -> None:
+    undisturbed, killed = folder_of(tmp_path / "inline", 3000), folder_of(tmp_path / "ray", 3000)
+    checked(undisturbed, "searched", *INLINE)
+    for num_parts in (2, 6):
+        process = start(killed, "searched", *PLAIN, "--checkpoint-seconds", "0.2")
+        wait_for(partial(_has_parts, killed / "results", num_parts), process)
+        for pid in (process.pid, *[pid for pid, _ in descendants(process.pid)]):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.communicate()
+    checked(killed, "searched", *PLAIN)
+    assert rows(killed / "results") == rows(undisturbed / "results")
+    assert traces(killed / "results") == traces(undisturbed / "results")
+
+
+def _has_parts(out: Path, num: int) -> bool:
+    return len(list(out.glob("trials/*/*.parquet"))) >= num
+
+
+def test_a_changed_search_does_not_take_up_anothers_asks(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path))
+    base: dict[str, Any] = {"batch_size": 5, "num_epochs": 9, "num_train": 40, "num_test": 50, "dimension": 60}
+    base |= {"noise_sparsity": 10, "num_filters": 4}
+    grids = (Grid({"adam": {}}, {}, base),)
+    searches = [HalvingSearch({"adam": SPACE}, seed=seed) for seed in (1, 2)]
+    plans = [plan_sweep(Sweep("s", "s", grids, search=search), ledger) for search in searches]
+    first, _ = plans[0].work.advance()
+    second, _ = plans[1].work.advance()
+    assert len(first) == len(second) == 18, "two rounds are asked at once"
+    assert not {task.config.trial_id for task in first} & {task.config.trial_id for task in second}
+    resumed = plan_sweep(Sweep("s", "s", grids, search=searches[0]), ledger)
+    assert [task.config for task in resumed.work.advance()[0]] == [task.config for task in first]
+
+
+def test_a_damaged_file_of_asks_is_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    checked(folder, "searched", *INLINE)
+    part = next((folder / "results" / "asks").rglob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:40])
+    done = launch(folder, "plan", "searched")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert str(part) in line
+    with pytest.raises(LedgerError, match="truncated"):
+        Ledger(str(folder / "results")).asks(part.parent.name.removeprefix("search="))
+
+
+def test_a_search_has_no_max_trials(tmp_path: Path) -> None:
+    done = launch(folder_of(tmp_path), "searched", "--max-trials", "3", *INLINE)
+    assert done.returncode == 2
+    assert "--max-trials is for grids" in done.stderr
