@@ -141,7 +141,7 @@ def list_sweeps(module: Module = None) -> None:
     table = Table("sweep", "trials", "what it shows", box=None)
     for name in load_sweeps(module):
         sweep = find_sweep(name)
-        table.add_row(name, str(len(sweep.configs())), sweep.title)
+        table.add_row(name, str(sweep.num_trials), sweep.title)
     Console().print(table)
 
 

@@ -51,8 +51,7 @@ class SearchRun:
     @property
     def num_trials(self) -> int:
         """Points of all rounds, and the best one of each cell with every seed."""
-        of_cell = self._search.rounds * self._search.per_round + len(self._sweep.seeds)
-        return len(self._cells) * of_cell
+        return self._sweep.num_trials
 
     @property
     def forecast_core_seconds(self) -> float:

@@ -91,6 +91,13 @@ class Sweep:
             raise SweepError(f"{self.name} has no trials: arms, every axis and the seeds need at least one value")
         return tuple(trials.values())
 
+    @property
+    def num_trials(self) -> int:
+        """Trials in all; of a search, those that it will have asked."""
+        if self.search is None:
+            return len(self.configs())
+        return len(self.cells()) * (self.search.rounds * self.search.per_round + len(self.seeds))
+
     def cells(self) -> list[dict[str, Any]]:
         """Field values of every cell of the grids, without seed, each once."""
         cells = [cell for grid in self.grids for cell in grid.cells()]

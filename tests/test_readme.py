@@ -47,7 +47,7 @@ def test_the_table_of_sweeps_has_their_numbers_of_trials() -> None:
     table = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", README, flags=re.MULTILINE))
     assert table
     for name, trials in table.items():
-        assert len(find_sweep(name).configs()) == int(trials)
+        assert find_sweep(name).num_trials == int(trials)
 
 
 def test_one_trial_without_ray(tmp_path: Path) -> None:

@@ -86,16 +86,14 @@ class ImageClassifier:
         images = c.num_epochs * (_PASSES * c.num_train + c.num_test) + c.num_train + c.num_test
         return (
             _SECONDS_PER_TRIAL
-            + images * _mega_products(c) * _SECONDS_PER_MEGA_PRODUCT
+            + images * mega_products(c) * _SECONDS_PER_MEGA_PRODUCT
             + c.num_epochs * c.steps_per_epoch * _SECONDS_PER_STEP
         )
 
     def memory(self, config: TrialConfig) -> int:
         """Bytes of weights, moments, gradients and of the activations that one backward pass keeps."""
         c = _own(config)
-        activations = (
-            min(c.batch_size, c.micro_batch_size or c.batch_size) * _mega_products(c) * _BYTES_PER_MEGA_PRODUCT
-        )
+        activations = min(c.batch_size, c.micro_batch_size or c.batch_size) * mega_products(c) * _BYTES_PER_MEGA_PRODUCT
         return int(_WEIGHTS[c.architecture] * _BYTES_PER_WEIGHT + activations)
 
     def side_by_side(self, device: str) -> int:
@@ -139,7 +137,8 @@ def _selection(values: Mapping[str, Any]) -> Selection:
     )
 
 
-def _mega_products(c: ImageClassifierConfig) -> float:
+def mega_products(c: ImageClassifierConfig) -> float:
+    """Multiply-adds of one image's forward pass, in millions."""
     if c.has_small_stem:
         return _SMALL_MEGA_PRODUCTS[c.architecture] * (c.image_size / 32) ** 2
     return _LARGE_MEGA_PRODUCTS[c.architecture] * (c.image_size / 224) ** 2

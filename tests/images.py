@@ -1,0 +1,34 @@
+"""Small data sets that can be learned, in the hub's Parquet layout, for the tests of the image workload."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+NUM_CLASSES, NUM_TRAIN, NUM_TEST = 3, 48, 24
+
+
+def make_images(
+    root: Path, name: str = "tiny", size: int = 16, num_train: int = NUM_TRAIN, num_test: int = NUM_TEST
+) -> None:
+    """`root/name/{train,test}.parquet`: noise around one pattern for each of three classes."""
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(60, 196, (NUM_CLASSES, size, size, 3))
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, num in (("train", num_train), ("test", num_test)):
+        labels = np.arange(num) % NUM_CLASSES
+        pixels = np.clip(patterns[labels] + rng.normal(0, 40, (num, size, size, 3)), 0, 255).astype(np.uint8)
+        cells = [{"bytes": _png(image), "path": f"{split}-{i}.png"} for i, image in enumerate(pixels)]
+        pq.write_table(pa.table({"img": cells, "label": labels}), folder / f"{split}.parquet")
+
+
+def _png(pixels: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,215 @@
+"""Image sweeps from the command line to the results: what they expand to, what is refused, what survives a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import SweepError
+from orchestrator.ledger import Ledger
+from orchestrator.sweeps import find_sweep
+from search_spaces import paper
+from tests.images import make_images
+from tests.launching import checked, descendants, environment, launch, start, wait_for
+from trainables.gpu import gpu_is_here
+
+IMAGES = "image_classifier"
+PLAIN = ("--no-figures", "--no-mlflow")
+INLINE = ("--executor", "inline", *PLAIN)
+SHORT = ("--workload", "tiny_resnet8", "--set", "num_epochs=2", "--set", "batch_size=16,48", "--seeds", "0-1")
+# What may differ between two runs of one config; everything else is equal to the bit.
+CIRCUMSTANCES = {"train_seconds", "finished_at", "pack_id", "attempt", "driver_id", "hostname", "git_sha", "git_dirty"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's current folder with a data set named tiny: 48 training and 24 test images."""
+    make_images(tmp_path / "data")
+    monkeypatch.setenv("LAMBDA_ATLAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LAMBDA_ATLAS_DATA", str(tmp_path / "data"))
+    (tmp_path / "my_sweeps.py").write_text("")
+    return tmp_path
+
+
+def rows(out: Path) -> dict[str, dict[str, object]]:
+    found = Ledger(str(out)).trials(IMAGES).to_pylist()
+    return {row["trial_id"]: {k: v for k, v in row.items() if k not in CIRCUMSTANCES} for row in found}
+
+
+def traces(out: Path) -> list[dict[str, object]]:
+    return [
+        {k: v for k, v in row.items() if k not in CIRCUMSTANCES} for row in Ledger(str(out)).traces(IMAGES).to_pylist()
+    ]
+
+
+# --- what they expand to ---
+
+
+def test_grid_bsz_is_figure_1_with_every_learning_rate(folder: Path) -> None:
+    sweep = find_sweep("grid_bsz", workload="tiny_resnet18").with_overrides(["batch_size=16,32"])
+    configs = sweep.configs()
+    assert sweep.name == "grid_bsz_tiny_resnet18"
+    assert sweep.best_over == ("learning_rate",)
+    points = {(c.optimizer.value, c.weight_decay, c.batch_size, c.learning_rate) for c in configs}
+    arms = (("adam", 5e-4), ("adamw", 1e-2))
+    assert points == {(*arm, b, eta) for arm in arms for b in (16, 32) for eta in (5e-4, 1e-4, 1e-5)}
+    assert {(c.num_epochs, c.beta1, c.beta2, c.seed) for c in configs} == {(100, 0.9, 0.99, seed) for seed in range(5)}
+    assert paper.IMAGE_BATCH_SIZES == (16, 32, 64, 256, 1024, 4096, 8192)
+
+
+def test_grid_wd_is_figure_2(folder: Path) -> None:
+    configs = find_sweep("grid_wd", workload="tiny_resnet8").configs()
+    adam = sorted({c.weight_decay for c in configs if c.optimizer == "adam"})
+    adamw = sorted({c.weight_decay for c in configs if c.optimizer == "adamw"})
+    assert (len(adam), adam[0], adam[-1]) == (12, 5e-7, 1e-1)
+    assert (len(adamw), adamw[0], adamw[-1]) == (8, 1e-4, 5e-1)
+    assert {(c.batch_size, c.learning_rate) for c in configs} == {(16, 1e-4)}
+
+
+def test_grid_betas_is_figures_9_and_10(folder: Path) -> None:
+    configs = find_sweep("grid_betas", workload="tiny_resnet8").with_overrides(["batch_size=16"]).configs()
+    pairs = {(c.beta1, c.beta2) for c in configs}
+    wanted = {(a, b) for a in (0.0, 0.5, 0.9) for b in (0.5, 0.9, 0.95) if a**2 < b} | {(0.9, 0.99)}
+    assert pairs == wanted
+
+
+def test_imagenet_has_its_own_grids_and_is_judged_by_top_5(folder: Path) -> None:
+    sweep = find_sweep("grid_bsz", workload="imagenet_resnet50")
+    (grid,) = sweep.grids
+    assert grid.arms == {"adam": {"weight_decay": 1e-4}, "adamw": {"weight_decay": 1e-2}}
+    assert (grid.axes["batch_size"][0], grid.axes["batch_size"][-1]) == (64, 32_768)
+    assert grid.base["num_epochs"] == 90
+    assert (grid.base["num_train"], grid.base["image_size"]) == (100_000, 224)
+    assert (sweep.error, sweep.figures) == ("test_top5_error", ("top5_error_vs_batch_size",))
+    base = find_sweep("grid_wd", workload="imagenet_resnet101").grids[0].base
+    assert (base["batch_size"], base["learning_rate"]) == (64, 1e-3)
+
+
+def test_a_sweep_of_one_workload_takes_no_other(folder: Path) -> None:
+    with pytest.raises(SweepError, match="trace_dynamics has one workload, two_layer_cnn"):
+        find_sweep("trace_dynamics", workload="tiny_resnet8")
+
+
+# --- refused ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--workload tiny_resnet9", "unknown workload 'tiny_resnet9'; did you mean 'tiny_resnet8'? ("),
+        ("--workload cifar10", "unknown workload 'cifar10'"),
+        ("--workload tinny_resnet8", "unknown data set 'tinny'; did you mean 'tiny'? (known: "),
+        ("--workload cifar10_resnet8", "no images of 'cifar10' in"),
+        ("--workload tiny_resnet8", "batch_size <= num_train is required, got B=64, n=48"),
+        ("--workload tiny_resnet8 --set num_train=1e6", "'tiny' has 48 training images, 1000000 are asked"),
+        ("--workload tiny_vgg16 --set batch_size=16", "vgg16 needs images of 32 pixels, got 16: image_size=32"),
+        ("--workload tiny_resnet8 --set architecture=resnet9", "unknown architecture 'resnet9'; did you mean"),
+        ("--workload tiny_resnet8 --set batch_size=16 --data nowhere", "unknown data set 'tiny'"),
+        ("--workload tiny_resnet8 --set batch_size=16 --device gpu", "image_classifier trains on cuda or cpu"),
+        ("--workload tiny_resnet8 --set batch_size=16 --cpus-per-trial 9999", "--cpus-per-trial is at most the "),
+        ("--device cuda", "two_layer_cnn trains on cpu: unknown device 'cuda'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2_and_nothing_started(folder: Path, arguments: str, message: str) -> None:
+    done = launch(folder, "grid_bsz", *arguments.split(), *INLINE)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert message in line
+    assert not (folder / "results").exists()
+
+
+@pytest.mark.skipif(gpu_is_here(), reason="this machine has a GPU")
+def test_a_gpu_where_none_is_is_one_line(folder: Path) -> None:
+    done = launch(folder, "grid_bsz", *SHORT, *INLINE, "--device", "cuda")
+    assert done.returncode == 2
+    assert done.stderr == "error: --device cuda: this machine has no GPU that torch can use\n"
+    assert not (folder / "results").exists()
+
+
+def test_a_torn_image_is_named(folder: Path) -> None:
+    make_images(folder / "data", "torn")
+    part = folder / "data" / "torn" / "train.parquet"
+    content = part.read_bytes()
+    part.write_bytes(content[: len(content) // 2])
+    done = launch(folder, "grid_bsz", "--workload", "torn_resnet8", "--set", "batch_size=16", *INLINE)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "the images of 'torn'" in line
+    assert "replace the damaged files" in line
+
+
+# --- runs ---
+
+
+def test_data_says_what_is_decoded(folder: Path) -> None:
+    output = checked_data(folder, "tiny")
+    assert "tiny: 48 training and 24 test images of 16x16x3 in 3 classes, digest " in output
+    assert "24 training and 24 test images" in checked_data(folder, "tiny", "--set", "num_train=24")
+    unknown = launch_data(folder, "tony")
+    assert unknown.returncode == 2
+    assert "did you mean 'tiny'?" in unknown.stderr
+
+
+def test_a_sweep_ends_with_tables_figures_and_mlflow_from_images(folder: Path) -> None:
+    output = checked(folder, "grid_bsz", *SHORT, "--executor", "inline")
+    assert "Best learning_rate by mean test_error over seeds" in output
+    assert "on the grid's edge" in output
+    assert (folder / "results/figures/grid_bsz_tiny_resnet8/error_vs_batch_size.png").stat().st_size > 10_000
+    assert (folder / "results/mlflow.db").is_file()
+    assert "24 trials, 24 done, 0 to run" in checked(folder, "grid_bsz", *SHORT, *INLINE)
+    assert "24/24 trials done" in checked(folder, "status", "grid_bsz", *SHORT)
+    found = rows(folder / "results")
+    assert len(found) == 24
+    assert {row["device"] for row in found.values()} == {"cpu"}
+    assert {row["num_train"] for row in found.values()} == {48}
+
+
+def test_a_driver_without_images_plans_by_the_manifest(folder: Path) -> None:
+    planned = checked(folder, "plan", "grid_bsz", *SHORT)
+    for arrays in (folder / "cache").rglob("*.npy"):
+        arrays.unlink()
+    (folder / "data" / "tiny").rename(folder / "elsewhere")
+    assert checked(folder, "plan", "grid_bsz", *SHORT) == planned
+    done = launch(folder, "grid_bsz", *SHORT, *INLINE, "--max-trials", "1")
+    assert done.returncode == 1, "a trial without images fails, in a row"
+    (row,) = rows(folder / "results").values()
+    assert row["outcome"] == "failed"
+    assert "no images of 'tiny'" in str(row["error"]) or "unknown data set 'tiny'" in str(row["error"])
+
+
+@pytest.mark.slow
+def test_rows_equal_the_inline_executors_to_the_bit_also_when_workers_and_drivers_are_killed(folder: Path) -> None:
+    sizes = ("num_epochs=60", "batch_size=16,48", "learning_rate=1e-3")
+    longer = ("--workload", "tiny_resnet8", "--seeds", "0-1", *(part for one in sizes for part in ("--set", one)))
+    checked(folder, "grid_bsz", *longer, *INLINE, "--out", "inline")
+    on_ray = (*longer, *PLAIN, "--out", "ray", "--checkpoint-seconds", "0.2")
+    process = start(folder, "grid_bsz", *on_ray)
+    wait_for(lambda: list(folder.glob("ray/states/*.npz")), process)
+    workers = [pid for pid, line in descendants(process.pid) if "ResourceTrainable" in line or "PackTrainable" in line]
+    os.kill(workers[0], signal.SIGKILL)
+    wait_for(lambda: list(folder.glob("ray/trials/*/*.parquet")), process)
+    for pid in (process.pid, *[pid for pid, _ in descendants(process.pid)]):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.communicate()
+    checked(folder, "grid_bsz", *on_ray)
+    assert rows(folder / "ray") == rows(folder / "inline")
+    assert traces(folder / "ray") == traces(folder / "inline")
+
+
+def launch_data(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "orchestrator.launch", "data", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+
+
+def checked_data(folder: Path, *arguments: str) -> str:
+    done = launch_data(folder, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
