@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -40,12 +41,22 @@ class Cluster:
 
     def leave(self) -> None:
         """Begin to disconnect; a local cluster ends. Returns at once."""
-        self._thread.submit(ray.shutdown)
+        # Tune leaves cycles that hold actor handles. If one is collected here while Ray shuts down in the other thread,
+        # its finalizer finds a worker that is half gone, and Ray ends the process.
+        gc.disable()
+        self._thread.submit(_shut_down)
 
     def close(self) -> None:
         """Disconnect; returns when that is done."""
         self.leave()
         self._thread.shutdown()
+
+
+def _shut_down() -> None:
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def _connect(address: str | None) -> None:

@@ -7,13 +7,14 @@ import functools
 import io
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.images import make_images
 from trainables.config import TrialConfig, TwoLayerCNNConfig
 from trainables.errors import ConfigError
 from trainables.outcome import outcome
@@ -33,6 +34,7 @@ class Example:
     members: Sequence[dict[str, Any]]
     diverging: dict[str, Any]
     engines: Sequence[str]
+    seed_draws_data: bool = True
 
 
 TINY = {
@@ -60,7 +62,39 @@ TINY = {
         diverging={"optimizer": "signsgd", "learning_rate": 1e30, "seed": 2},
         engines=("fused-cpu", "reference"),
     ),
+    "image_classifier": Example(
+        base={
+            "dataset": "tiny",
+            "architecture": "resnet8",
+            "optimizer": "adam",
+            "weight_decay": 1e-3,
+            "learning_rate": 1e-3,
+            "batch_size": 16,
+            "num_epochs": 12,
+            "seed": 0,
+        },
+        members=[
+            {},
+            {"optimizer": "adamw"},
+            {"seed": 1, "batch_size": 20},
+            {"optimizer": "signsgdw", "num_epochs": 15, "augment_flip": True, "augment_crop": 1},
+        ],
+        diverging={"optimizer": "signsgd", "learning_rate": 1e30, "seed": 2, "batch_size": 48},
+        engines=("eager-cpu",),
+        seed_draws_data=False,
+    ),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The data set that the image workload's examples name."""
+    root = tmp_path_factory.mktemp("images")
+    make_images(root / "data", size=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAMBDA_ATLAS_DATA", str(root / "data"))
+        patch.setenv("LAMBDA_ATLAS_CACHE", str(root / "cache"))
+        yield
 
 
 def config(name: str, **values: Any) -> TrialConfig:
@@ -271,7 +305,8 @@ class TestContract:
         )
         digests = [(r.data_digest, r.init_digest, r.order_digest) for r in (adam, adamw, other)]
         assert digests[0] == digests[1]
-        assert not set(digests[0]) & set(digests[2])
+        drawn = 0 if TINY[name].seed_draws_data else 1  # images are what they are, whatever the seed
+        assert not set(digests[0][drawn:]) & set(digests[2][drawn:])
 
     def test_no_decay_no_difference(self, name: str, engine: str) -> None:
         halves = [alone(name, engine, config(name, optimizer=o, weight_decay=0)) for o in ("adam", "adamw")]
@@ -287,6 +322,9 @@ class TestContract:
         assert [trace["epoch"] for trace in result.trace_rows()] == [point.epoch for point in result.trace]
 
 
+SEVERAL_ENGINES = [name for name in WORKLOADS if len(TINY[name].engines) > 1]
+
+
 @pytest.mark.parametrize("name", WORKLOADS)
 class TestOpening:
     def test_an_unknown_engine_is_one_line(self, name: str) -> None:
@@ -294,7 +332,7 @@ class TestOpening:
             workload(name).open([], engine="warp")
 
     def test_an_unknown_device_is_one_line(self, name: str) -> None:
-        with pytest.raises(ConfigError, match=r"^.*device.*'abacus'$"):
+        with pytest.raises(ConfigError, match=r"^.*device.*'abacus'[^\n]*$"):
             workload(name).open([], device="abacus")
 
     def test_an_empty_pack_is_done(self, name: str) -> None:
@@ -306,15 +344,17 @@ class TestOpening:
         results, _ = finish(workload(name).open([to_the_end(config(name))]))
         assert results[config(name).trial_id].provenance.engine == TINY[name].engines[0]
 
-    def test_another_engines_state_is_not_continued(self, name: str) -> None:
-        """Engines round differently; a trajectory is one engine's."""
-        one = config(name)
-        first, second = TINY[name].engines[:2]
-        run = workload(name).open([to_the_end(one)], engine=first)
-        run.advance(0)
-        mixed, _ = finish(workload(name).open([to_the_end(one, run.states()[one.trial_id])], engine=second))
-        plain, _ = finish(workload(name).open([to_the_end(one)], engine=second))
-        assert all_numbers(mixed) == all_numbers(plain)
+
+@pytest.mark.parametrize("name", SEVERAL_ENGINES)
+def test_another_engines_state_is_not_continued(name: str) -> None:
+    """Engines round differently; a trajectory is one engine's."""
+    one = config(name)
+    first, second = TINY[name].engines[:2]
+    run = workload(name).open([to_the_end(one)], engine=first)
+    run.advance(0)
+    mixed, _ = finish(workload(name).open([to_the_end(one, run.states()[one.trial_id])], engine=second))
+    plain, _ = finish(workload(name).open([to_the_end(one)], engine=second))
+    assert all_numbers(mixed) == all_numbers(plain)
 
 
 # --- the two-layer CNN's grid and outcomes ---

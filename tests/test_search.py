@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,18 @@ def folder_of(folder: Path, num_epochs: int = 27, point: str = "{}") -> Path:
     text = SEARCHES.replace("NUM_EPOCHS", str(num_epochs)).replace("POINT", point)
     (folder / "my_sweeps.py").write_text(text)
     return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which `searched` ran to its end, and what that printed; to be copied, not changed."""
+    folder = folder_of(tmp_path_factory.mktemp("finished"))
+    return folder, checked(folder, "searched", *INLINE)
+
+
+def copy_of(finished: tuple[Path, str], folder: Path, point: str = "{}") -> Path:
+    shutil.copytree(finished[0], folder)
+    return folder_of(folder, point=point)
 
 
 def bowl(params: dict[str, float]) -> float:
@@ -133,12 +146,13 @@ def test_a_field_with_a_value_is_not_searched() -> None:
 # --- runs ---
 
 
-def test_a_search_halves_its_rounds_and_trains_the_best_with_fresh_seeds(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path)
-    planned = checked(folder, "plan", "searched")
+def test_a_search_halves_its_rounds_and_trains_the_best_with_fresh_seeds(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    planned = checked(folder_of(tmp_path / "new"), "plan", "searched")
+    folder, output = copy_of(finished, tmp_path / "copy"), finished[1]
     assert re.search(r"weight_decay in \[1e-06, 0.1\]", planned)
     assert "40: 0 done, 40 to run" in planned
-    output = checked(folder, "searched", *INLINE)
     found = list(rows(folder / "results").values())
     tried = [row for row in found if row["seed"] == 1000]
     finals = [row for row in found if row["seed"] in (0, 1)]
@@ -164,9 +178,8 @@ def test_a_search_halves_its_rounds_and_trains_the_best_with_fresh_seeds(tmp_pat
     assert rows(folder / "results") == {row["trial_id"]: row for row in found}
 
 
-def test_a_promoted_trial_equals_one_that_never_stopped(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "searched")
-    checked(folder, "searched", *INLINE)
+def test_a_promoted_trial_equals_one_that_never_stopped(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder = finished[0]
     complete = [r for r in rows(folder / "results").values() if r["epochs_done"] == 27 and r["seed"] == 1000]
     one = next(row for row in complete if row["optimizer"] == "adam")
     point = repr({name: one[name] for name in ("learning_rate", "weight_decay")})
@@ -177,9 +190,10 @@ def test_a_promoted_trial_equals_one_that_never_stopped(tmp_path: Path) -> None:
     assert traces(straight / "results") == [t for t in traces(folder / "results") if t["trial_id"] == one["trial_id"]]
 
 
-def test_a_pruned_trial_that_is_asked_for_in_full_goes_on_from_its_state(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "searched")
-    checked(folder, "searched", *INLINE)
+def test_a_pruned_trial_that_is_asked_for_in_full_goes_on_from_its_state(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder = copy_of(finished, tmp_path / "searched")
     pruned = next(
         row
         for row in rows(folder / "results").values()
@@ -200,11 +214,12 @@ def test_a_pruned_trial_that_is_asked_for_in_full_goes_on_from_its_state(tmp_pat
     assert "40 trials, 40 done, 0 to run" in checked(folder, "searched", *INLINE), "the search stands as it was"
 
 
-def test_the_same_search_elsewhere_asks_the_same(tmp_path: Path) -> None:
-    one, other = folder_of(tmp_path / "one"), folder_of(tmp_path / "other")
-    checked(one, "searched", *INLINE)
-    checked(other, "searched", *INLINE)
-    assert rows(one / "results") == rows(other / "results")
+@pytest.mark.slow
+def test_the_same_search_elsewhere_and_on_ray_asks_the_same(finished: tuple[Path, str], tmp_path: Path) -> None:
+    for executor in ("inline", "ray"):
+        other = folder_of(tmp_path / executor)
+        checked(other, "searched", *PLAIN, "--executor", executor)
+        assert rows(other / "results") == rows(finished[0] / "results")
 
 
 @pytest.mark.slow
@@ -244,9 +259,8 @@ def test_a_changed_search_does_not_take_up_anothers_asks(tmp_path: Path) -> None
     assert [task.config for task in resumed.work.advance()[0]] == [task.config for task in first]
 
 
-def test_a_damaged_file_of_asks_is_named(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path)
-    checked(folder, "searched", *INLINE)
+def test_a_damaged_file_of_asks_is_named(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder = copy_of(finished, tmp_path / "copy")
     part = next((folder / "results" / "asks").rglob("*.parquet"))
     part.write_bytes(part.read_bytes()[:40])
     done = launch(folder, "plan", "searched")

@@ -23,13 +23,16 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from trainables.errors import DataError, unknown_name
-from trainables.image_decoding import CHUNK, channel_statistics, choose, count_classes, decode
+from trainables.image_decoding import channel_statistics, choose, count_classes, decode
 from trainables.image_sources import Found, Pixels, find_images, known_names
 
 DATA_VARIABLE, CACHE_VARIABLE = "LAMBDA_ATLAS_DATA", "LAMBDA_ATLAS_CACHE"
 """Environment variables: the folder of data sets (default `data`), and the folder of decoded images."""
 
 _FORMAT = 1
+_CHUNK = 4096
+_RANGES = {"num_train": (1, 10**9), "num_test": (1, 10**9), "subset_seed": (0, 2**63 - 1), "image_size": (8, 1024)}
+"""What `ImageClassifierConfig` allows too; here it is asked before anything is decoded."""
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -42,6 +45,12 @@ class Selection:
     num_test: int | None = None
     subset_seed: int = 0
     image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise DataError(f"{least} <= {name} <= {most} is required, got {value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,10 @@ def _open_images(selection: Selection, digest: str, data: Path, cache: Path) -> 
 def verify(held: Manifest) -> bool:
     """Whether a whole entry holds exactly the content of its manifest: reads all of it."""
     entries = [entry for entry, other in _entries(cache_root(), held.dataset) if other == held]
-    return any(_is_whole(entry, held) and _digest(_mapped(entry, held)) == held.digest for entry in entries)
+    try:
+        return any(_is_whole(entry, held) and _digest(_mapped(entry, held)) == held.digest for entry in entries)
+    except (OSError, ValueError):  # an array's header is damaged
+        return False
 
 
 def _missing(name: str, data: Path) -> str:
@@ -174,7 +186,7 @@ def _read_manifest(entry: Path) -> Manifest | None:
             return None
         values |= {name: tuple(values[name]) for name in ("mean", "std", "class_names")}
         return Manifest(**{**values, "selection": Selection(**values["selection"])})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # not there, or not ours: it is made anew
 
 
@@ -266,6 +278,6 @@ def _digest(data: ImageData) -> str:
     for name in _ARRAYS:
         array = getattr(data, name)
         sha.update(f"{name} {array.shape} {array.dtype.str}".encode())
-        for start in range(0, len(array), CHUNK):
-            sha.update(np.ascontiguousarray(array[start : start + CHUNK]).data)
+        for start in range(0, len(array), _CHUNK):
+            sha.update(np.ascontiguousarray(array[start : start + _CHUNK]).data)
     return sha.hexdigest()[:16]

@@ -12,8 +12,8 @@ from trainables.errors import DataError
 from trainables.image_sources import Pixels, Split
 from trainables.streams import Purpose, stream
 
-CHUNK = 4096
-"""Images that are converted or hashed at once."""
+_PIXELS_AT_ONCE = 4096 * 32 * 32
+"""Pixels that are converted to integers of 8 bytes at once."""
 _RESIZE_MARGIN = 8 / 7
 """Larger images are resized to this times the wanted size before the centre is cut out, as 256 is to 224."""
 
@@ -23,10 +23,11 @@ def count_classes(name: str, train: Split, test: Split) -> int:
     if not len(train.labels) or not len(test.labels):
         raise DataError(f"{name!r} has {len(train.labels)} training and {len(test.labels)} test images")
     num_classes = int(train.labels.max()) + 1
-    low, high = min(train.labels.min(), test.labels.min()), test.labels.max()
-    if low < 0 or high >= num_classes or num_classes < 2:
+    if min(train.labels.min(), test.labels.min()) < 0 or test.labels.max() >= num_classes or num_classes < 2:
+        train_range, test_range = (f"{split.labels.min()} to {split.labels.max()}" for split in (train, test))
         raise DataError(
-            f"labels of {name!r} run from {low} to {max(high, num_classes - 1)}: they number the classes from 0"
+            f"labels of {name!r} run from {train_range} in training and from {test_range} in the test images: they "
+            "number two or more classes from 0, the same in both"
         )
     return num_classes
 
@@ -76,20 +77,23 @@ def decode(name: str, split: Split, chosen: npt.NDArray[np.int64], images: Pixel
 
 
 def _sized(pixels: Pixels, size: int) -> Pixels:
-    """The centre `size` pixels of a larger image after resizing, a smaller one within a zero border."""
+    """The centre `size` pixels of a larger image after resizing, a smaller one within a zero border.
+
+    As torchvision's Resize and CenterCrop do it, to the pixel.
+    """
     height, width = pixels.shape[:2]
     if (height, width) == (size, size):
         return pixels
     if min(height, width) > size:
         from PIL import Image
 
-        scale = round(size * _RESIZE_MARGIN) / min(height, width)
-        target = max(size, round(width * scale)), max(size, round(height * scale))
+        shorter = round(size * _RESIZE_MARGIN)
+        target = shorter * width // min(height, width), shorter * height // min(height, width)
         grey = pixels.shape[2] == 1
         resized = Image.fromarray(pixels[..., 0] if grey else pixels).resize(target, Image.Resampling.BILINEAR)
         pixels = np.asarray(resized)[..., None] if grey else np.asarray(resized)
         height, width = pixels.shape[:2]
-    top, left = max(0, (height - size) // 2), max(0, (width - size) // 2)
+    top, left = max(0, round((height - size) / 2)), max(0, round((width - size) / 2))
     pixels = pixels[top : top + size, left : left + size]
     missing = [(size - extent) for extent in pixels.shape[:2]]
     return np.pad(pixels, [(m // 2, m - m // 2) for m in missing] + [(0, 0)])
@@ -98,8 +102,9 @@ def _sized(pixels: Pixels, size: int) -> Pixels:
 def channel_statistics(images: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel in [0, 1], from exact integer sums."""
     sums = np.zeros((2, images.shape[-1]), np.uint64)
-    for start in range(0, len(images), CHUNK):
-        chunk = images[start : start + CHUNK].astype(np.uint64)
+    at_once = max(1, _PIXELS_AT_ONCE // (images.shape[1] * images.shape[2]))
+    for start in range(0, len(images), at_once):
+        chunk = images[start : start + at_once].astype(np.uint64)
         sums += np.stack([chunk.sum(axis=(0, 1, 2)), np.square(chunk).sum(axis=(0, 1, 2))])
     mean, square = (sums / (images.size // images.shape[-1])).tolist()
     std = [float(np.sqrt(max(s - m * m, 1.0))) for m, s in zip(mean, square, strict=True)]

@@ -24,7 +24,7 @@ from trainables.errors import DataError
 Pixels = npt.NDArray[np.uint8]
 
 PUBLISHED = ("cifar10", "cifar100", "fashion_mnist")
-"""Data sets that torchvision can download; files under these names are checked against the published ones."""
+"""Data sets that torchvision can download; CIFAR under its own name is checked against the published files."""
 
 _CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 _FASHION_FOLDER = "FashionMNIST"
@@ -74,10 +74,15 @@ class Found:
 
 def find_images(name: str, data_root: Path) -> Found | None:
     """The files of that data set in `data_root/name`, or, for torchvision's, in `data_root`; None if there are none."""
+    if Path(name).name != name or name.startswith("."):
+        raise DataError(f"a data set's name is that of a folder in {data_root}, got {name!r}")
     for folder in (data_root / name, data_root):
         layout = _layout(name, folder, is_own=folder != data_root)
         if layout is not None:
-            return Found(name, folder, layout, _fingerprint(_files(folder, layout)))
+            try:
+                return Found(name, folder, layout, _fingerprint(_files(folder, layout)))
+            except OSError as error:  # a link to nowhere, say
+                raise DataError(f"images of {name!r} cannot be read ({error})") from error
     return None
 
 
@@ -142,6 +147,8 @@ def _fingerprint(paths: Iterator[Path]) -> str:
 
 def _of_arrays(images: Any, labels: Any) -> Split:
     """A split that is decoded already; grey images get their channel axis."""
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images have {len(labels)} labels")
     pixels = np.asarray(images, np.uint8)
     pixels = pixels[..., None] if pixels.ndim == 3 else pixels
     return Split(np.asarray(labels, np.int64), pixels.__getitem__)
@@ -181,17 +188,15 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def _open_fashion_mnist(found: Found) -> Source:
+def _open_idx(found: Found) -> Source:
+    """Four idx files, packed or not: in torchvision's folder, or as Debian's dataset-fashion-mnist installs them."""
     from torchvision import datasets
 
-    train, test = (datasets.FashionMNIST(str(found.folder), train=is_train) for is_train in (True, False))
-    return Source(_of_arrays(train.data, train.targets), _of_arrays(test.data, test.targets), tuple(train.classes))
-
-
-def _open_idx(found: Found) -> Source:
-    """The four files by themselves, packed or not, as Debian's dataset-fashion-mnist installs them."""
-    with _unpacked(found.folder) as root:
-        return _open_fashion_mnist(Found(found.name, root, "fashion_mnist", found.fingerprint))
+    is_fashion = "fashion_mnist" in (found.layout, found.name)
+    with _unpacked(found.folder / _FASHION_FOLDER / "raw" if found.layout == "fashion_mnist" else found.folder) as root:
+        train, test = (datasets.FashionMNIST(str(root), train=is_train) for is_train in (True, False))
+    class_names = tuple(train.classes) if is_fashion else ()  # others come in these files too, MNIST for one
+    return Source(_of_arrays(train.data, train.targets), _of_arrays(test.data, test.targets), class_names)
 
 
 @contextmanager
@@ -203,7 +208,10 @@ def _unpacked(folder: Path) -> Iterator[Path]:
             plain, packed = folder / file, folder / f"{file}.gz"
             if not plain.is_file() and not packed.is_file():
                 raise DataError(f"{folder} lacks {file} (or {file}.gz): complete the folder")
-            with plain.open("rb") if plain.is_file() else gzip.open(packed) as given, (raw / file).open("wb") as copy:
+            if plain.is_file():
+                (raw / file).symlink_to(plain)
+                continue
+            with gzip.open(packed) as given, (raw / file).open("wb") as copy:
                 shutil.copyfileobj(given, copy)
         yield Path(scratch)
 
@@ -220,6 +228,7 @@ def _parquet_split(found: Found, names: Sequence[str]) -> Split:
     files = _parquet_files(found.folder, names)
     if not files:
         raise DataError(f"{found.folder} has no {' or '.join(f'{name}*.parquet' for name in names)}")
+    shards = f"{files[0]}{f' and the {len(files) - 1} after it' if len(files) > 1 else ''}"
     table = pa.concat_tables([pq.read_table(file, memory_map=True) for file in files])
     images = table[_column(table.column_names, _IMAGE_COLUMNS, files[0])]
     labels = table[_column(table.column_names, _LABEL_COLUMNS, files[0])].to_numpy().astype(np.int64)
@@ -229,8 +238,7 @@ def _parquet_split(found: Found, names: Sequence[str]) -> Split:
         return bytes(cell["bytes"] if isinstance(cell, dict) else cell)
 
     is_grey = len(labels) > 0 and _is_grey(content(0))
-    where = f"{files[0].parent}/{names[0]}*.parquet"
-    return Split(labels, lambda i: _decoded(content(i), f"row {i} of {where}", is_grey=is_grey))
+    return Split(labels, lambda i: _decoded(lambda: content(i), f"row {i} of {shards}", is_grey=is_grey))
 
 
 def _column(given: Sequence[str], wanted: Sequence[str], file: Path) -> str:
@@ -241,8 +249,12 @@ def _column(given: Sequence[str], wanted: Sequence[str], file: Path) -> str:
 
 
 def _parquet_files(folder: Path, names: Sequence[str]) -> list[Path]:
-    found = [path for name in names for place in (folder, folder / "data") for path in place.glob(f"{name}*.parquet")]
-    return sorted(set(found))
+    """The shards of the first of these splits that is there."""
+    for name in names:
+        found = sorted(path for place in (folder, folder / "data") for path in place.glob(f"{name}*.parquet"))
+        if found:
+            return found
+    return []
 
 
 def _open_folders(found: Found) -> Source:
@@ -259,7 +271,7 @@ def _open_folders(found: Found) -> Source:
     def split(listed: ImageFolder) -> Split:
         paths = [Path(path) for path, _ in listed.samples]
         labels = np.array(listed.targets, np.int64)
-        return Split(labels, lambda i: _decoded(paths[i].read_bytes(), str(paths[i]), is_grey=False))
+        return Split(labels, lambda i: _decoded(paths[i].read_bytes, str(paths[i]), is_grey=False))
 
     return Source(split(train), split(test), tuple(train.classes))
 
@@ -280,24 +292,29 @@ def _is_grey(content: bytes) -> bool:
         return False  # `_decoded` says which image it is
 
 
-def _decoded(content: bytes, where: str, *, is_grey: bool) -> Pixels:
+def _decoded(content: Callable[[], bytes], where: str, *, is_grey: bool) -> Pixels:
     """An image file's pixels, (H, W, 1) or (H, W, 3); raises `DataError` naming the file."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content())) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"its pixels are {image.mode}, 8-bit ones are needed")  # PIL would clip them
             if is_grey and image.mode != "L":
                 raise ValueError(f"it is {image.mode}, and the first image is grey")
             pixels = np.asarray(image if is_grey else image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for torn and foreign files
-        raise DataError(f"{where} is no usable image ({error}): replace it") from error
+    except UnidentifiedImageError as error:  # its text is a buffer's address
+        raise DataError(f"{where} is no usable image (no known format): replace it") from error
+    except Exception as error:  # whatever a torn, foreign or missing file raises
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{where} is no usable image ({reason}): replace it") from error
     return pixels[..., None] if is_grey else pixels
 
 
 _LAYOUTS: dict[str, Callable[[Found], Source]] = {
     "cifar10": _open_cifar,
     "cifar100": _open_cifar,
-    "fashion_mnist": _open_fashion_mnist,
+    "fashion_mnist": _open_idx,
     "idx": _open_idx,
     "parquet": _open_parquet,
     "folders": _open_folders,
