@@ -12,8 +12,11 @@ import pandas as pd
 import pytest
 
 from orchestrator.analysis import (
+    best_cells,
+    best_table,
     cell_summary,
     mean_interval,
+    only_best,
     paired_difference,
     paper_comparison,
     result_table,
@@ -223,6 +226,40 @@ def test_the_result_table_is_ready_to_print(tmp_path: Path) -> None:
     wider = [*results, make_result("adam", 1e-5, 2, 0, activation_power=4)]
     assert "activation_power" in result_table(trials_of(wider, tmp_path))
     assert result_table(trials_of(results, tmp_path).iloc[:0]).columns.tolist() == table.columns.tolist()
+
+
+def rates_of(errors: dict[float, tuple[float, ...]], outcome: str = "learned", **fields: Any) -> list[TrialResult]:
+    """Trials of one cell with these test errors at each learning rate, one a seed."""
+    return [
+        make_result("adam", 1e-5, 20, seed, test_error=error, outcome=outcome, learning_rate=rate, **fields)
+        for rate, of_seeds in errors.items()
+        for seed, error in enumerate(of_seeds)
+    ]
+
+
+def test_the_best_rate_is_the_lowest_mean_over_seeds_and_says_whether_it_is_on_the_edge(tmp_path: Path) -> None:
+    results = rates_of({1e-5: (0.5, 0.3), 1e-4: (0.0, 0.2), 1e-3: (0.1, 0.15)})
+    results += rates_of({1e-5: (0.1, 0.1), 1e-4: (0.2, 0.2)}, noise_sparsity=50)
+    best = best_cells(trials_of(results, tmp_path), ["learning_rate"]).set_index("noise_sparsity")
+    assert best.loc[100, ["learning_rate", "n", "mean"]].tolist() == [1e-4, 2, pytest.approx(0.1)]
+    assert best.loc[100, "std"] == pytest.approx(np.std([0.0, 0.2], ddof=1))
+    assert not best.loc[100, "is_on_edge"]
+    assert best.loc[50, "learning_rate"] == 1e-5
+    assert best.loc[50, "is_on_edge"]
+    kept = only_best(trials_of(results, tmp_path), best_cells(trials_of(results, tmp_path), ["learning_rate"]))
+    assert (
+        sorted(zip(kept["noise_sparsity"], kept["learning_rate"], strict=True)) == [(50, 1e-5)] * 2 + [(100, 1e-4)] * 2
+    )
+    text = best_table(best.reset_index(), ["learning_rate"])
+    assert text["on the grid's edge"].tolist() == ["yes", "no"]
+    assert text["best learning_rate"].tolist() == ["1e-05", "0.0001"]
+    assert text["n"].tolist() == ["2", "2"]
+
+
+def test_a_rate_at_which_seeds_mean_nothing_is_not_the_best(tmp_path: Path) -> None:
+    results = rates_of({1e-4: (0.4, 0.4)}) + rates_of({1e-3: (0.0, 0.0)}, outcome="stuck")
+    (best,) = best_cells(trials_of(results, tmp_path), ["learning_rate"]).to_dict("records")
+    assert (best["learning_rate"], best["n"], best["is_on_edge"]) == (1e-4, 2, True)
 
 
 def test_the_paper_stands_beside_ours_of_exactly_its_setting(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Images from every layout that is read, the subsets of them, and the cache that several processes share."""
+"""Images of every layout: pixels as written, subsets, the cache under kills and races, one line for each fault."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import io
 import os
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,377 +21,862 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-from tests.images import make_images
-from tests.launching import ROOT
 from trainables import image_data
 from trainables.errors import DataError
-from trainables.image_data import Manifest, Selection, manifest, open_images, verify
+from trainables.image_data import ImageData, Manifest, Selection, manifest, open_images, verify
+from trainables.image_decoding import channel_statistics, choose
 
 Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
 
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-REAL = Path(os.environ.get("LAMBDA_ATLAS_TEST_DATA", "/nonexistent"))
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
+needs_fashion = pytest.mark.skipif(
+    not DEBIAN_FASHION.is_dir(), reason=f"{DEBIAN_FASHION} is missing (Debian's package dataset-fashion-mnist)"
+)
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data folder and an empty cache."""
-    monkeypatch.setenv("LAMBDA_ATLAS_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("LAMBDA_ATLAS_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
+    """A data folder and a cache of this test alone."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.setenv(image_data.DATA_VARIABLE, str(folder))
+    monkeypatch.setenv(image_data.CACHE_VARIABLE, str(tmp_path / "cache"))
+    return folder
 
 
 def forget() -> None:
-    """What this process remembers of manifests and opened entries."""
+    """What a new process begins with."""
     image_data._manifest.cache_clear()
     image_data._open_images.cache_clear()
 
 
-def opened(selection: Selection) -> image_data.ImageData:
+def opened(selection: Selection) -> ImageData:
     return open_images(selection, manifest(selection).digest)
 
 
-def random_pixels(num: int, size: int = 32, channels: int = 3, seed: int = 0) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, (num, size, size, channels), dtype=np.uint8)
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(DataError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
 
 
-def png(pixels: Pixels, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, kind)
-    return buffer.getvalue()
+def refused(selection: Selection) -> str:
+    return refusal(lambda: manifest(selection))
 
 
-def write_parquet(path: Path, images: Pixels, labels: list[int], image: str = "img", label: str = "label") -> None:
+def cached(dataset: str) -> list[Path]:
+    """What the cache holds of a data set but for its locks."""
+    folder = image_data.cache_root() / dataset
+    return sorted(path for path in folder.iterdir() if path.suffix != ".lock") if folder.is_dir() else []
+
+
+def noise(count: int, height: int = 8, width: int = 8, channels: int = 3, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, channels), np.uint8)
+
+
+def in_turn(count: int, num_classes: int = 4) -> Labels:
+    return np.arange(count) % num_classes
+
+
+def file_of(pixels: Pixels, kind: str = "PNG") -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(content, kind)
+    return content.getvalue()
+
+
+def write_parquet(
+    path: Path, contents: Sequence[bytes | None], labels: Labels, image: str = "img", label: str = "label"
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    cells = [{"bytes": png(pixels), "path": f"{i}.png"} for i, pixels in enumerate(images)]
-    pq.write_table(pa.table({image: cells, label: labels}), path)
+    path.unlink(missing_ok=True)  # a table that is still mapped keeps the old file
+    cells = [{"bytes": content, "path": None} for content in contents]
+    pq.write_table(pa.table({image: cells, label: pa.array(labels)}), path)
 
 
-def write_cifar10(folder: Path, per_batch: int = 20) -> tuple[Pixels, list[int]]:
-    """torchvision's layout: five training pickles and one of tests; returns the training set."""
-    place = folder / "cifar-10-batches-py"
-    place.mkdir(parents=True)
-    images, labels = random_pixels(6 * per_batch), [i % 10 for i in range(6 * per_batch)]
-    for k, name in enumerate([*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]):
-        part = slice(k * per_batch, (k + 1) * per_batch)
-        rows = images[part].transpose(0, 3, 1, 2).reshape(per_batch, -1)
-        (place / name).write_bytes(pickle.dumps({"data": rows, "labels": labels[part]}))
-    (place / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
-    return images[: 5 * per_batch], labels[: 5 * per_batch]
+def parquet_set(folder: Path, train: Pixels, train_labels: Labels, test: Pixels, test_labels: Labels) -> None:
+    write_parquet(folder / "train.parquet", [file_of(image) for image in train], train_labels)
+    write_parquet(folder / "test.parquet", [file_of(image) for image in test], test_labels)
 
 
-# --- layouts ---
+def small_set(data: Path, name: str = "own", seed: int = 0) -> Selection:
+    """40 training and 20 test images of 8 pixels in four classes, as Parquet."""
+    parquet_set(data / name, noise(40, seed=seed), in_turn(40), noise(20, seed=seed + 1), in_turn(20))
+    return Selection(name)
 
 
-def test_a_cifar_10_folder_as_torchvision_lays_it_out(data: Path) -> None:
-    images, labels = write_cifar10(data / "small")
-    found = opened(Selection("small"))
-    assert np.array_equal(found.train_images, images)
-    assert found.train_labels.tolist() == labels
-    assert (found.manifest.num_train, found.manifest.num_test, found.manifest.num_classes) == (100, 20, 10)
-    assert found.manifest.class_names[3] == "class 3"
+def write_tree(folder: Path, contents: Sequence[bytes], labels: Labels, suffix: str = "png") -> None:
+    """Class folders whose files sort as they are given."""
+    for i, (content, label) in enumerate(zip(contents, labels, strict=True)):
+        path = folder / f"n{label:04d}" / f"{i:05d}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
-def test_under_its_own_name_cifar_10_is_the_published_one(data: Path) -> None:
-    write_cifar10(data / "cifar10")
-    with pytest.raises(DataError, match=r"^data_batch_1, .*is not the published file of cifar10.*another name"):
-        manifest(Selection("cifar10"))
-    (data / "cifar10" / "cifar-10-batches-py" / "data_batch_3").unlink()
-    with pytest.raises(DataError, match=r"lacks data_batch_3: download cifar10 again"):
-        manifest(Selection("cifar10"))
+def planes(images: Pixels) -> Pixels:
+    """CIFAR's rows: red, green and blue plane one after another."""
+    rows: Pixels = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    return rows
 
 
-def test_a_torn_pickle_is_one_line(data: Path) -> None:
-    write_cifar10(data / "small")
-    path = data / "small" / "cifar-10-batches-py" / "data_batch_2"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(
-        DataError, match=r"^the images of 'small' in [^\n]*cannot be read[^\n]*replace the damaged files$"
-    ):
-        manifest(Selection("small"))
+def write_cifar10(folder: Path, train: Pixels, train_labels: Labels, test: Pixels, test_labels: Labels) -> None:
+    batches = folder / "cifar-10-batches-py"
+    batches.mkdir(parents=True)
+    files = {f"data_batch_{i + 1}": part for i, part in enumerate(np.array_split(np.arange(len(train)), 5))}
+    for name, rows in files.items():
+        content = {"data": planes(train[rows]), "labels": train_labels[rows].tolist()}
+        (batches / name).write_bytes(pickle.dumps(content))
+    (batches / "test_batch").write_bytes(pickle.dumps({"data": planes(test), "labels": test_labels.tolist()}))
+    (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
 
 
-@pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
-def test_fashion_mnist_from_debian_and_as_torchvision_lays_it_out(data: Path) -> None:
-    (data / "fashion_mnist").symlink_to(DEBIAN)
-    packed = manifest(Selection("fashion_mnist"))
-    assert (packed.num_train, packed.num_test, packed.num_classes) == (60_000, 10_000, 10)
-    assert (packed.image_size, packed.channels) == (28, 1)
-    assert packed.mean[0] == pytest.approx(0.2860, abs=1e-4)
-    assert packed.std[0] == pytest.approx(0.3530, abs=1e-4)
-    assert packed.class_names[9] == "Ankle boot"
-    raw = data / "unpacked" / "FashionMNIST" / "raw"
+def write_idx(folder: Path, arrays: Sequence[npt.NDArray[np.uint8]], packed: Sequence[str] = ()) -> None:
+    folder.mkdir(parents=True)
+    for name, array in zip(IDX_FILES, arrays, strict=True):
+        content = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+        if name in packed:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / name).write_bytes(content)
+
+
+def small_idx() -> list[npt.NDArray[np.uint8]]:
+    labels = in_turn(40).astype(np.uint8)
+    return [noise(40, 28, 28, 1)[..., 0], labels, noise(20, 28, 28, 1, seed=1)[..., 0], labels[:20]]
+
+
+def other_process(program: str) -> subprocess.Popen[str]:
+    lines = f"from trainables.image_data import Selection, manifest\n{program}"
+    return subprocess.Popen([sys.executable, "-c", lines], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+# torchvision's folders
+
+
+def test_cifar10_folder_gives_the_pixels_and_labels_as_written(data: Path) -> None:
+    train, test = noise(100, 32, 32), noise(20, 32, 32, seed=1)
+    labels = np.random.default_rng(2).permutation(in_turn(100, 10))
+    write_cifar10(data / "tiny_cifar", train, labels, test, in_turn(20, 10))
+    held = opened(Selection("tiny_cifar"))
+    assert np.array_equal(held.train_images, train)
+    assert np.array_equal(held.train_labels, labels)
+    assert np.array_equal(held.test_images, test)
+    assert np.array_equal(held.test_labels, in_turn(20, 10))
+    assert held.manifest.class_names == tuple(f"class {i}" for i in range(10))
+    assert (held.manifest.num_classes, held.manifest.image_size, held.manifest.channels) == (10, 32, 3)
+
+
+def test_cifar100_folder_gives_the_fine_labels(data: Path) -> None:
+    train, test, labels = noise(200, 32, 32), noise(100, 32, 32, seed=1), in_turn(200, 100)
+    batches = data / "tiny_cifar100" / "cifar-100-python"
+    batches.mkdir(parents=True)
+    for name, images, fine in (("train", train, labels), ("test", test, labels[:100])):
+        content = {"data": planes(images), "fine_labels": fine.tolist(), "coarse_labels": (fine // 5).tolist()}
+        (batches / name).write_bytes(pickle.dumps(content))
+    (batches / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"fine {i}" for i in range(100)]}))
+    held = opened(Selection("tiny_cifar100"))
+    assert np.array_equal(held.train_images, train)
+    assert np.array_equal(held.train_labels, labels)
+    assert np.array_equal(held.test_images, test)
+    assert held.manifest.num_classes == 100
+    assert held.manifest.class_names[99] == "fine 99"
+
+
+@pytest.mark.parametrize("place", ["cifar10", "."])
+def test_other_files_under_the_published_name_are_refused(data: Path, place: str) -> None:
+    write_cifar10(data / place, noise(100, 32, 32), in_turn(100, 10), noise(20, 32, 32), in_turn(20, 10))
+    text = refused(Selection("cifar10"))
+    assert "data_batch_1" in text
+    assert "not the published file of cifar10" in text
+    assert "under another name than cifar10" in text
+
+
+@pytest.mark.parametrize("name", ["cifar10", "tiny_cifar"])
+def test_missing_cifar_files_are_named(data: Path, name: str) -> None:
+    write_cifar10(data / name, noise(100, 32, 32), in_turn(100, 10), noise(20, 32, 32), in_turn(20, 10))
+    for file in ("data_batch_3", "batches.meta"):
+        (data / name / "cifar-10-batches-py" / file).unlink()
+    assert "lacks data_batch_3, batches.meta: " in refused(Selection(name))
+
+
+def test_a_folder_of_an_own_data_set_in_the_data_root_itself_is_not_taken_for_another(data: Path) -> None:
+    write_cifar10(data, noise(100, 32, 32), in_turn(100, 10), noise(20, 32, 32), in_turn(20, 10))
+    assert "unknown data set 'tiny'" in refused(Selection("tiny"))
+
+
+def test_torn_and_uneven_pickles_are_refused(data: Path) -> None:
+    write_cifar10(data / "torn", noise(100, 32, 32), in_turn(100, 10), noise(20, 32, 32), in_turn(20, 10))
+    batch = data / "torn" / "cifar-10-batches-py" / "data_batch_2"
+    whole = batch.read_bytes()
+    batch.write_bytes(whole[: len(whole) // 2])
+    assert "the images of 'torn' in " in refused(Selection("torn"))
+    batch.write_bytes(pickle.dumps({"data": planes(noise(20, 32, 32)), "labels": in_turn(19, 10).tolist()}))
+    assert "100 images have 99 labels" in refused(Selection("torn"))
+    batch.write_bytes(whole)
+    assert manifest(Selection("torn")).num_train == 100
+
+
+@needs_fashion
+def test_fashion_mnist_of_debian_and_of_torchvision_are_the_same(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (data / "fashion_mnist").symlink_to(DEBIAN_FASHION)
+    whole = opened(Selection("fashion_mnist"))
+    assert whole.train_images.shape == (60_000, 28, 28, 1)
+    assert whole.test_images.shape == (10_000, 28, 28, 1)
+    assert np.bincount(whole.train_labels).tolist() == [6000] * 10
+    assert np.bincount(whole.test_labels).tolist() == [1000] * 10
+    assert whole.manifest.num_classes == 10
+    assert whole.manifest.class_names[-1] == "Ankle boot"
+    # The values everyone normalizes Fashion-MNIST by.
+    assert (*whole.manifest.mean, *whole.manifest.std) == pytest.approx((0.2860, 0.3530), abs=1e-4)
+    some = Selection("fashion_mnist", num_train=500, num_test=100, subset_seed=3)
+    one = manifest(some)
+
+    raw = data.parent / "unpacked" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    for path in DEBIAN.glob("*.gz"):
-        (raw / path.name.removesuffix(".gz")).write_bytes(gzip.decompress(path.read_bytes()))
-    assert manifest(Selection("unpacked")).digest == packed.digest
-    padded = opened(Selection("fashion_mnist", num_train=100, num_test=10, image_size=32))
-    assert padded.train_images.shape == (100, 32, 32, 1)
-    assert padded.train_images[:, :2].max() == padded.train_images[:, :, -2:].max() == 0
-    (raw / "train-images-idx3-ubyte").write_bytes((raw / "train-images-idx3-ubyte").read_bytes()[:10_000])
-    forget()
-    with pytest.raises(DataError, match="replace the damaged files"):
-        manifest(Selection("unpacked"))
+    for name in IDX_FILES:
+        (raw / name).write_bytes(gzip.decompress((DEBIAN_FASHION / f"{name}.gz").read_bytes()))
+    monkeypatch.setenv(image_data.DATA_VARIABLE, str(data.parent / "unpacked"))
+    other = manifest(some)
+    assert other.fingerprint != one.fingerprint
+    assert other.digest == one.digest
+    assert replace(other, fingerprint=one.fingerprint) == one
 
 
-@pytest.mark.skipif(not (REAL / "cifar10").is_dir(), reason="LAMBDA_ATLAS_TEST_DATA names no folder with cifar10")
-def test_the_real_cifar_10_in_the_hubs_layout(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAMBDA_ATLAS_DATA", str(REAL))
+@pytest.mark.parametrize("place", ["own", "own/FashionMNIST/raw"])
+def test_idx_files_are_read_packed_or_not(data: Path, place: str) -> None:
+    arrays = small_idx()
+    write_idx(data / place, arrays, packed=IDX_FILES[1:3])
+    held = opened(Selection("own"))
+    assert np.array_equal(held.train_images[..., 0], arrays[0])
+    assert np.array_equal(held.train_labels, arrays[1])
+    assert np.array_equal(held.test_images[..., 0], arrays[2])
+    assert np.array_equal(held.test_labels, arrays[3])
+
+
+def test_idx_files_of_another_data_set_do_not_get_the_names_of_clothes(data: Path) -> None:
+    write_idx(data / "digits", small_idx())
+    assert manifest(Selection("digits")).class_names == ()
+
+
+@pytest.mark.parametrize("place", ["fashion_mnist", "fashion_mnist/FashionMNIST/raw", "FashionMNIST/raw"])
+@pytest.mark.parametrize("file", IDX_FILES)
+def test_a_missing_idx_file_is_named(data: Path, place: str, file: str) -> None:
+    write_idx(data / place, small_idx())
+    (data / place / file).unlink()
+    assert f"lacks {file} (or {file}.gz)" in refused(Selection("fashion_mnist"))
+
+
+@pytest.mark.parametrize("file", IDX_FILES)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_truncated_idx_file_is_refused(data: Path, file: str, packed: bool) -> None:
+    write_idx(data / "own", small_idx(), packed=IDX_FILES if packed else ())
+    path = data / "own" / (f"{file}.gz" if packed else file)
+    os.truncate(path, path.stat().st_size - 3)
+    text = refused(Selection("own"))
+    assert f"the images of 'own' in {data / 'own'} cannot be read (" in text
+    assert "replace the damaged files" in text
+    assert cached("own") == []
+
+
+# The hub's Parquet files
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "train", "test"),
+    [
+        ("img", "label", ["train.parquet"], ["test.parquet"]),
+        ("image", "fine_label", ["train-0001.parquet"], ["validation.parquet"]),
+        ("image", "labels", ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"], ["data/val-0"]),
+    ],
+)
+def test_parquet_gives_the_pixels_and_labels_as_written(
+    data: Path, image: str, label: str, train: list[str], test: list[str]
+) -> None:
+    labels = np.random.default_rng(5).permutation(in_turn(40))
+    for names, images in ((train, noise(40)), (test, noise(20, seed=1))):
+        for i, name in enumerate(names):
+            rows = np.array_split(np.arange(len(images)), len(names))[i]
+            path = data / "own" / name
+            contents = [file_of(images[row]) for row in rows]
+            write_parquet(path.with_suffix(".parquet"), contents, labels[rows], image, label)
+    held = opened(Selection("own"))
+    assert np.array_equal(held.train_images, noise(40))
+    assert np.array_equal(held.train_labels, labels)
+    assert np.array_equal(held.test_images, noise(20, seed=1))
+    assert np.array_equal(held.test_labels, labels[:20])
+    assert held.manifest.class_names == ()
+
+
+def test_grey_parquet_images_have_one_channel(data: Path) -> None:
+    parquet_set(data / "grey", noise(20, 28, 28, 1), in_turn(20), noise(8, 28, 28, 1), in_turn(8))
+    held = opened(Selection("grey"))
+    assert held.manifest.channels == 1
+    assert np.array_equal(held.train_images, noise(20, 28, 28, 1))
+
+
+def test_a_test_split_is_not_mixed_with_a_validation_split(data: Path) -> None:
+    small_set(data)
+    write_parquet(data / "own" / "validation.parquet", [file_of(image) for image in noise(8, seed=9)], in_turn(8))
+    held = opened(Selection("own"))
+    assert np.array_equal(held.test_images, noise(20, seed=1))
+
+
+def test_real_cifar10_has_its_well_known_statistics(data: Path) -> None:
+    folder = os.environ.get("LAMBDA_ATLAS_TEST_DATA")
+    source = Path(folder) / "cifar10" if folder else None
+    if source is None or not all((source / f"{split}.parquet").is_file() for split in ("train", "test")):
+        pytest.skip("LAMBDA_ATLAS_TEST_DATA names no folder with cifar10/train.parquet and cifar10/test.parquet")
+    (data / "cifar10").symlink_to(source)
     held = manifest(Selection("cifar10"))
-    assert (held.num_train, held.num_test, held.num_classes, held.image_size, held.channels) == (
-        15_000,
-        3_000,
-        10,
-        32,
-        3,
+    assert (held.num_train, held.num_test, held.num_classes) == (15_000, 3_000, 10)
+    assert (held.image_size, held.channels) == (32, 3)
+    assert held.mean == pytest.approx((0.491, 0.482, 0.447), abs=0.01)
+    assert held.std == pytest.approx((0.247, 0.243, 0.262), abs=0.01)
+    some = opened(Selection("cifar10", num_train=100, num_test=50))
+    assert np.bincount(some.train_labels).tolist() == [10] * 10
+    rows = pq.read_table(source / "test.parquet", columns=["img", "label"]).to_pylist()
+    pairs = {(np.asarray(Image.open(io.BytesIO(row["img"]["bytes"]))).tobytes(), row["label"]) for row in rows}
+    assert {(i.tobytes(), label) for i, label in zip(some.test_images, some.test_labels, strict=True)} <= pairs
+
+
+# Trees of class folders
+
+
+def imagenet_tree(folder: Path, sizes: Sequence[tuple[int, int]], image: Callable[[int, int, int], Pixels]) -> None:
+    """Each size once in each of two classes of train, and the first two of them in val."""
+    for split, chosen in (("train", sizes), ("val", sizes[:2])):
+        contents = [file_of(image(i, *size), "JPEG") for i, size in enumerate([*chosen, *chosen])]
+        write_tree(folder / split, contents, np.repeat([0, 1], len(chosen)), "JPEG")
+
+
+def smooth(seed: int, height: int, width: int) -> Pixels:
+    """Shapes at many scales, grey where `seed` is 1."""
+    channels = 1 if seed == 1 else 3
+    small = Image.fromarray(noise(1, max(2, height // 7), max(2, width // 7), seed=seed)[0])
+    pixels = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+    return pixels[..., :channels]
+
+
+SIZES = [(50, 75), (75, 50), (64, 64), (33, 90), (41, 37), (120, 61), (77, 101)]
+
+
+@pytest.mark.parametrize("size", [32, 28])
+def test_larger_images_are_resized_and_cut_as_torchvision_does(data: Path, size: int) -> None:
+    from torchvision import transforms
+
+    imagenet_tree(data / "photos", SIZES, smooth)
+    held = opened(Selection("photos", image_size=size))
+    bilinear = transforms.InterpolationMode.BILINEAR
+    resized = transforms.Compose([transforms.Resize(round(size * 8 / 7), bilinear), transforms.CenterCrop(size)])
+    for split, images in (("train", held.train_images), ("val", held.test_images)):
+        paths = sorted((data / "photos" / split).glob("*/*.JPEG"))
+        assert images.shape == (len(paths), size, size, 3)
+        for path, pixels in zip(paths, images, strict=True):
+            assert np.array_equal(pixels, np.asarray(resized(Image.open(path).convert("RGB")))), path.name
+    assert held.manifest.class_names == ("n0000", "n0001")
+    assert held.train_labels.tolist() == [0] * len(SIZES) + [1] * len(SIZES)
+
+
+def test_at_224_pixels_the_shorter_side_becomes_256(data: Path) -> None:
+    from torchvision import transforms
+
+    imagenet_tree(data / "photos", [(300, 401), (500, 375)], smooth)
+    held = opened(Selection("photos", image_size=224))
+    resized = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    paths = sorted((data / "photos" / "train").glob("*/*.JPEG"))
+    for path, pixels in zip(paths, held.train_images, strict=True):
+        assert np.array_equal(pixels, np.asarray(resized(Image.open(path).convert("RGB"))))
+
+
+def test_images_of_many_sizes_need_an_image_size(data: Path) -> None:
+    imagenet_tree(data / "photos", SIZES, smooth)
+    assert refused(Selection("photos")) == "images of 'photos' are 75x50: give them an image_size"
+    imagenet_tree(data / "mixed", [(40, 40), (50, 50)], smooth)
+    assert refused(Selection("mixed")) == (
+        "image 1 of 'mixed' is 50x50x3, the first one 40x40x3: give them an image_size"
     )
-    assert held.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=5e-3)
-    assert held.std == pytest.approx((0.2470, 0.2435, 0.2616), abs=5e-3)
-    found = open_images(Selection("cifar10"), held.digest)
-    assert np.bincount(found.train_labels).tolist() == [1500] * 10
-    assert verify(held)
+    assert cached("photos") == cached("mixed") == []
 
 
-def test_shards_in_the_hubs_layout_and_other_column_names(data: Path) -> None:
-    images, labels = random_pixels(12, 8), [i % 3 for i in range(12)]
-    for shard, part in enumerate((slice(0, 6), slice(6, 12))):
-        name = f"train-{shard:05d}-of-00002.parquet"
-        write_parquet(data / "hub" / "data" / name, images[part], labels[part], "image", "fine_label")
-    write_parquet(
-        data / "hub" / "data" / "validation-00000-of-00001.parquet", images[:3], labels[:3], "image", "fine_label"
+def test_smaller_images_lie_within_a_zero_border(data: Path) -> None:
+    write_idx(data / "grey", small_idx())
+    images = opened(Selection("grey", image_size=32)).train_images
+    assert np.array_equal(images[:, 2:-2, 2:-2, 0], small_idx()[0])
+    assert images.sum(dtype=np.int64) == small_idx()[0].sum(dtype=np.int64)
+
+
+def test_an_image_with_one_short_side_is_cut_on_one_and_padded_on_the_other(data: Path) -> None:
+    parquet_set(data / "flat", noise(8, 11, 40), in_turn(8), noise(8, 40, 11), in_turn(8))
+    held = opened(Selection("flat", image_size=16))
+    assert np.array_equal(held.train_images[:, 2:13], noise(8, 11, 40)[:, :, 12:28])
+    assert not held.train_images[:, :2].any()
+    assert not held.train_images[:, 13:].any()
+    assert np.array_equal(held.test_images[:, :, 2:13], noise(8, 40, 11)[:, 12:28])
+
+
+# Subsets
+
+
+UNEVEN = np.random.default_rng(7).permutation(np.repeat(np.arange(5), [30, 40, 20, 60, 50]))
+
+
+@pytest.mark.parametrize("num", [3, 5, 37, 99])
+def test_a_subset_has_equally_many_of_each_class_and_lies_in_each_larger_one(num: int) -> None:
+    chosen = choose("own", "training", UNEVEN, 5, num, seed=1)
+    counts = np.bincount(UNEVEN[chosen], minlength=5)
+    assert len(chosen) == num
+    assert counts.max() - counts.min() <= 1
+    assert (np.diff(chosen) > 0).all()
+    for larger in (num + 1, 100, 200):
+        assert set(chosen) <= set(choose("own", "training", UNEVEN, 5, larger, seed=1))
+
+
+def test_a_subset_depends_on_the_seed_and_is_spread_over_all_images() -> None:
+    subsets = {choose("own", "training", UNEVEN, 5, 20, seed).tobytes() for seed in range(20)}
+    assert len(subsets) == 20
+    seen = {int(i) for seed in range(200) for i in choose("own", "training", UNEVEN, 5, 20, seed)}
+    assert seen == set(range(200))
+
+
+def test_all_images_are_chosen_where_their_number_or_none_is_asked() -> None:
+    for num in (None, 200):
+        assert np.array_equal(choose("own", "training", UNEVEN, 5, num, seed=1), np.arange(200))
+
+
+def test_only_the_training_subset_depends_on_the_seed(data: Path) -> None:
+    small_set(data)
+    one, other = (opened(Selection("own", 12, 8, subset_seed=seed)) for seed in (0, 1))
+    assert one.train_images.shape == (12, 8, 8, 3)
+    assert not np.array_equal(one.train_images, other.train_images)
+    assert np.array_equal(one.test_images, other.test_images)
+    assert (one.manifest.subset_seed, other.manifest.subset_seed) == (0, 1)
+    pairs = {(image.tobytes(), label) for image, label in zip(noise(40), in_turn(40), strict=True)}
+    assert {(i.tobytes(), label) for i, label in zip(one.train_images, one.train_labels, strict=True)} <= pairs
+
+
+def test_the_whole_data_set_has_one_digest_whatever_number_and_seed_name_it(data: Path) -> None:
+    small_set(data)
+    held = [manifest(Selection("own", num, None, seed)) for num, seed in ((None, 0), (40, 0), (40, 5))]
+    assert len({m.digest for m in held}) == 1
+    assert {m.subset_seed for m in held} == {None}
+
+
+def test_more_images_than_there_are_is_refused_with_the_numbers(data: Path) -> None:
+    labels = np.repeat([0, 1, 2, 3], [4, 12, 12, 12])
+    parquet_set(data / "own", noise(40), labels, noise(20), in_turn(20))
+    assert refused(Selection("own", num_train=41)) == "'own' has 40 training images, 41 are asked"
+    assert refused(Selection("own", num_test=100)) == "'own' has 20 test images, 100 are asked"
+    assert refused(Selection("own", num_train=20)) == (
+        "'own' has 4 training images of class 0, 5 are asked: 20 over 4 classes"
     )
-    found = opened(Selection("hub"))
-    assert np.array_equal(found.train_images, images)
-    assert found.train_labels.tolist() == labels
-    grey = random_pixels(6, 8, channels=1)
-    for split in ("train", "test"):
-        write_parquet(data / "grey" / f"{split}.parquet", grey, [0, 1] * 3)
-    assert np.array_equal(opened(Selection("grey")).train_images, grey)
+    assert manifest(Selection("own", num_train=16)).num_train == 16
 
 
-def test_the_layout_is_not_part_of_the_digest(data: Path) -> None:
-    images, labels = random_pixels(6, 8), [0, 0, 0, 1, 1, 1]
-    for split in ("train", "test"):
-        write_parquet(data / "rows" / f"{split}.parquet", images, labels)
-        for i, (pixels, label) in enumerate(zip(images, labels, strict=True)):
-            place = data / "tree" / split / f"class{label}"
-            place.mkdir(parents=True, exist_ok=True)
-            (place / f"{i}.png").write_bytes(png(pixels))
-    assert manifest(Selection("rows")).digest == manifest(Selection("tree")).digest
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_train": 0},
+        {"num_train": -3},
+        {"num_test": 0},
+        {"subset_seed": -1},
+        {"image_size": 7},
+        {"image_size": 1025},
+    ],
+)
+def test_a_senseless_selection_is_refused_before_anything_is_read(values: dict[str, int]) -> None:
+    ((name, value),) = values.items()
+    text = refusal(lambda: Selection("own", **values))
+    assert name in text
+    assert f"got {value}" in text
 
 
-def test_class_folders_of_any_size_are_resized_as_torchvision_does(data: Path) -> None:
-    rng = np.random.default_rng(0)
-    sizes = [(50, 70), (70, 50), (64, 64), (200, 120), (33, 40), (45, 45)]
-    pictures = []
-    for i, (height, width) in enumerate(sizes):
-        low = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
-        picture = Image.fromarray(low).resize((width, height), Image.Resampling.BICUBIC)
-        pictures.append(picture.convert("L") if i == 5 else picture)
-        for split in ("train", "val"):
-            place = data / "tree" / split / f"n{i // 3:03d}"
-            place.mkdir(parents=True, exist_ok=True)
-            pictures[i].save(place / f"{i}.png")
-    found = opened(Selection("tree", image_size=32)).train_images
-    assert found.shape == (6, 32, 32, 3)
-    resize, crop = Resize(round(32 * 8 / 7), InterpolationMode.BILINEAR), CenterCrop(32)
-    for ours, picture in zip(found, pictures, strict=True):
-        wanted = np.asarray(crop(resize(picture.convert("RGB")))).astype(int)
-        # torchvision rounds the middle of an odd border the other way: one pixel aside is the same picture
-        shifted = [
-            np.abs(np.roll(ours.astype(int), s, (0, 1))[1:-1, 1:-1] - wanted[1:-1, 1:-1]).max()
-            for s in ((0, 0), (1, 0), (0, 1))
-        ]
-        assert min(shifted) <= 1
-    with pytest.raises(DataError, match=r"images of 'tree' are 70x50: give them an image_size"):
-        manifest(Selection("tree"))
+# Statistics and digests
 
 
-# --- what is refused ---
+def test_the_statistics_are_those_of_the_training_images(data: Path) -> None:
+    small_set(data)
+    held = manifest(Selection("own"))
+    assert held.mean == pytest.approx(tuple((noise(40) / 255).mean((0, 1, 2))), rel=1e-12)
+    assert held.std == pytest.approx(tuple((noise(40) / 255).std((0, 1, 2))), rel=1e-9)
 
 
-def test_what_is_missing_is_named(data: Path) -> None:
-    make_images(data, "tiny")
-    with pytest.raises(DataError, match=r"unknown data set 'tinny'; did you mean 'tiny'\? \(known: cifar10, cifar100"):
-        manifest(Selection("tinny"))
-    with pytest.raises(DataError, match=r"no images of 'cifar100' in .*torchvision's folder.*--data.*--download"):
-        manifest(Selection("cifar100"))
-    (data / "tiny" / "test.parquet").unlink()
-    with pytest.raises(DataError, match=r"has no test\*\.parquet or val\*\.parquet"):
-        manifest(Selection("tiny"))
+def test_the_statistics_of_large_images_need_no_large_memory() -> None:
+    images = noise(12, 512, 512)
+    tracemalloc.start()
+    try:
+        mean, std = channel_statistics(images)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # All images at once would take twice 75 MB.
+    assert peak < 60e6
+    assert mean == pytest.approx(tuple(images.mean((0, 1, 2)) / 255), rel=1e-12)
+    assert std == pytest.approx(tuple(images.std((0, 1, 2)) / 255), rel=1e-9)
 
 
-def test_a_torn_image_another_shape_and_foreign_columns_are_named(data: Path) -> None:
-    images, labels = random_pixels(6, 8), [0, 1] * 3
-    for name in ("torn", "shape", "columns"):
-        write_parquet(data / name / "test.parquet", images, labels)
-    cells = [{"bytes": png(pixels), "path": ""} for pixels in images]
-    cells[4]["bytes"] = bytes(cells[4]["bytes"])[:60]
-    pq.write_table(pa.table({"img": cells, "label": labels}), data / "torn" / "train.parquet")
-    with pytest.raises(DataError, match=r"row 4 of .*torn/train.* is no usable image"):
-        manifest(Selection("torn"))
-    cells[4]["bytes"] = png(random_pixels(1, 10)[0])
-    pq.write_table(pa.table({"img": cells, "label": labels}), data / "shape" / "train.parquet")
-    with pytest.raises(DataError, match=r"image 4 of 'shape' is 10x10x3, the first one 8x8x3: give them an image_size"):
-        manifest(Selection("shape"))
-    assert manifest(Selection("shape", image_size=10)).image_size == 10
-    write_parquet(data / "columns" / "train.parquet", images, labels, image="picture")
-    with pytest.raises(DataError, match=r"has no column img or image \(columns: picture, label\)"):
-        manifest(Selection("columns"))
-
-
-def test_classes_that_differ_between_the_splits_are_named(data: Path) -> None:
-    for split, names in (("train", "ab"), ("val", "ac")):
-        for name in names:
-            (data / "tree" / split / name).mkdir(parents=True)
-            (data / "tree" / split / name / "0.png").write_bytes(png(random_pixels(1, 8)[0]))
-    with pytest.raises(DataError, match="different classes: b, c"):
-        manifest(Selection("tree"))
-
-
-def test_more_images_than_there_are(data: Path) -> None:
-    make_images(data, "tiny")
-    with pytest.raises(DataError, match="'tiny' has 48 training images, 49 are asked"):
-        manifest(Selection("tiny", num_train=49))
-    images, labels = random_pixels(10, 8), [0] * 8 + [1] * 2
-    for split in ("train", "test"):
-        write_parquet(data / "uneven" / f"{split}.parquet", images, labels)
-    with pytest.raises(DataError, match="'uneven' has 2 training images of class 1, 3 are asked: 6 over 2 classes"):
-        manifest(Selection("uneven", num_train=6))
-
-
-# --- subsets ---
-
-
-def test_subsets_are_balanced_nested_and_their_seeds(data: Path) -> None:
-    make_images(data, "tiny")
-    everything = opened(Selection("tiny"))
-    found = {num: opened(Selection("tiny", num_train=num)) for num in (6, 13, 30)}
-    for num, part in found.items():
-        counts = np.bincount(part.train_labels)
-        assert counts.sum() == num
-        assert counts.max() - counts.min() <= 1
-    kept = {num: {image.tobytes() for image in part.train_images} for num, part in found.items()}
-    assert kept[6] < kept[13] < kept[30] < {image.tobytes() for image in everything.train_images}
-    other = opened(Selection("tiny", num_train=30, subset_seed=1))
-    assert {image.tobytes() for image in other.train_images} != kept[30]
-    assert other.manifest.digest != found[30].manifest.digest
-    whole = manifest(Selection("tiny", num_train=48, num_test=24, subset_seed=5))
-    assert (whole.digest, whole.subset_seed) == (everything.manifest.digest, None)
-
-
-# --- the cache ---
-
-
-def entries(cache: Path) -> list[str]:
-    return sorted(path.name for path in cache.glob("images/*/*") if not path.name.endswith(".lock"))
-
-
-def test_images_are_decoded_once_and_mapped_into_memory(data: Path) -> None:
-    make_images(data, "tiny")
-    first = opened(Selection("tiny"))
-    shutil.rmtree(data / "tiny")
-    forget()
-    again = opened(Selection("tiny"))
-    assert again.manifest == first.manifest
-    assert isinstance(again.train_images, np.memmap)
-    assert np.array_equal(again.train_images, first.train_images)
-
-
-def test_changed_images_are_decoded_anew(data: Path) -> None:
-    make_images(data, "tiny")
-    before = manifest(Selection("tiny"))
-    write_parquet(data / "tiny" / "train.parquet", random_pixels(48, 16, seed=1), [i % 3 for i in range(48)])
-    forget()
-    assert manifest(Selection("tiny")).digest != before.digest
-    with pytest.raises(DataError, match=rf"planned with {'0' * 16}: use the same files on every machine"):
-        open_images(Selection("tiny"), "0" * 16)
-
-
-def entry_of(data: Path, held: Manifest) -> Path:
-    (entry,) = (data.parent / "cache" / "images" / held.dataset).glob("[!.]*")
-    return entry
-
-
-def test_a_truncated_entry_is_made_anew_and_a_corrupt_one_found(data: Path) -> None:
-    make_images(data, "tiny")
-    held = manifest(Selection("tiny"))
-    assert verify(held)
-    array = entry_of(data, held) / "train_images.npy"
-    whole = array.read_bytes()
-    array.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert not verify(held)
-    array.write_bytes(whole[: len(whole) // 2])
-    forget()
-    assert manifest(Selection("tiny")) == held
-    assert verify(held)
-
-
-def test_a_driver_with_the_manifest_alone_plans(data: Path) -> None:
-    make_images(data, "tiny")
-    held = manifest(Selection("tiny"))
-    for array in entry_of(data, held).glob("*.npy"):
-        array.unlink()
-    shutil.rmtree(data / "tiny")
-    forget()
-    assert manifest(Selection("tiny")) == held
-    with pytest.raises(DataError, match="unknown data set 'tiny'"):
-        open_images(Selection("tiny"), held.digest)
-
-
-def test_a_cache_that_cannot_be_written_is_one_line(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_images(data, "tiny")
-    (data.parent / "file").write_text("")
-    monkeypatch.setenv("LAMBDA_ATLAS_CACHE", str(data.parent / "file"))
-    with pytest.raises(DataError, match=r"^cannot write decoded images to .*LAMBDA_ATLAS_CACHE$"):
-        manifest(Selection("tiny"))
-
-
-BUILD = "from trainables.image_data import *; print(manifest(Selection('many', image_size=64)).digest)"
-
-
-def builder() -> subprocess.Popen[str]:
-    """A process that decodes the data set `many`."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", BUILD], env=environment, stdout=subprocess.PIPE, text=True)
-
-
-def make_many(data: Path) -> None:
-    """Images that take about a second to decode."""
-    content = png(np.asarray(Image.fromarray(random_pixels(1, 16)[0]).resize((600, 600))))
-    for split, num in (("train", 120), ("test", 6)):
-        (data / "many").mkdir(exist_ok=True)
-        cells = [{"bytes": content, "path": ""}] * num
-        pq.write_table(
-            pa.table({"img": cells, "label": [i % 3 for i in range(num)]}), data / "many" / f"{split}.parquet"
-        )
-
-
-def test_processes_that_start_at_once_end_with_one_entry(data: Path) -> None:
-    make_many(data)
-    builders = [builder() for _ in range(3)]
-    digests = {process.communicate(timeout=120)[0] for process in builders}
-    assert [process.returncode for process in builders] == [0, 0, 0]
+def test_the_digest_names_the_content_and_not_the_layout(data: Path) -> None:
+    train, test = noise(40, 32, 32), noise(20, 32, 32, seed=1)
+    labels, test_labels = np.sort(in_turn(40)), np.sort(in_turn(20))
+    parquet_set(data / "as_parquet", train, labels, test, test_labels)
+    write_tree(data / "as_folders" / "train", [file_of(image) for image in train], labels)
+    write_tree(data / "as_folders" / "test", [file_of(image) for image in test], test_labels)
+    write_cifar10(data / "as_cifar", train, labels, test, test_labels)
+    digests = {manifest(Selection(name)).digest for name in ("as_parquet", "as_folders", "as_cifar")}
     assert len(digests) == 1
-    assert len(entries(data.parent / "cache")) == 1
-    assert verify(manifest(Selection("many", image_size=64)))
+    parquet_set(data / "relabelled", train, labels[::-1], test, test_labels)
+    assert manifest(Selection("relabelled")).digest not in digests
 
 
-def test_a_builder_that_is_killed_leaves_nothing_that_counts(data: Path) -> None:
-    make_many(data)
-    process = builder()
-    deadline = time.monotonic() + 60
-    while not list(data.parent.glob("cache/images/many/.*.tmp-*/train_images.npy")):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    (left_behind,) = entries(data.parent / "cache")
-    assert left_behind.startswith(".")
-    held = manifest(Selection("many", image_size=64))
+def test_the_digest_of_given_images_never_changes(data: Path) -> None:
+    # Trials are named by it: a new number here means that every image trial recorded so far gets another name.
+    train = np.arange(4 * 8 * 8 * 3, dtype=np.int64).reshape(4, 8, 8, 3).astype(np.uint8)
+    parquet_set(data / "own", train, in_turn(4, 2), train[:2, ::-1], in_turn(2, 2))
+    assert manifest(Selection("own")).digest == "950c676b0e7abd56"
+    assert manifest(Selection("own", num_train=2)).digest == "a1561ba08ae664bb"
+
+
+# The cache
+
+
+def spoil(path: Path) -> None:
+    """Replace a file's content by rubbish of the same size and time: nobody notices who does not read it."""
+    before = path.stat()
+    path.unlink()  # a table that is still mapped keeps the old file
+    path.write_bytes(b"x" * before.st_size)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_images_are_decoded_once(data: Path) -> None:
+    selection = small_set(data)
+    held = manifest(selection)
+    for split in ("train", "test"):
+        spoil(data / "own" / f"{split}.parquet")
+    forget()
+    assert manifest(selection) == held
+    assert np.array_equal(open_images(selection, held.digest).train_images, noise(40))
+    forget()
+    shutil.rmtree(data / "own")
+    assert manifest(selection) == held
+    assert np.array_equal(open_images(selection, held.digest).test_images, noise(20, seed=1))
+    assert "unknown data set 'own'" in refused(replace(selection, num_train=8))
+
+
+def test_the_arrays_are_mapped_and_writes_to_them_stay_in_the_process(data: Path) -> None:
+    selection = small_set(data)
+    held = opened(selection)
+    arrays = (held.train_images, held.train_labels, held.test_images, held.test_labels)
+    assert all(isinstance(array, np.memmap) for array in arrays)
+    held.train_images[:] = 0
+    assert verify(held.manifest)
+    forget()
+    assert np.array_equal(opened(selection).train_images, noise(40))
+
+
+def test_a_changed_source_has_another_digest_and_the_old_images_stay(data: Path) -> None:
+    selection = small_set(data)
+    before = manifest(selection)
+    small_set(data, seed=5)
+    forget()
+    after = manifest(selection)
+    assert after.digest != before.digest
+    assert np.array_equal(open_images(selection, after.digest).train_images, noise(40, seed=5))
+    assert np.array_equal(open_images(selection, before.digest).train_images, noise(40))
+    shutil.rmtree(data / "own")
+    forget()
+    text = refused(selection)
+    assert all(part in text for part in ("knows several 'own'", before.digest, after.digest, "delete what is outdated"))
+
+
+def test_a_new_file_in_a_class_folder_is_seen(data: Path) -> None:
+    write_tree(data / "own" / "train", [file_of(image) for image in noise(8)], in_turn(8))
+    write_tree(data / "own" / "test", [file_of(image) for image in noise(8)], in_turn(8))
+    assert manifest(Selection("own")).num_train == 8
+    (data / "own" / "train" / "n0000" / "another.png").write_bytes(file_of(noise(1)[0]))
+    forget()
+    assert manifest(Selection("own")).num_train == 9
+
+
+@pytest.mark.parametrize("array", ["train_images", "train_labels", "test_images", "test_labels"])
+def test_a_truncated_or_missing_array_is_made_anew(data: Path, array: str) -> None:
+    selection = small_set(data)
+    held = manifest(selection)
+    (entry,) = cached("own")
+    os.truncate(entry / f"{array}.npy", (entry / f"{array}.npy").stat().st_size - 1)
+    assert not verify(held)
+    forget()
+    assert manifest(selection) == held
     assert verify(held)
-    (whole,) = entries(data.parent / "cache")
-    assert not whole.startswith("."), "what the killed one left is gone"
+    (entry / f"{array}.npy").unlink()
+    forget()
+    assert np.array_equal(open_images(selection, held.digest).train_images, noise(40))
+    assert cached("own") == [entry]
+    assert verify(held)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 0}', "null"])
+def test_a_foreign_manifest_is_made_anew(data: Path, content: str) -> None:
+    selection = small_set(data)
+    held = manifest(selection)
+    (entry,) = cached("own")
+    (entry / "manifest.json").write_text(content)
+    forget()
+    assert manifest(selection) == held
+    assert verify(held)
+
+
+@pytest.mark.parametrize("array", ["train_images", "train_labels", "test_images", "test_labels"])
+@pytest.mark.parametrize("place", [0, 20, -1])
+def test_verify_reads_every_array_from_its_header_to_its_end(data: Path, array: str, place: int) -> None:
+    held = manifest(small_set(data))
+    assert verify(held)
+    (entry,) = cached("own")
+    content = bytearray((entry / f"{array}.npy").read_bytes())
+    content[place] ^= 1
+    (entry / f"{array}.npy").write_bytes(content)
+    assert not verify(held)
+
+
+def test_several_processes_at_once_make_one_entry(data: Path) -> None:
+    selection = small_set(data)
+    program = "print('ready', flush=True)\ninput()\nprint(manifest(Selection('own')).digest)"
+    processes = [other_process(program) for _ in range(5)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    digests = {process.communicate(timeout=60)[0].strip() for process in processes}
+    assert [process.returncode for process in processes] == [0] * 5
+    (entry,) = cached("own")
+    made = entry.stat().st_ino
+    held = manifest(selection)
+    assert digests == {held.digest}
+    assert verify(held)
+    assert entry.stat().st_ino == made, "the entry of the others is used"
+
+
+def test_a_builder_killed_in_the_middle_leaves_nothing_that_counts_as_data(data: Path) -> None:
+    for split in ("train", "val"):
+        write_tree(data / "slow" / split, [file_of(image) for image in noise(40)], in_turn(40))
+    folder, path = data / "slow" / "train" / "n0001", data / "slow" / "train" / "n0001" / "00021.png"
+    path.unlink()
+    os.mkfifo(path)  # who reads it waits forever
+    before = folder.stat()
+    process = other_process("manifest(Selection('slow'))")
+    deadline = time.monotonic() + 60
+    while not [found for found in cached("slow") if (found / "train_images.npy").is_file()]:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    (left_behind,) = cached("slow")
+
+    (data / "slow").rename(data.parent / "elsewhere")
+    assert "unknown data set 'slow'" in refused(Selection("slow"))
+    (data.parent / "elsewhere").rename(data / "slow")
+    path.unlink()
+    path.write_bytes(file_of(noise(40)[21]))
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))  # the same source as for the killed one
+    held = opened(Selection("slow"))
+    in_order = np.argsort(in_turn(40), kind="stable")
+    assert np.array_equal(held.train_images, noise(40)[in_order])
+    assert verify(held.manifest)
+    (entry,) = cached("slow")
+    assert entry != left_behind
+
+
+def copied_to_driver(held: Manifest, driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without images and arrays, on which only the manifest of the entry lies."""
+    (entry,) = cached(held.dataset)
+    target = driver / "cache" / "images" / held.dataset / entry.name
+    target.mkdir(parents=True)
+    shutil.copy(entry / "manifest.json", target)
+    monkeypatch.setenv(image_data.DATA_VARIABLE, str(driver / "data"))
+    monkeypatch.setenv(image_data.CACHE_VARIABLE, str(driver / "cache"))
+
+
+def test_a_driver_plans_with_a_copied_manifest_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selection = small_set(data)
+    held = manifest(selection)
+    copied_to_driver(held, tmp_path / "driver", monkeypatch)
+    assert manifest(selection) == held
+    assert not verify(held), "there is nothing to verify"
+    for other in (replace(selection, num_train=8), replace(selection, image_size=16), replace(selection, dataset="x")):
+        assert "unknown data set" in refused(other)
+    assert "unknown data set 'own'" in refusal(lambda: open_images(selection, held.digest))
+
+
+def test_a_driver_that_gets_the_images_later_decodes_them(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selection = small_set(data)
+    held = manifest(selection)
+    copied_to_driver(held, tmp_path / "driver", monkeypatch)
+    assert manifest(selection) == held
+    shutil.copytree(data, tmp_path / "driver" / "data")
+    assert np.array_equal(open_images(selection, held.digest).train_images, noise(40))
+    assert verify(held)
+
+
+def test_other_images_than_the_trial_was_planned_with_are_refused(data: Path) -> None:
+    selection = small_set(data)
+    text = refusal(lambda: open_images(selection, "0123456789abcdef"))
+    assert manifest(selection).digest in text
+    assert "planned with 0123456789abcdef: use the same files on every machine" in text
+
+
+@pytest.mark.parametrize("file", ["cache", "cache/images", "cache/images/own"])
+def test_a_cache_that_cannot_be_written_is_one_line(data: Path, file: str) -> None:
+    selection = small_set(data)
+    path = data.parent / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("a file where a folder belongs")
+    text = refused(selection)
+    assert f"cannot write decoded images to {image_data.cache_root() / 'own'} (" in text
+    assert f"name another folder in {image_data.CACHE_VARIABLE}" in text
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("cifar01", "cifar10"), ("fashion-mnist", "fashion_mnist"), ("ow", "own")]
+)
+def test_the_nearest_name_is_offered_for_an_unknown_one(data: Path, given: str, meant: str) -> None:
+    small_set(data)
+    text = refused(Selection(given))
+    assert f"unknown data set {given!r}; did you mean {meant!r}? (known: cifar10, cifar100, fashion_mnist, own)" in text
+    assert str(data / given) in text
+
+
+@pytest.mark.parametrize("name", ["../data", "own/train", "/own", ".", "..", ".own"])
+def test_a_name_is_that_of_a_folder_in_the_data_folder(data: Path, name: str) -> None:
+    small_set(data)
+    assert f"a data set's name is that of a folder in {data}, got {name!r}" in refused(Selection(name))
+    assert not image_data.cache_root().exists()
+
+
+def test_a_missing_data_folder_is_one_line(data: Path) -> None:
+    data.rmdir()
+    text = refused(Selection("cifar10"))
+    assert f"no images of 'cifar10' in {data / 'cifar10'}: put them there" in text
+    assert "unknown data set 'own'" in refused(Selection("own"))
+
+
+def test_a_folder_without_images_is_one_line(data: Path) -> None:
+    (data / "own" / "train").mkdir(parents=True)
+    assert f"no images of 'own' in {data / 'own'}: put them there" in refused(Selection("own"))
+
+
+def test_one_image_of_another_shape_is_named(data: Path) -> None:
+    contents = [file_of(image) for image in noise(40)]
+    contents[5] = file_of(noise(1, 8, 10)[0])
+    write_parquet(data / "own" / "train.parquet", contents, in_turn(40))
+    write_parquet(data / "own" / "test.parquet", contents[8:16], in_turn(8))
+    assert refused(Selection("own")) == "image 5 of 'own' is 8x10x3, the first one 8x8x3: give them an image_size"
+    assert cached("own") == []
+    assert manifest(Selection("own", image_size=8)).image_size == 8
+
+
+WHOLE = file_of(noise(1)[0])
+SIXTEEN_BIT = io.BytesIO()
+Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(SIXTEEN_BIT, "PNG")
+
+
+@pytest.mark.parametrize("content", [WHOLE[: len(WHOLE) // 2], b"", b"no image", None, SIXTEEN_BIT.getvalue()])
+def test_a_torn_or_foreign_image_in_parquet_is_named(data: Path, content: bytes | None) -> None:
+    small_set(data)
+    contents: list[bytes | None] = [file_of(image) for image in noise(40)]
+    contents[7] = content
+    write_parquet(data / "own" / "train.parquet", contents, in_turn(40))
+    text = refused(Selection("own"))
+    assert f"row 7 of {data / 'own' / 'train.parquet'} is no usable image (" in text
+    assert " object at 0x" not in text
+    assert cached("own") == []
+
+
+def test_a_coloured_image_among_grey_ones_is_named(data: Path) -> None:
+    parquet_set(data / "own", noise(20, channels=1), in_turn(20), noise(8, channels=1), in_turn(8))
+    contents = [file_of(image) for image in noise(20, channels=1)]
+    write_parquet(data / "own" / "train.parquet", [*contents[:19], WHOLE], in_turn(20))
+    assert "train.parquet is no usable image (it is RGB, and the first image is grey)" in refused(Selection("own"))
+
+
+@pytest.mark.parametrize("content", [WHOLE[: len(WHOLE) // 2], b"", b"no image", None, SIXTEEN_BIT.getvalue()])
+def test_a_torn_or_missing_image_in_a_class_folder_is_named(data: Path, content: bytes | None) -> None:
+    write_tree(data / "own" / "train", [file_of(image) for image in noise(8)], in_turn(8))
+    write_tree(data / "own" / "val", [file_of(image) for image in noise(8)], in_turn(8))
+    path = data / "own" / "val" / "n0002" / "00002.png"
+    path.unlink()
+    if content is None:
+        path.symlink_to(data / "nowhere.png")
+    else:
+        path.write_bytes(content)
+    text = refused(Selection("own"))
+    assert f"{path} is no usable image (" in text
+    assert " object at 0x" not in text
+    assert cached("own") == []
+
+
+def test_a_torn_parquet_file_is_refused(data: Path) -> None:
+    selection = small_set(data)
+    os.truncate(data / "own" / "train.parquet", 1000)
+    assert f"the images of 'own' in {data / 'own'} cannot be read (" in refused(selection)
+
+
+def test_a_link_to_nowhere_is_named(data: Path) -> None:
+    selection = small_set(data)
+    (data / "own" / "train-2.parquet").symlink_to(data / "nowhere.parquet")
+    assert str(data / "own" / "train-2.parquet") in refused(selection)
+
+
+def test_parquet_columns_of_other_names_are_refused_with_those_there_are(data: Path) -> None:
+    small_set(data)
+    write_parquet(data / "own" / "test.parquet", [WHOLE] * 4, in_turn(4), image="picture")
+    assert "test.parquet has no column img or image (columns: picture, label)" in refused(Selection("own"))
+    write_parquet(data / "own" / "test.parquet", [WHOLE] * 4, in_turn(4), label="kind")
+    assert "test.parquet has no column label or fine_label or labels (columns: img, kind)" in refused(Selection("own"))
+
+
+def test_a_missing_test_split_is_named(data: Path) -> None:
+    small_set(data)
+    (data / "own" / "test.parquet").unlink()
+    assert f"{data / 'own'} has no test*.parquet or val*.parquet" in refused(Selection("own"))
+    write_tree(data / "tree" / "train", [WHOLE] * 4, in_turn(4))
+    assert f"{data / 'tree'} has class folders in train/ but none in test or val" in refused(Selection("tree"))
+
+
+def test_class_folders_that_differ_are_named(data: Path) -> None:
+    write_tree(data / "own" / "train", [WHOLE] * 4, in_turn(4))
+    write_tree(data / "own" / "val", [WHOLE] * 3, np.array([0, 1, 7]))
+    text = refused(Selection("own"))
+    assert "have different classes: n0002, n0003, n0007" in text
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "ranges"),
+    [
+        ([0, 1, 2, 3], [-1, 0, 1, 2], "run from 0 to 3 in training and from -1 to 2 in the test images"),
+        ([0, 1, 2, 3], [0, 1, 2, 4], "run from 0 to 3 in training and from 0 to 4 in the test images"),
+        ([0, 0, 0, 0], [0, 0, 0, 0], "run from 0 to 0 in training and from 0 to 0 in the test images"),
+    ],
+)
+def test_labels_that_number_no_classes_are_refused(data: Path, train: list[int], test: list[int], ranges: str) -> None:
+    parquet_set(data / "own", noise(4), np.array(train), noise(4), np.array(test))
+    assert f"labels of 'own' {ranges}" in refused(Selection("own"))
+
+
+def test_a_split_without_images_is_refused(data: Path) -> None:
+    small_set(data)
+    pq.write_table(pq.read_table(data / "own" / "test.parquet").slice(0, 0), data / "own" / "empty.parquet")
+    (data / "own" / "empty.parquet").replace(data / "own" / "test.parquet")
+    assert refused(Selection("own")) == "'own' has 40 training and 0 test images"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.sweeps import find_sweep
+from tests.images import make_images
 from tests.launching import ROOT, checked, environment, make_folder
 
 README = (ROOT / "README.md").read_text()
@@ -32,15 +33,32 @@ def run_python(code: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "line", [line for line in COMMANDS if line.split()[0] not in {"list", "status", "export-mlflow"}]
+    "line", [line for line in COMMANDS if line.split()[0] not in {"list", "status", "export-mlflow", "data"}]
 )
-def test_each_launch_can_be_planned(line: str, tmp_path: Path) -> None:
+def test_each_launch_can_be_planned(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = shlex.split(line)
+    if "--workload" in arguments:
+        arguments = on_few_images(arguments, tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path))  # the lines say ~/datasets
     for option in ("--executor", "--address"):
         if option in arguments:
             del arguments[arguments.index(option) : arguments.index(option) + 2]
     output = checked(make_folder(tmp_path), *([] if arguments[0] == "plan" else ["plan"]), *arguments)
     assert "to run" in output
+
+
+def on_few_images(arguments: list[str], home: Path) -> list[str]:
+    """The same launch on a data set of that name with 48 images."""
+    dataset, _, _ = arguments[arguments.index("--workload") + 1].rpartition("_")
+    make_images(home / "datasets", dataset, size=32)
+    fewer = {"batch_size": "16", "num_train": "48", "image_size": "32", "micro_batch_size": "8"}
+    kept, rest = [], iter(arguments)
+    for argument in rest:
+        if argument != "--set":
+            kept.append(argument)
+        elif (setting := next(rest)).partition("=")[0] not in fewer:
+            kept += ["--set", setting]
+    return kept + [part for name, value in fewer.items() for part in ("--set", f"{name}={value}")]
 
 
 def test_the_table_of_sweeps_has_their_numbers_of_trials() -> None:

@@ -12,7 +12,7 @@ from trainables.errors import DataError
 from trainables.image_sources import Pixels, Split
 from trainables.streams import Purpose, stream
 
-_PIXELS_AT_ONCE = 4096 * 32 * 32
+_PIXELS_AT_ONCE = 1024 * 32 * 32
 """Pixels that are converted to integers of 8 bytes at once."""
 _RESIZE_MARGIN = 8 / 7
 """Larger images are resized to this times the wanted size before the centre is cut out, as 256 is to 224."""

@@ -88,7 +88,12 @@ class _FlatTrial:
 
     def _open(self, state: dict[str, Any] | None) -> None:
         member = Member(self._config, self._config.num_epochs, state)
-        self._run = workload(self._config.workload).open([member])
+        found = workload(self._config.workload)
+        # What `tune.with_resources` gave this trial is what it trains on.
+        context = ray.get_runtime_context()
+        has_gpu = bool(context.get_accelerator_ids().get("GPU")) and "cuda" in found.devices
+        num_threads = max(1, int(context.get_assigned_resources().get("CPU", 1)))
+        self._run = found.open([member], "cuda" if has_gpu else "cpu", num_threads=num_threads)
         self._last: dict[str, Any] = {}
 
     def step(self) -> dict[str, Any]:
