@@ -51,7 +51,7 @@ def on_few_images(arguments: list[str], home: Path) -> list[str]:
     """The same launch on a data set of that name with 48 images."""
     dataset, _, _ = arguments[arguments.index("--workload") + 1].rpartition("_")
     make_images(home / "datasets", dataset, size=32)
-    fewer = {"batch_size": "16", "num_train": "48", "image_size": "32", "micro_batch_size": "8"}
+    fewer = {"batch_size": "16", "num_train": "48", "num_test": "24", "image_size": "32", "micro_batch_size": "8"}
     kept, rest = [], iter(arguments)
     for argument in rest:
         if argument != "--set":
