@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import math
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context, ticker
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from orchestrator.analysis import cell_summary, is_measured, outcome_counts, varying_columns
+from orchestrator.analysis import cell_summary, outcome_counts, varying_columns
 from orchestrator.errors import UserError, unknown_name
+from orchestrator.figure_style import (
+    LOOKS,
+    STYLE,
+    batch_size_axis,
+    decay_axis,
+    draw_caption,
+    draw_error,
+    draw_legend,
+    number_text,
+    place_legend,
+    series_of,
+    shade_unmeasured,
+    symbol,
+)
 from trainables.config import Optimizer
-from trainables.result import SATISFYING, Outcome, TwoLayerCNNTracePoint
+from trainables.result import SATISFYING, TwoLayerCNNTracePoint
 
 FigureFunction = Callable[[pd.DataFrame, pd.DataFrame], Figure]
 
@@ -38,70 +49,10 @@ PAPER_DECAY_SCALE = 25
 """The paper draws AdamW at lambda / 25 (its figures 2 and 12)."""
 
 _DPI = 200
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.labelsize": 10,
-    "axes.titlesize": 10,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "0.92",
-    "axes.axisbelow": True,
-    "figure.constrained_layout.use": True,
-    "pdf.fonttype": 42,  # editable text, as publishers ask
-}
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """How an optimizer is drawn everywhere; later ones are smaller, so that equal values stay visible on top."""
-
-    name: str
-    colour: str
-    marker: str
-    marker_size: float
-    line_width: float
-    hatch: str | None
-
-
-# Okabe-Ito colours, safe for colour-blind readers: warm for coupled decay, cold for decoupled.
-_LOOKS = {
-    Optimizer.ADAM: _Look("Adam", "#D55E00", "o", 7.5, 2.4, None),
-    Optimizer.ADAMW: _Look("AdamW", "#0072B2", "s", 4.5, 1.3, "////"),
-    Optimizer.SIGNSGD: _Look("SignSGD", "#E69F00", "^", 7.5, 2.4, None),
-    Optimizer.SIGNSGDW: _Look("SignSGDW", "#56B4E9", "D", 4.0, 1.3, "////"),
-}
 _FEATURE_COLOUR, _NOISE_COLOUR = "#009E73", "#AA4499"
 
-_SYMBOLS = {
-    "weight_decay": r"$\lambda$",
-    "batch_size": "$B$",
-    "learning_rate": r"$\eta$",
-    "num_epochs": "$T$",
-    "num_train": "$n$",
-    "dimension": "$d$",
-    "noise_sparsity": "$s$",
-    "noise_std": r"$\sigma_p$",
-    "feature_noise": r"$\alpha$",
-    "num_filters": "$m$",
-    "activation_power": "$q$",
-    "init_std": r"$\sigma_0$",
-    "beta1": r"$\beta_1$",
-    "beta2": r"$\beta_2$",
-}
-_SETTING = ("num_train", "dimension", "noise_sparsity", "learning_rate", "num_epochs")
-
-# Outcomes that a seed's mark shows; the others are plain dots.
-_HOLLOW, _CROSS, _TRIANGLE = Outcome.UNDERFIT, Outcome.STUCK, Outcome.DIVERGED
-_MARK_LABELS = {
-    _HOLLOW: "underfit seed",
-    _CROSS: "stuck seed (error arbitrary, in no mean)",
-    _TRIANGLE: "diverged seed (no error, in no mean)",
-}
-_DIVERGED_AT = 1.06
-"""Where a diverged seed stands: above every error rate."""
 
 _DYNAMICS = [f.name for f in fields(TwoLayerCNNTracePoint)]
 _LINEAR_UP_TO = 0.1
@@ -129,7 +80,7 @@ def _save(figure: Figure, path: Path) -> Path:
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
     suffix = path.suffix[1:]
     buffer = io.BytesIO()
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure.savefig(buffer, format=suffix, dpi=_DPI, metadata=metadata[suffix])
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -147,7 +98,7 @@ def _figure(function: FigureFunction) -> FigureFunction:
     def styled(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
         # Sums round by their order: rows in another order must not give another file.
         settled = trials[trials["outcome"].isin(SATISFYING)].sort_values("trial_id", ignore_index=True)
-        with rc_context(_STYLE):
+        with rc_context(STYLE):
             return function(settled, traces.sort_values(["trial_id", "epoch"], ignore_index=True))
 
     FIGURES[function.__name__] = styled
@@ -173,18 +124,18 @@ def _judged_by_top5(trials: pd.DataFrame) -> pd.DataFrame:
 def _error_vs_batch_size(trials: pd.DataFrame, kind: str = "") -> Figure:
     figure = Figure(figsize=(6.4, 4.8))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    lines = _series_of(trials, ("optimizer", "batch_size"), named=("weight_decay",))
+    lines = series_of(trials, ("optimizer", "batch_size"), named=("weight_decay",))
     offsets = 2.0 ** (np.linspace(-0.06, 0.06, len(lines)) if len(lines) > 1 else np.zeros(len(lines)))
     for series, offset in zip(lines, offsets, strict=True):
         sizes = series.trials["batch_size"]  # seeds stand beside their mean, further out
         shifted = series.trials.assign(x=sizes * offset, seed_x=sizes * offset**2.5)
-        _draw_error(upper, series, shifted, "test_error")
-        _draw_error(lower, series, shifted, "train_error")
+        draw_error(upper, series, shifted, "test_error")
+        draw_error(lower, series, shifted, "train_error")
     upper.set(xscale="log", ylabel=f"{kind}test error")
     lower.set(xlabel="batch size $B$", ylabel="training\nerror")
-    _batch_size_axis(lower, trials)
-    _legend(figure, trials, lines)
-    _caption(figure, trials, ["optimizer", "weight_decay", "batch_size"], "error bars: mean ± std")
+    batch_size_axis(lower, trials)
+    draw_legend(figure, trials, lines)
+    draw_caption(figure, trials, ["optimizer", "weight_decay", "batch_size"], "error bars: mean ± std")
     return figure
 
 
@@ -220,18 +171,18 @@ def _error_vs_weight_decay(trials: pd.DataFrame, kind: str = "") -> Figure:
         "step": r"decay of one step $\eta\lambda$",
     }
     for panel_row, ((batch_size, num_epochs), row) in zip(panels, rows, strict=False):
-        lines = _series_of(row, ("optimizer", "weight_decay"))
+        lines = series_of(row, ("optimizer", "weight_decay"))
         for axes, column in zip(panel_row, labels, strict=True):
-            _decay_axis(axes, trials[column])
+            decay_axis(axes, trials[column])
             for level, series in enumerate(lines):
                 positioned = series.trials.assign(x=series.trials[column], seed_x=series.trials[column])
-                _draw_error(axes, series, positioned, "test_error")
-                _shade_unmeasured(axes, series, positioned, level)
-        panel_row[0].set_ylabel(f"$B$ = {batch_size}, $T$ = {_number(num_epochs)}\n{kind}test error")
+                draw_error(axes, series, positioned, "test_error")
+                shade_unmeasured(axes, series, positioned, level)
+        panel_row[0].set_ylabel(f"$B$ = {batch_size}, $T$ = {number_text(num_epochs)}\n{kind}test error")
     for axes, label in zip(panels[-1], labels.values(), strict=True):
         axes.set_xlabel(label)
-    _legend(figure, trials, _series_of(trials, ("optimizer", "weight_decay", "batch_size", "num_epochs")))
-    _caption(figure, trials, ["optimizer", "weight_decay", "batch_size", "num_epochs"], "error bars: mean ± std")
+    draw_legend(figure, trials, series_of(trials, ("optimizer", "weight_decay", "batch_size", "num_epochs")))
+    draw_caption(figure, trials, ["optimizer", "weight_decay", "batch_size", "num_epochs"], "error bars: mean ± std")
     return figure
 
 
@@ -254,25 +205,20 @@ def _error_vs_betas(trials: pd.DataFrame, kind: str = "") -> Figure:
     figure = Figure(figsize=(max(6.4, 3.3 * num_columns), 1.2 + 2.4 * num_rows))
     panels = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (pair, cell) in zip(panels, pairs, strict=False):
-        for series in _series_of(cell, ("optimizer", "batch_size"), named=("weight_decay",)):
+        for series in series_of(cell, ("optimizer", "batch_size"), named=("weight_decay",)):
             sizes = series.trials["batch_size"]
-            _draw_error(axes, series, series.trials.assign(x=sizes, seed_x=sizes), "test_error")
+            draw_error(axes, series, series.trials.assign(x=sizes, seed_x=sizes), "test_error")
         axes.set(xscale="log", title=rf"$\beta$ = {pair}", xlabel="batch size $B$")
-        _batch_size_axis(axes, trials)
+        batch_size_axis(axes, trials)
         axes.label_outer()
     for axes in panels[len(pairs) :]:
         axes.remove()
     figure.supylabel(f"{kind}test error")
-    _legend(figure, trials, _series_of(trials, ("optimizer", "batch_size", "beta1", "beta2"), named=("weight_decay",)))
-    _caption(figure, trials, ["optimizer", "weight_decay", "batch_size", "beta1", "beta2"], "error bars: mean ± std")
+    lines = series_of(trials, ("optimizer", "batch_size", "beta1", "beta2"), named=("weight_decay",))
+    draw_legend(figure, trials, lines)
+    keys = ["optimizer", "weight_decay", "batch_size", "beta1", "beta2"]
+    draw_caption(figure, trials, keys, "error bars: mean ± std")
     return figure
-
-
-def _batch_size_axis(axes: Axes, trials: pd.DataFrame) -> None:
-    ticks = sorted(trials["batch_size"].unique())
-    axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(ticker.FixedFormatter([str(size) for size in ticks]))
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 @_figure
@@ -301,111 +247,9 @@ def feature_and_noise(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
             upper.set_ylabel(f"inner product (log above {_LINEAR_UP_TO})")
             lower.set_ylabel("loss, error")
     handles = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
-    _place_legend(figure, [line for label, line in handles.items() if not str(label).startswith("_")])
-    _caption(figure, trials, keys, "lines and bands: mean and range")
+    place_legend(figure, [line for label, line in handles.items() if not str(label).startswith("_")])
+    draw_caption(figure, trials, keys, "lines and bands: mean and range")
     return figure
-
-
-@dataclass(frozen=True, slots=True)
-class _Series:
-    """One line: an optimizer, and whatever else tells its trials at one position apart."""
-
-    label: str
-    look: _Look
-    colour: tuple[float, float, float]
-    trials: pd.DataFrame
-
-
-def _series_of(trials: pd.DataFrame, within: Sequence[str], named: Sequence[str] = ()) -> list[_Series]:
-    """The lines of a panel whose positions are the columns `within`; labels name the `named` columns where constant."""
-    if trials.empty:
-        return []
-    apart = varying_columns(trials, within=within)
-    lines = []
-    for optimizer in Optimizer:
-        own = trials[trials["optimizer"] == optimizer]
-        groups = [group for _, group in own.groupby(apart, dropna=False)] if apart else [own] * (not own.empty)
-        for rank, group in enumerate(groups):
-            look = _LOOKS[optimizer]
-            names = dict.fromkeys(name for name in (*named, *apart) if group[name].nunique() == 1)
-            label = ", ".join([look.name, *(f"{_symbol(name)} = {_number(group[name].iloc[0])}" for name in names)])
-            lines.append(_Series(label, look, _lighter(look.colour, rank / len(groups)), group))
-    return lines
-
-
-def _draw_error(axes: Axes, series: _Series, trials: pd.DataFrame, error: str) -> None:
-    """Mean and std over seeds at each `x`, and every seed at its `seed_x`; the line breaks where no seed counts."""
-    look, colour = series.look, series.colour
-    cells = cell_summary(trials, ["x"])
-    axes.errorbar(
-        cells["x"],
-        cells[f"{error}_mean"],
-        yerr=cells[f"{error}_std"],
-        color=colour,
-        marker=look.marker,
-        markersize=look.marker_size,
-        linewidth=look.line_width,
-        elinewidth=1.2,
-        capsize=3,
-        label=series.label,
-    )
-    counted = is_measured(trials)
-    marks = [(trials[counted & (trials["outcome"] != _HOLLOW)], None), (trials[counted], _HOLLOW)]
-    if error == "test_error":
-        marks += [(trials, _CROSS), (trials.assign(test_error=_DIVERGED_AT), _TRIANGLE)]
-    for seeds, outcome in marks:
-        own = seeds if outcome is None else seeds[seeds["outcome"] == outcome]
-        axes.plot(own["seed_x"], own[error], linestyle="none", label="_seeds", zorder=3, **_mark(outcome, colour))
-    axes.set_ylim(-0.04, 1.1)
-    axes.yaxis.set_major_locator(ticker.MultipleLocator(0.25 if error == "test_error" else 0.5))
-
-
-def _mark(outcome: Outcome | None, colour: Any) -> dict[str, Any]:
-    """How one seed is drawn: faint and filled, or in a way that shows its outcome."""
-    if outcome is None:
-        faint = _lighter(colour, 0.6)
-        return {"marker": "o", "markersize": 4, "color": faint, "markeredgecolor": "white", "markeredgewidth": 0.5}
-    marker = {_HOLLOW: "o", _CROSS: "x", _TRIANGLE: "^"}[outcome]
-    return {"marker": marker, "markersize": 5, "color": colour, "alpha": 0.8, "markerfacecolor": "none"}
-
-
-def _shade_unmeasured(axes: Axes, series: _Series, trials: pd.DataFrame, level: int) -> None:
-    """Shade the positions where a seed is stuck or diverged, half-way to the neighbours, and name them on top."""
-    is_bad = trials["outcome"].isin((_CROSS, _TRIANGLE)).groupby(trials["x"]).any()
-    scale = axes.xaxis.get_transform()
-    positions = scale.transform(is_bad.index.to_numpy(float))
-    margin = 0.03 * np.ptp(scale.transform(np.array(axes.get_xlim())))
-    edges = np.concatenate([positions[:1] - margin, (positions[1:] + positions[:-1]) / 2, positions[-1:] + margin])
-    for start, stop in _runs(is_bad.to_numpy(bool)):
-        low, high = scale.inverted().transform(edges[[start, stop]])
-        hatch = series.look.hatch
-        tint = to_rgba(series.colour, 0.45 if hatch else 0.13)
-        face = "none" if hatch else tint
-        axes.axvspan(low, high, facecolor=face, edgecolor=tint, hatch=hatch, linewidth=0, zorder=0)
-        bad = trials[trials["x"].isin(is_bad.index[start:stop])]["outcome"]
-        text = f"{series.look.name} {' / '.join(o for o in (_CROSS, _TRIANGLE) if (bad == o).any())}"
-        where = axes.get_xaxis_transform()
-        axes.text(high, 1.01 + 0.075 * level, text, transform=where, color=series.colour, fontsize=8, ha="right")
-
-
-def _runs(flags: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Iterator[tuple[int, int]]:
-    """Half-open index ranges of consecutive True flags."""
-    steps = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
-    yield from zip(steps[::2].tolist(), steps[1::2].tolist(), strict=True)
-
-
-def _decay_axis(axes: Axes, values: pd.Series[float]) -> None:
-    """A logarithmic axis that also shows 0, one step left of the smallest positive value."""
-    positive = values[values > 0]
-    low, high = (positive.min(), positive.max()) if len(positive) else (1e-6, 1.0)
-    axes.set_xscale("symlog", linthresh=low, linscale=0.7)
-    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-    stride = max(1, math.ceil((last - first + 1) / 6))
-    decades = [10.0**k for k in range(last, first - 1, -stride)]
-    axes.xaxis.set_major_locator(ticker.FixedLocator([0.0] * bool((values == 0).any()) + decades[::-1]))
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _power(value)))
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.set_xlim(-0.45 * low if (values == 0).any() else low / 2, high * 2.5)
 
 
 def _draw_dynamics(upper: Axes, lower: Axes, trials: pd.DataFrame, traces: pd.DataFrame) -> None:
@@ -457,68 +301,10 @@ def _is_large_batch(trials: pd.DataFrame) -> bool:
 
 
 def _title_cell(axes: Axes, keys: Sequence[str], cell: pd.DataFrame) -> None:
-    look = _LOOKS[Optimizer(cell["optimizer"].iloc[0])]
-    values = [f"{_symbol(key)} = {_number(cell[key].iloc[0])}" for key in keys[1:]]
+    look = LOOKS[Optimizer(cell["optimizer"].iloc[0])]
+    values = [f"{symbol(key)} = {number_text(cell[key].iloc[0])}" for key in keys[1:]]
     over = "min" if _is_large_batch(cell) else "max"
     outcomes = outcome_counts(cell_summary(cell, ["optimizer"]).iloc[0])
     axes.set_title(f"{', '.join([look.name, *values])}\n", color=look.colour)
     subtitle = f"{outcomes}; noise: {over} over samples"
     axes.text(0.5, 1.03, subtitle, transform=axes.transAxes, ha="center", fontsize=8.5, color="0.25")
-
-
-def _legend(figure: Figure, trials: pd.DataFrame, lines: Sequence[_Series]) -> None:
-    """One legend above the panels: the lines, and those marks of single seeds that occur."""
-    handles: list[Artist] = [
-        Line2D([], [], color=s.colour, marker=s.look.marker, markersize=s.look.marker_size, label=s.label)
-        for s in lines
-    ]
-    handles.append(Line2D([], [], linestyle="none", label="single seed", **_mark(None, "0.2")))
-    for outcome, label in _MARK_LABELS.items():
-        if (trials["outcome"] == outcome).any():
-            handles.append(Line2D([], [], linestyle="none", label=label, **_mark(outcome, "0.2")))
-    _place_legend(figure, handles)
-
-
-def _place_legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    if handles:
-        columns = max(1, int(figure.get_figwidth() / 2.1))
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)))
-
-
-def _caption(figure: Figure, trials: pd.DataFrame, keys: Sequence[str], what: str) -> None:
-    """A line below: what the bars are, how many seeds, and the setting that all trials share."""
-    if trials.empty:
-        figure.supxlabel("no finished trials", fontsize=8.5, color="0.35")
-        return
-    seeds = trials.groupby(list(keys), dropna=False)["seed"].nunique()
-    low, high = int(seeds.min()), int(seeds.max())
-    count = f"{low} seed{'s' * (low != 1)}" if low == high else f"{low} to {high} seeds"
-    shared = [name for name in _SETTING if name in trials and trials[name].nunique() == 1]
-    setting = ", ".join(f"{_symbol(name)} = {_number(trials[name].iloc[0])}" for name in shared)
-    figure.supxlabel(f"{what} over {count}    {setting}", fontsize=8.5, color="0.35")
-
-
-def _symbol(column: str) -> str:
-    return _SYMBOLS.get(column, column.replace("_", " "))
-
-
-def _number(value: Any) -> str:
-    """A number as a reader writes it: 0.05, 100, or a power of ten."""
-    if not isinstance(value, int | float | np.number):
-        return str(value)
-    number = float(value)
-    return f"{number:g}" if number == 0 or 1e-3 <= abs(number) < 1e4 else _power(number)
-
-
-def _power(value: float) -> str:
-    if value == 0:
-        return "0"
-    mantissa, exponent = f"{value:.5e}".split("e")
-    factor = "" if float(mantissa) == 1 else rf"{float(mantissa):g}\times"
-    return f"${factor}10^{{{int(exponent)}}}$"
-
-
-def _lighter(colour: Any, share: float) -> tuple[float, float, float]:
-    """The colour mixed with white."""
-    red, green, blue = (c + (1 - c) * 0.75 * share for c in to_rgb(colour))
-    return red, green, blue

@@ -18,7 +18,6 @@ import secrets
 import socket
 import threading
 import time
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ import pyarrow.parquet as pq
 
 from orchestrator import ledger_schema as rules
 from orchestrator.errors import LedgerError, unknown_name
+from orchestrator.ledger_files import bad_part, read_part, reason, resolve, write_locally
 from orchestrator.ledger_schema import RANK_COLUMNS, TableName
 from trainables.registry import workload as find_workload
 from trainables.result import Outcome, TrialResult
@@ -65,7 +65,7 @@ class Ledger:
         self.driver_id = driver_id or new_driver_id()
         if not re.fullmatch(r"[A-Za-z0-9._-]+", self.driver_id):
             raise LedgerError(f"a driver id has letters, digits, '.', '_', '-' only, got {self.driver_id!r}")
-        self.root, self._files, self._path = _resolve(root)
+        self.root, self._files, self._path = resolve(root)
         self._own = re.compile(rf"part-{re.escape(self.driver_id)}-(\d+)\.parquet")
         self._lock = threading.RLock()
         self._last_number: dict[str, int] = {}
@@ -160,9 +160,9 @@ class Ledger:
             try:
                 table = pq.read_table(part, filesystem=self._files)
             except (OSError, pa.ArrowException) as error:
-                raise _bad_part(part, f"is truncated, damaged or not a Parquet file ({_reason(error)})") from None
+                raise bad_part(part, f"is truncated, damaged or not a Parquet file ({reason(error)})") from None
             if fault := rules.fault_of_marker(table.schema.metadata, rules.ASKS):
-                raise _bad_part(part, fault)
+                raise bad_part(part, fault)
             rows = table.sort_by("position").drop_columns(["search_id", "position"]).to_pylist()
             number = rows[0].pop("round")
             rounds.setdefault(number, [{k: v for k, v in row.items() if k != "round"} for row in rows])
@@ -261,7 +261,7 @@ class Ledger:
         schema = _schema(table, workload).remove_metadata()
         schema = pa.schema([field for field in schema if columns is None or field.name in columns])
         wanted = None if trial_ids is None else sorted(trial_ids)
-        read = partial(_read_part, self._files, table=table, schema=schema, trial_ids=wanted)
+        read = partial(read_part, self._files, table=table, schema=schema, trial_ids=wanted)
         with ThreadPoolExecutor(_READERS) as pool:
             return pa.concat_tables([pa.Table.from_batches([], schema), *pool.map(read, parts)])
 
@@ -295,13 +295,13 @@ class Ledger:
         try:
             self._files.create_dir(path.rpartition("/")[0], recursive=True)
             if isinstance(self._files, pafs.LocalFileSystem):
-                _write_locally(Path(path), content)
+                write_locally(Path(path), content)
             else:
                 with self._files.open_output_stream(path) as stream:  # becomes visible when it closes
                     stream.write(content)
         except OSError as error:
             raise LedgerError(
-                f"cannot write to {path.rpartition('/')[0]} ({_reason(error)}); choose another output folder"
+                f"cannot write to {path.rpartition('/')[0]} ({reason(error)}); choose another output folder"
             ) from None
 
     def _workloads_of_driver(self) -> list[str]:
@@ -332,7 +332,7 @@ class Ledger:
         try:
             infos = self._files.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
         except OSError as error:
-            raise LedgerError(f"cannot list {folder} ({_reason(error)})") from None
+            raise LedgerError(f"cannot list {folder} ({reason(error)})") from None
         return sorted(i.path for i in infos if i.type == file_type and not i.base_name.startswith((".", "_")))
 
     def _folder(self, table: TableName, workload: str) -> str:
@@ -345,84 +345,3 @@ def _schema(table: TableName, workload: str) -> pa.Schema:
     if table is TableName.TRACES:
         return rules.trace_schema(found.trace_point_type)
     return rules.trial_schema(found.config_type, found.trace_point_type)
-
-
-def _resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
-    """A folder or URI as (absolute name, file system, path in it)."""
-    if "://" not in root:
-        path = str(Path(root).expanduser().absolute())
-        return path, pafs.LocalFileSystem(), path
-    try:
-        files, path = pafs.FileSystem.from_uri(root)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise LedgerError(
-            f"cannot open {root} ({_reason(error)}); give a folder or a URI as s3://bucket/path"
-        ) from None
-    return root.rstrip("/"), files, path.rstrip("/")
-
-
-def _write_locally(path: Path, content: pa.Buffer) -> None:
-    """Write beside the final name and rename, so that no reader sees half a file, not even after a power cut."""
-    hidden = path.with_name(f".tmp-{path.name}.part")
-    try:
-        with hidden.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.rename(path)
-    finally:
-        hidden.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _read_part(
-    files: pafs.FileSystem, part: str, table: TableName, schema: pa.Schema, trial_ids: Sequence[str] | None
-) -> pa.Table:
-    """The rows of a part that is ours, in `schema`: absent columns are null, unknown ones are left out."""
-    try:
-        with pq.ParquetFile(part, filesystem=files) as file:
-            fault = rules.fault_of_marker(file.schema_arrow.metadata, table)
-            if fault:
-                raise _bad_part(part, fault)
-            names = [name for name in schema.names if name in file.schema_arrow.names]
-            groups = _row_groups(file.metadata, trial_ids)
-            rows = file.read_row_groups(groups, columns=names, use_threads=len(groups) > 1)
-        rows = pa.concat_tables(
-            [pa.Table.from_batches([], schema), rows.replace_schema_metadata(None)], promote_options="default"
-        )
-    except FileNotFoundError:
-        raise
-    except (OSError, pa.ArrowException) as error:
-        raise _bad_part(part, f"is truncated, damaged or not a Parquet file ({_reason(error)})") from None
-    if trial_ids is None:
-        return rows
-    return rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(trial_ids, pa.string())))
-
-
-def _row_groups(metadata: pq.FileMetaData, trial_ids: Sequence[str] | None) -> list[int]:
-    """The row groups that may hold one of `trial_ids`, which are sorted, as the rows of compacted parts are."""
-    numbers = range(metadata.num_row_groups)
-    if trial_ids is None:
-        return list(numbers)
-    held = []
-    for number in numbers:
-        ids: Any = metadata.row_group(number).column(0).statistics
-        nearest = bisect_left(trial_ids, ids.min)
-        if nearest < len(trial_ids) and trial_ids[nearest] <= ids.max:
-            held.append(number)
-    return held
-
-
-def _reason(error: BaseException) -> str:
-    """In one line what the system or a library says."""
-    number = getattr(error, "errno", None)
-    text = os.strerror(number) if number else str(error) or type(error).__name__
-    return text.splitlines()[0].rstrip(". ")
-
-
-def _bad_part(part: str, fault: str) -> LedgerError:
-    return LedgerError(f"{part} {fault}; move it out of the ledger or delete it, its trials then run again")

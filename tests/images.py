@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 NUM_CLASSES, NUM_TRAIN, NUM_TEST = 3, 48, 24
@@ -26,6 +29,17 @@ def make_images(
         pixels = np.clip(patterns[labels] + rng.normal(0, 40, (num, size, size, 3)), 0, 255).astype(np.uint8)
         cells = [{"bytes": _png(image), "path": f"{split}-{i}.png"} for i, image in enumerate(pixels)]
         pq.write_table(pa.table({"img": cells, "label": labels}), folder / f"{split}.parquet")
+
+
+@contextmanager
+def image_folders(root: Path, *sizes: int) -> Iterator[None]:
+    """Within, data sets `tiny8` and the like of these sizes lie where the image workload looks, its cache beside."""
+    for size in sizes:
+        make_images(root / "data", f"tiny{size}", size=size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAMBDA_ATLAS_DATA", str(root / "data"))
+        patch.setenv("LAMBDA_ATLAS_CACHE", str(root / "cache"))
+        yield
 
 
 def _png(pixels: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]) -> bytes:

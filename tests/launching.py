@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,14 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], secon
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)
     return value
+
+
+def kill_tree(process: subprocess.Popen[str]) -> None:
+    """SIGKILL for a launch and everything that stems from it."""
+    for pid in (process.pid, *[pid for pid, _ in descendants(process.pid)]):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
 
 
 def descendants(pid: int) -> Iterator[tuple[int, str]]:

@@ -21,7 +21,7 @@ SIBLINGS = {
 ONLY_IN = {
     "ray": {"orchestrator/ray_cluster.py", "orchestrator/ray_executor.py", "trainables/tune_trainable.py"},
     "mlflow": {"orchestrator/mlflow_view.py"},
-    "matplotlib": {"orchestrator/figures.py"},
+    "matplotlib": {"orchestrator/figures.py", "orchestrator/figure_style.py"},
 }
 LIGHT_TRAINABLES = {
     f"trainables/{name}.py"

@@ -15,7 +15,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.sweeps import find_sweep
 from search_spaces import paper
 from tests.images import make_images
-from tests.launching import checked, descendants, environment, launch, start, wait_for
+from tests.launching import checked, descendants, environment, kill_tree, launch, start, wait_for
 from trainables.gpu import gpu_is_here
 
 IMAGES = "image_classifier"
@@ -193,12 +193,7 @@ def test_rows_equal_the_inline_executors_to_the_bit_also_when_workers_and_driver
     workers = [pid for pid, line in descendants(process.pid) if "ResourceTrainable" in line or "PackTrainable" in line]
     os.kill(workers[0], signal.SIGKILL)
     wait_for(lambda: list(folder.glob("ray/trials/*/*.parquet")), process)
-    for pid in (process.pid, *[pid for pid, _ in descendants(process.pid)]):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    process.communicate()
+    kill_tree(process)
     checked(folder, "grid_bsz", *on_ray)
     assert rows(folder / "ray") == rows(folder / "inline")
     assert traces(folder / "ray") == traces(folder / "inline")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.images import NUM_CLASSES, make_images
+from tests.images import NUM_CLASSES, image_folders
 from trainables.errors import ConfigError
 from trainables.image_batches import DeviceImages, epoch_augmentation, epoch_order
 from trainables.image_config import Architecture, ImageClassifierConfig
@@ -33,12 +33,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True, scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    root = tmp_path_factory.mktemp("images")
-    for size in (8, 16, 32):
-        make_images(root / "data", f"tiny{size}", size=size)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LAMBDA_ATLAS_DATA", str(root / "data"))
-        patch.setenv("LAMBDA_ATLAS_CACHE", str(root / "cache"))
+    with image_folders(tmp_path_factory.mktemp("images"), 8, 16, 32):
         yield
 
 

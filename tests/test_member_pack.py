@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.images import make_images
+from tests.images import image_folders
 from trainables.config import TrialConfig
 from trainables.image_training import ImageMemberRun
 from trainables.member_pack import MemberPackRun, MemberRun
@@ -21,16 +21,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True, scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    root = tmp_path_factory.mktemp("images")
-    make_images(root / "data", size=8)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LAMBDA_ATLAS_DATA", str(root / "data"))
-        patch.setenv("LAMBDA_ATLAS_CACHE", str(root / "cache"))
+    with image_folders(tmp_path_factory.mktemp("images"), 8):
         yield
 
 
 def members() -> list[Member]:
-    base = {"workload": "image_classifier", "dataset": "tiny", "architecture": "resnet8", "weight_decay": 1e-3}
+    base = {"workload": "image_classifier", "dataset": "tiny8", "architecture": "resnet8", "weight_decay": 1e-3}
     varied = [
         {"optimizer": o, "seed": s, "batch_size": b} for o, s, b in (("adam", 0, 16), ("adamw", 0, 16), ("adam", 1, 20))
     ]

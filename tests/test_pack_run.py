@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.images import make_images
+from tests.images import image_folders
 from trainables.config import TrialConfig, TwoLayerCNNConfig
 from trainables.errors import ConfigError
 from trainables.outcome import outcome
@@ -64,7 +64,7 @@ TINY = {
     ),
     "image_classifier": Example(
         base={
-            "dataset": "tiny",
+            "dataset": "tiny8",
             "architecture": "resnet8",
             "optimizer": "adam",
             "weight_decay": 1e-3,
@@ -89,11 +89,7 @@ TINY = {
 @pytest.fixture(autouse=True, scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The data set that the image workload's examples name."""
-    root = tmp_path_factory.mktemp("images")
-    make_images(root / "data", size=8)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LAMBDA_ATLAS_DATA", str(root / "data"))
-        patch.setenv("LAMBDA_ATLAS_CACHE", str(root / "cache"))
+    with image_folders(tmp_path_factory.mktemp("images"), 8):
         yield
 
 

@@ -14,7 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import checked, descendants, environment, launch, make_folder, rows, start, traces, wait_for
+from tests.launching import (
+    checked,
+    descendants,
+    environment,
+    kill_tree,
+    launch,
+    make_folder,
+    rows,
+    start,
+    traces,
+    wait_for,
+)
 from trainables.registry import config_from_values, workload
 from trainables.workload import Member
 
@@ -49,13 +60,7 @@ def test_a_killed_driver_goes_on_from_its_workers_states(tmp_path: Path) -> None
     folder, inline = make_folder(tmp_path / "ray"), make_folder(tmp_path / "inline")
     process = start(folder, "longer", *PLAIN, "--checkpoint-seconds", "0.2")
     wait_for(lambda: list(folder.glob("results/states/*.npz")), process)
-    of_the_launch = [pid for pid, _ in descendants(process.pid)]
-    for pid in (process.pid, *of_the_launch):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    process.communicate()
+    kill_tree(process)
     checked(folder, "longer", *PLAIN)
     checked(inline, "longer", *INLINE)
     assert rows(folder / "results") == rows(inline / "results")

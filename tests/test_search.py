@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import shutil
-import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from orchestrator.search import HalvingSearch
 from orchestrator.sweep import Grid, Sweep
 from search_spaces.halving import Observation, propose, rung_epochs, survivors
 from search_spaces.space import LogUniform
-from tests.launching import WORKLOAD, checked, descendants, launch, rows, start, traces, wait_for
+from tests.launching import WORKLOAD, checked, kill_tree, launch, rows, start, traces, wait_for
 from trainables.result import Outcome
 
 SPACE = {"learning_rate": LogUniform(1e-5, 1e-1), "weight_decay": LogUniform(1e-6, 1.0)}
@@ -229,12 +227,7 @@ def test_a_search_on_ray_that_is_killed_ends_with_the_same_trials(tmp_path: Path
     for num_parts in (2, 6):
         process = start(killed, "searched", *PLAIN, "--checkpoint-seconds", "0.2")
         wait_for(partial(_has_parts, killed / "results", num_parts), process)
-        for pid in (process.pid, *[pid for pid, _ in descendants(process.pid)]):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        process.communicate()
+        kill_tree(process)
     checked(killed, "searched", *PLAIN)
     assert rows(killed / "results") == rows(undisturbed / "results")
     assert traces(killed / "results") == traces(undisturbed / "results")

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from trainables.config import TrialConfig, make_config
 from trainables.errors import ConfigError, unknown_name
-from trainables.image_config import Architecture, ImageClassifierConfig
+from trainables.image_config import Architecture, ImageClassifierConfig, whole_number
 from trainables.image_data import Selection, manifest
 from trainables.member_pack import MemberPackRun
 from trainables.result import ImageTracePoint
@@ -64,15 +64,13 @@ class ImageClassifier:
         fields = ImageClassifierConfig.model_fields
         if not given.get("dataset_digest") and set(given) <= set(fields):
             held = manifest(_selection(given))
-            given |= {
-                "dataset_digest": held.digest,
-                "num_train": held.num_train,
-                "num_test": held.num_test,
-                "subset_seed": held.subset_seed,
-                "image_size": held.image_size,
-                "num_classes": held.num_classes,
-                "channels": held.channels,
-            }
+            given["dataset_digest"] = held.digest
+            for name in ("num_train", "num_test", "subset_seed", "image_size", "num_classes", "channels"):
+                asked, is_so = whole_number(given.get(name)), getattr(held, name)
+                if name in ("num_classes", "channels") and asked not in (None, is_so):
+                    raise ConfigError(f"{name} of {held.dataset!r} is {is_so}, got {asked}")
+                if asked is not None or given.get(name) is None:  # else the config's own rules name the fault
+                    given[name] = is_so
         return make_config(ImageClassifierConfig, given)
 
     def pack_key(self, config: TrialConfig) -> Hashable:
@@ -122,18 +120,13 @@ class ImageClassifier:
 
 def _selection(values: Mapping[str, Any]) -> Selection:
     """Which images these values name; a value of a wrong type is left to the config's own rules."""
-
-    def number(name: str) -> int | None:
-        value = values.get(name)
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
-
     fields = ImageClassifierConfig.model_fields
     return Selection(
         dataset=str(values.get("dataset", fields["dataset"].default)),
-        num_train=number("num_train"),
-        num_test=number("num_test"),
-        subset_seed=number("subset_seed") or 0,
-        image_size=number("image_size"),
+        num_train=whole_number(values.get("num_train")),
+        num_test=whole_number(values.get("num_test")),
+        subset_seed=whole_number(values.get("subset_seed")) or 0,
+        image_size=whole_number(values.get("image_size")),
     )
 
 

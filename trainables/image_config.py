@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from trainables.config import TrialConfig
 
@@ -46,6 +46,19 @@ class BatchNormPolicy(StrEnum):
     """The whole batch, as one forward pass does."""
     MICRO_BATCH = "micro_batch"
     """Each micro-batch for itself; the running statistics see them one after another."""
+
+
+_INTEGER = TypeAdapter(int)
+
+
+def whole_number(value: Any) -> int | None:
+    """What an integer field makes of `value` (of 8.0 and "8" too); None where it refuses it."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return _INTEGER.validate_python(value)
+    except ValidationError:
+        return None
 
 
 class ImageClassifierConfig(TrialConfig):
@@ -87,8 +100,8 @@ class ImageClassifierConfig(TrialConfig):
         if not isinstance(data, Mapping):
             return data
         values = dict(data)
-        micro, batch = values.get("micro_batch_size"), values.get("batch_size")
-        if isinstance(micro, int) and isinstance(batch, int) and micro >= batch:
+        micro, batch = whole_number(values.get("micro_batch_size")), whole_number(values.get("batch_size"))
+        if micro is not None and batch is not None and micro >= batch:
             micro = values["micro_batch_size"] = None
         if values.get("normalization") == Normalization.GROUP:
             values["batchnorm_policy"] = None  # GroupNorm takes no statistics over images

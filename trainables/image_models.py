@@ -7,7 +7,8 @@ a 512 -> classes head. Images of more than 64 pixels get torchvision's ImageNet 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -27,15 +28,22 @@ _RESNETS: dict[Architecture, Callable[..., nn.Module]] = {
     Architecture.RESNET101: resnet101,
 }
 _global_generator = threading.Lock()
-"""Held while torch's global generator is lent to an initialization: threads train members side by side."""
+"""Held while torch's global generators are lent to one trial: threads train members side by side."""
 
 
 def initial_model(config: ImageClassifierConfig) -> nn.Module:
     """The network with the initial weights of the trial's seed, the same for every optimizer; float32 or float64."""
-    with _global_generator, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(config.seed, Purpose.INIT))
+    with seeded(torch_seed(config.seed, Purpose.INIT)):
         model = _make(config)
     return model.double() if config.precision.value == "float64" else model
+
+
+@contextmanager
+def seeded(seed: int, gpus: Sequence[torch.device] = ()) -> Iterator[None]:
+    """Within, torch's global generators stand at `seed` and are this thread's alone; then they go on as before."""
+    with _global_generator, torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed)
+        yield
 
 
 def torch_seed(seed: int, purpose: Purpose, *index: int) -> int:

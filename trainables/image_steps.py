@@ -124,6 +124,7 @@ def batch_sums(logits: Tensor, labels_b: Tensor, mean_loss: Tensor | None = None
         mean_loss = cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels_b)
     own = logits.gather(1, labels_b[:, None])
     # Rank by comparison, not by sorting: classes that score as high as the right one count as better.
-    better = (~(logits < own)).sum(dim=1) - 1
+    # An own output that is no number ranks behind all of them, also where there are TOP classes or fewer.
+    better = (~(logits < own)).sum(dim=1) - 1 + own.isnan().squeeze(1)
     misses = [(better >= k).sum() for k in (1, min(TOP, logits.shape[1]))]
     return torch.stack([mean_loss.double() * len(labels_b), *(count.double() for count in misses)])

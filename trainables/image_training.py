@@ -18,7 +18,7 @@ from torch import Tensor
 from trainables.image_batches import epoch_augmentation, epoch_order
 from trainables.image_config import ImageClassifierConfig
 from trainables.image_device import device_images
-from trainables.image_models import has_dropout, initial_model, torch_seed
+from trainables.image_models import has_dropout, initial_model, seeded, torch_seed
 from trainables.image_steps import EagerStep, GraphStep, Step, autocast, batch_sums
 from trainables.optimizers import make_optimizer, set_moments
 from trainables.outcome import is_finite, outcome
@@ -202,8 +202,8 @@ class ImageMemberRun:
     def _dropout_stream(self) -> AbstractContextManager[Any]:
         if not has_dropout(self._model):
             return nullcontext()
-        fork = torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else [])
-        return _Seeded(fork, torch_seed(self.config.seed, Purpose.DROPOUT, self._step_count))
+        gpus = [self._device] if self._device.type == "cuda" else []
+        return seeded(torch_seed(self.config.seed, Purpose.DROPOUT, self._step_count), gpus)
 
     def _end_epoch(self) -> None:
         self._epoch += 1
@@ -278,20 +278,6 @@ class ImageMemberRun:
             ),
             error=error,
         )
-
-
-class _Seeded:
-    """Within, torch's global generators are at a seed of ours."""
-
-    def __init__(self, fork: AbstractContextManager[Any], seed: int) -> None:
-        self._fork, self._seed = fork, seed
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)
 
 
 def _flat(tensors: Iterable[Tensor]) -> np.ndarray[Any, Any]:

@@ -74,8 +74,8 @@ class MemberPackRun:
         return reports
 
     def states(self) -> dict[str, State]:
-        """States of the members in training and of those that ended and are not forgotten yet."""
-        states = dict(self._kept)
+        """States of the members in training or put back, and of those that ended and are not forgotten yet."""
+        states = self._kept | {m.config.trial_id: m.state for m in self._waiting if m.state is not None}
         for trial_id, (member, run) in self._active.items():
             if run.has_begun:
                 states[trial_id] = state = run.state_arrays()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trainables.config import TrialConfig
@@ -71,7 +71,8 @@ class PackWorker:
         reports = [self._completed(report) for report in self._run.advance(seconds)]
         self._keep_unfinished(reports)
         if not self.is_done and time.monotonic() - self._saved_at >= self._order.checkpoint_seconds:
-            self._save()
+            self._save(self._order.pack_id, self._run.states())
+            self._saved_at = time.monotonic()
         return reports
 
     def forget(self, trial_ids: Collection[str]) -> None:
@@ -82,14 +83,13 @@ class PackWorker:
         """A trial that stops before its last epoch may go on in another pack: its state has a file of its own."""
         for report in reports:
             if report.result is not None and report.result.outcome is Outcome.UNFINISHED:
-                self._store.save(report.trial_id, {report.trial_id: self._run.states()[report.trial_id]})
+                self._save(report.trial_id, {report.trial_id: self._run.states()[report.trial_id]})
 
-    def _save(self) -> None:
+    def _save(self, name: str, states: Mapping[str, State]) -> None:
         try:
-            self._store.save(self._order.pack_id, self._run.states())
+            self._store.save(name, states)
         except OSError as error:  # a state saves time after a kill; a trial that can go on without must go on
-            _logger.warning("states of pack %s were not saved: %s", self._order.pack_id, error)
-        self._saved_at = time.monotonic()
+            _logger.warning("states of %s were not saved: %s", name, error)
 
     def _state(self, member: MemberOrder) -> State | None:
         if member.state_path is None:
