@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True, scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with image_folders(tmp_path_factory.mktemp("images"), 8):
+    with image_folders(tmp_path_factory.mktemp("images"), 8, 16):
         yield
 
 
@@ -47,7 +48,7 @@ def finish(run: MemberPackRun, seconds: float = math.inf) -> dict[str, TrialResu
     return results
 
 
-def numbers(results: dict[str, TrialResult]) -> dict[str, object]:
+def numbers(results: Mapping[str, TrialResult]) -> dict[str, object]:
     return {trial_id: (result.outcome, result.trace) for trial_id, result in results.items()}
 
 
@@ -63,6 +64,142 @@ def test_members_at_once_have_the_numbers_that_they_have_alone(
 ) -> None:
     run = MemberPackRun(members(), open_member, lambda num_active: at_once)
     assert numbers(finish(run, seconds)) == one_by_one
+
+
+def test_threads_leave_the_numbers_of_the_states_alone() -> None:
+    """Bitwise: the weights too, not only what the trace shows of them."""
+    ended = []
+    for at_once in (1, 3):
+        run = MemberPackRun(members(), open_member, lambda num_active, at_once=at_once: at_once)  # type: ignore[misc]
+        finish(run, 0.0)
+        ended.append({tid: state["weights"].tobytes() for tid, state in run.states().items()})
+    assert len(ended[0]) == 3
+    assert ended[0] == ended[1]
+
+
+@pytest.mark.slow
+def test_members_with_dropout_do_not_draw_each_others_masks() -> None:
+    """VGG16 for large images: torch's generators are one for all threads."""
+    values = {"dataset": "tiny16", "architecture": "vgg16", "image_size": 65, "batch_size": 2, "num_epochs": 1}
+    few = {"num_train": 6, "num_test": 3, "optimizer": "signsgd", "weight_decay": 1e-3, "learning_rate": 1e-5}
+    configs = [config_from_values({"workload": "image_classifier", **values, **few, "seed": seed}) for seed in (0, 1)]
+    two = [Member(config, 1) for config in configs]
+    apart = numbers(finish(MemberPackRun(two, open_member)))
+    # slices of one step: both are between their seed and their masks at the same time
+    assert numbers(finish(MemberPackRun(two, open_member, lambda num_active: 2), 0.0)) == apart
+
+
+# --- members that fail ---
+
+
+class _Breaking:
+    """A real member that raises `error` at its `at`-th slice, wherever `breaks` says so."""
+
+    def __init__(self, member: Member, at: int, breaks: Callable[[], bool], error: Exception) -> None:
+        self._run = open_member(member)
+        self._slices_left, self._breaks, self._error = at, breaks, error
+
+    @property
+    def config(self) -> TrialConfig:
+        return self._run.config
+
+    @property
+    def has_begun(self) -> bool:
+        return self._run.has_begun
+
+    def advance(self, deadline: float) -> Report:
+        self._slices_left -= 1
+        if self._slices_left < 0 and self._breaks():
+            raise self._error
+        return self._run.advance(deadline)
+
+    def failed(self, error: str) -> Report:
+        return self._run.failed(error)
+
+    def state_arrays(self) -> State:
+        return self._run.state_arrays()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+@pytest.mark.parametrize("at", [0, 5])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_failing_member_is_a_row_with_its_traceback_and_its_neighbours_never_notice(
+    which: int, at: int, at_once: int, one_by_one: dict[str, object]
+) -> None:
+    broken = members()[which].config.trial_id
+
+    def opened(member: Member) -> MemberRun:
+        if member.config.trial_id != broken:
+            return open_member(member)
+        return _Breaking(member, at, lambda: True, RuntimeError("torn image"))
+
+    run = MemberPackRun(members(), opened, lambda num_active: at_once)
+    results = finish(run, 0.0)
+    failed = results.pop(broken)
+    assert failed.outcome is Outcome.FAILED
+    assert failed.error is not None
+    assert failed.error.startswith("Traceback (most recent call last)")
+    assert failed.error.endswith("RuntimeError: torn image\n")
+    assert numbers(results) == {tid: result for tid, result in one_by_one.items() if tid != broken}
+    assert set(run.states()) == set(results)
+
+
+# --- too little memory ---
+
+
+def slices(at_once: int, saves: bool) -> tuple[list[int], dict[str, TrialResult]]:
+    """A pack whose first member runs out of shared memory once, in its 7th slice.
+
+    Returns the step from which each opened run of that member went on, and the pack's results.
+    """
+    first = members()[0].config.trial_id
+    begun_at: list[int] = []
+
+    def opened(member: Member) -> MemberRun:
+        if member.config.trial_id != first:
+            return open_member(member)
+        begun_at.append(0 if member.state is None else int(member.state["step"]))
+        return _Breaking(member, 6, lambda: len(begun_at) == 1, torch.OutOfMemoryError("out of memory"))
+
+    run = MemberPackRun(members(), opened, lambda num_active: at_once)
+    results: dict[str, TrialResult] = {}
+    for number in itertools.count():
+        if run.is_done:
+            return begun_at, results
+        if saves and number == 4:
+            saved = run.states()[first]
+            assert int(saved["step"]) == 4
+        results |= {report.trial_id: report.result for report in run.advance(0.0) if report.result is not None}
+        if saves and number >= 6:
+            assert first in run.states(), "a member that was put back keeps its place in what is saved"
+    raise AssertionError("unreachable")
+
+
+@pytest.mark.parametrize("at_once", [2, 3])
+@pytest.mark.parametrize(("saves", "goes_on_at"), [(True, 4), (False, 0)])
+def test_a_member_put_back_goes_on_from_its_last_saved_state(
+    saves: bool, goes_on_at: int, at_once: int, one_by_one: dict[str, object]
+) -> None:
+    begun_at, results = slices(at_once, saves)
+    assert begun_at == [0, goes_on_at]
+    assert numbers(results) == one_by_one
+
+
+def test_members_resumed_and_put_back_go_on_from_where_they_were_resumed(one_by_one: dict[str, object]) -> None:
+    earlier = MemberPackRun(members(), open_member, lambda num_active: 3)
+    for _ in range(5):
+        earlier.advance(0.0)
+    states = earlier.states()
+    resumed = [Member(m.config, m.until_epoch, states[m.config.trial_id]) for m in members()]
+    active: set[int] = set()
+    run = MemberPackRun(resumed, lambda member: _Crowded(member, active, 1), lambda num_active: 3)
+    steps = []
+    results: dict[str, TrialResult] = {}
+    while not run.is_done:
+        results |= {report.trial_id: report.result for report in run.advance(0.0) if report.result is not None}
+        steps += [int(state["step"]) for state in run.states().values()]
+    assert min(steps) == 5, "no work is lost"
+    assert numbers(results) == one_by_one
 
 
 class _Crowded:
@@ -126,5 +263,7 @@ def test_a_member_that_is_too_large_alone_is_a_row_and_the_others_go_on() -> Non
     results = finish(run, 0.0)
     assert len(results) == 3
     assert {result.outcome for result in results.values()} == {Outcome.FAILED}
-    assert all("OutOfMemoryError: out of memory" in str(result.error) for result in results.values())
+    for result in results.values():
+        assert str(result.error).startswith("Traceback (most recent call last)")
+        assert "OutOfMemoryError: out of memory" in str(result.error)
     assert run.states() == {}

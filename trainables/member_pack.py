@@ -42,8 +42,8 @@ class MemberRun(Protocol):
 class MemberPackRun:
     """Trains up to `concurrency(number in training)` members at once, each in a thread; none can disturb another.
 
-    When several do not fit into memory together, half as many train at once from then on, and the one that ran out
-    goes on from its last saved state.
+    When several do not fit into memory together, each that ran out waits and goes on from its last saved state; from
+    then on a waiting one begins only while fewer than half as many train.
     """
 
     def __init__(
