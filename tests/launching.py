@@ -83,6 +83,11 @@ def environment(**more: str) -> dict[str, str]:
     return {**plain, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1", **more}
 
 
+def heed_ctrl_c() -> None:
+    """For a new process: a shell's background job ignores Ctrl-C, and tests that run in one would hand that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command(*arguments, "--module", "my_sweeps"),
@@ -91,6 +96,7 @@ def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.ledger import Ledger
 from orchestrator.sweeps import find_sweep
+from tests.launching import heed_ctrl_c
 from trainables.provenance import provenance
 from trainables.result import Outcome, TrialResult
 
@@ -224,7 +225,13 @@ def test_ctrl_c_ends_with_exit_code_130_and_says_that_the_same_command_goes_on(f
     arguments = ("tiny", *RUN_TINY, "--set", "num_epochs=1000000000", "--checkpoint-seconds", "0.1")
     command = [sys.executable, "-m", "orchestrator.launch", *arguments]
     with subprocess.Popen(
-        command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,
     ) as process:
         while process.poll() is None and not any((folder / "results" / "states").glob("**/*.npz")):
             time.sleep(0.05)
