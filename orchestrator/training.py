@@ -78,6 +78,8 @@ class Training:
         tasks, stopped = self._plan.work.advance(results)
         self._queue.add([self._order(task) for task in tasks])
         if stopped:
+            # A killed launch may have left them unmarked: not all of them were queued by this one.
+            self._configs.update((config.trial_id, config) for config in self._plan.work.configs())
             marked = self._ledger.mark_pruned(self._workload, stopped)
             for trial_id in marked:
                 self._done(self._configs[trial_id], Outcome.PRUNED)
