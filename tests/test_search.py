@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from orchestrator.errors import LedgerError, SweepError
+from orchestrator.executor import InlineExecutor
 from orchestrator.ledger import Ledger
 from orchestrator.plan import plan_sweep
 from orchestrator.search import HalvingSearch
 from orchestrator.sweep import Grid, Sweep
+from orchestrator.training import Training
 from search_spaces.halving import Observation, propose, rung_epochs, survivors
 from search_spaces.space import LogUniform
 from tests.launching import WORKLOAD, checked, kill_tree, launch, rows, start, traces, wait_for
+from trainables.registry import workload
 from trainables.result import Outcome
+from trainables.workload import Member
 
 SPACE = {"learning_rate": LogUniform(1e-5, 1e-1), "weight_decay": LogUniform(1e-6, 1.0)}
 
@@ -250,6 +255,28 @@ def test_a_changed_search_does_not_take_up_anothers_asks(tmp_path: Path) -> None
     assert not {task.config.trial_id for task in first} & {task.config.trial_id for task in second}
     resumed = plan_sweep(Sweep("s", "s", grids, search=searches[0]), ledger)
     assert [task.config for task in resumed.work.advance()[0]] == [task.config for task in first]
+
+
+def test_trials_that_a_killed_launch_left_without_a_verdict_get_it_from_the_next(tmp_path: Path) -> None:
+    base: dict[str, Any] = {"batch_size": 5, "num_epochs": 9, "num_train": 40, "num_test": 50, "dimension": 60}
+    grid = Grid({"adam": {}}, {}, {**base, "noise_sparsity": 10, "num_filters": 4})
+    search = HalvingSearch({"adam": SPACE}, rounds=1, per_round=3)
+    sweep = Sweep("s", "s", (grid,), seeds=(0,), search=search)
+    ledger = Ledger(str(tmp_path))
+    tasks, _ = plan_sweep(sweep, ledger).work.advance()
+    stopped = []
+    for task in tasks:  # recorded, and then the launch was killed
+        run = workload(WORKLOAD).open([Member(task.config, task.until_epoch)])
+        (report,) = run.advance(math.inf)
+        assert report.result is not None
+        stopped.append(report.result)
+    ledger.append(stopped)
+    training = Training(plan_sweep(sweep, ledger), ledger, InlineExecutor(), None, str(tmp_path / "states"), 30.0)
+    outcomes, interrupted = training.run(Console(quiet=True))
+    assert not interrupted
+    assert outcomes[Outcome.PRUNED] == 2
+    assert outcomes.total() == 4
+    assert plan_sweep(sweep, ledger).is_complete
 
 
 def test_a_damaged_file_of_asks_is_named(finished: tuple[Path, str], tmp_path: Path) -> None:
