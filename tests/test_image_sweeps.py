@@ -155,6 +155,7 @@ def test_data_says_what_is_decoded(folder: Path) -> None:
     assert "did you mean 'tiny'?" in unknown.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_tables_figures_and_mlflow_from_images(folder: Path) -> None:
     output = checked(folder, "grid_bsz", *SHORT, "--executor", "inline")
     assert "Best learning_rate by mean test_error over seeds" in output

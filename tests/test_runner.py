@@ -66,6 +66,7 @@ def test_pairs_share_data_initial_weights_and_batches(undisturbed: Path) -> None
     assert len(set.union(*by_cell.values())) == len({(epochs, seed) for epochs, _, seed in by_cell})  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_a_killed_driver_loses_nothing_and_the_rest_goes_on_from_its_states(tmp_path: Path, undisturbed: Path) -> None:
     folder = make_folder(tmp_path)
     out = folder / "results"
@@ -149,6 +150,7 @@ def test_an_unwritable_output_folder_is_one_line(tmp_path: Path) -> None:
     assert "file/results" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_changed_workload_version_says_how_many_rows_it_leaves_behind(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     checked(folder, "small", *INLINE)
@@ -162,6 +164,7 @@ def test_a_changed_workload_version_says_how_many_rows_it_leaves_behind(tmp_path
     assert number_run(checked(folder, "small", *INLINE)) == 0
 
 
+@pytest.mark.slow
 def test_mlflow_down_is_said_once_and_filled_in_later(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     with socket.socket() as free:
@@ -185,6 +188,7 @@ def test_mlflow_down_is_said_once_and_filled_in_later(tmp_path: Path) -> None:
     assert WORKLOAD in {run.data.params["workload"] for run in children}
 
 
+@pytest.mark.slow
 def test_the_mlflow_view_of_a_normal_run_is_complete_and_survives_deletion(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     arguments = ("small", "--executor", "inline", "--max-trials", "2")

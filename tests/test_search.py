@@ -193,6 +193,7 @@ def test_a_promoted_trial_equals_one_that_never_stopped(finished: tuple[Path, st
     assert traces(straight / "results") == [t for t in traces(folder / "results") if t["trial_id"] == one["trial_id"]]
 
 
+@pytest.mark.slow
 def test_a_pruned_trial_that_is_asked_for_in_full_goes_on_from_its_state(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
