@@ -311,6 +311,16 @@ def test_parquet_gives_the_pixels_and_labels_as_written(
     assert held.manifest.class_names == ()
 
 
+def test_a_hub_test_split_without_labels_gives_way_to_the_validation_split(data: Path) -> None:
+    """ImageNet on the hub: its test labels are all -1."""
+    shown = noise(8, seed=3)
+    parquet_set(data / "own", noise(20), in_turn(20), noise(12, seed=2), np.full(12, -1))
+    write_parquet(data / "own" / "validation.parquet", [file_of(image) for image in shown], in_turn(8))
+    held = manifest(Selection("own"))
+    assert held.num_test == 8
+    assert np.array_equal(open_images(Selection("own"), held.digest).test_images, shown)
+
+
 def test_grey_parquet_images_have_one_channel(data: Path) -> None:
     parquet_set(data / "grey", noise(20, 28, 28, 1), in_turn(20), noise(8, 28, 28, 1), in_turn(8))
     held = opened(Selection("grey"))

@@ -66,6 +66,13 @@ def test_members_at_once_have_the_numbers_that_they_have_alone(
     assert numbers(finish(run, seconds)) == one_by_one
 
 
+@pytest.mark.parametrize(("at_once", "recorded"), [(1, 1), (2, 2), (8, 3)])
+def test_a_row_says_how_many_trained_side_by_side(at_once: int, recorded: int) -> None:
+    results = finish(MemberPackRun(members(), open_member, lambda num_active: at_once))
+    assert max(result.provenance.side_by_side for result in results.values()) == recorded
+    assert {result.provenance.peak_memory_bytes for result in results.values()} == {None}  # measured on GPUs
+
+
 def test_threads_leave_the_numbers_of_the_states_alone() -> None:
     """Bitwise: the weights too, not only what the trace shows of them."""
     ended = []

@@ -240,7 +240,7 @@ def _write_entry(found: Found, selection: Selection, folder: Path) -> Manifest:
         raise DataError(f"images of {found.name!r} are {first.shape[1]}x{first.shape[0]}: give them an image_size")
     shape = (selection.image_size or first.shape[0],) * 2 + (first.shape[2],)
     for name, split, chosen in (("train", source.train, chosen_train), ("test", source.test, chosen_test)):
-        images = np.lib.format.open_memmap(folder / f"{name}_images.npy", "w+", np.uint8, (len(chosen), *shape))
+        images = _new_array(folder / f"{name}_images.npy", (len(chosen), *shape))
         decode(found.name, split, chosen, images, selection.image_size)
         images.flush()
         np.save(folder / f"{name}_labels.npy", split.labels[chosen], allow_pickle=False)
@@ -270,6 +270,15 @@ def _write_entry(found: Found, selection: Selection, folder: Path) -> Manifest:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     return held
+
+
+def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
+    """An array of bytes in a file whose disk space is taken at once: a full disk is an error, not a SIGBUS later."""
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _digest(data: ImageData) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from typing import Any, cast
 
 import numpy as np
@@ -259,7 +259,10 @@ class ImageMemberRun:
         return self._make_result(ending)
 
     def _make_result(self, ending: Outcome, error: str | None = None) -> TrialResult:
-        is_cuda = self._device.type == "cuda"
+        where = provenance(self._step.engine if self.has_begun else self._engine, self._device.type, self._num_threads)
+        if self._device.type == "cuda":
+            name, peak = torch.cuda.get_device_name(self._device), torch.cuda.max_memory_allocated(self._device)
+            where = replace(where, device_name=name, peak_memory_bytes=peak)
         return TrialResult(
             config=self.config,
             outcome=ending,
@@ -270,12 +273,7 @@ class ImageMemberRun:
             order_digest=digest(epoch_order(self.config, 0)) if self.has_begun else None,
             train_seconds=self._train_seconds,
             finished_at=time.time(),
-            provenance=provenance(
-                self._step.engine if self.has_begun else self._engine,
-                self._device.type,
-                self._num_threads,
-                torch.cuda.get_device_name(self._device) if is_cuda else None,
-            ),
+            provenance=where,
             error=error,
         )
 

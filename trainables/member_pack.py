@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol
 
 from trainables.config import TrialConfig
@@ -57,6 +59,7 @@ class MemberPackRun:
         self._most = len(members)
         self._active: dict[str, tuple[Member, MemberRun]] = {}
         self._kept: dict[str, State] = {}
+        self._side_by_side: Counter[str] = Counter()
 
     @property
     def is_done(self) -> bool:
@@ -100,6 +103,9 @@ class MemberPackRun:
                 moved = list(threads.map(lambda run: _moved(run, deadline), runs))
         if len(runs) > 1 and any(_is_out_of_memory(outcome) for outcome in moved):
             self._most = len(runs) // 2
+        for run, outcome in zip(runs, moved, strict=True):
+            if not _is_out_of_memory(outcome):
+                self._side_by_side |= Counter({run.config.trial_id: len(runs)})
         return [report for pair in zip(runs, moved, strict=True) for report in self._settled(*pair, len(runs) > 1)]
 
     def _settled(self, run: MemberRun, outcome: Report | Exception, shared_memory: bool) -> list[Report]:
@@ -113,6 +119,8 @@ class MemberPackRun:
             del self._active[trial_id]
             if report.result.outcome is not Outcome.FAILED:
                 self._kept[trial_id] = run.state_arrays()
+            where = replace(report.result.provenance, side_by_side=self._side_by_side.pop(trial_id, 1))
+            report = replace(report, result=replace(report.result, provenance=where))
         return [report]
 
 

@@ -86,7 +86,11 @@ class ImageTracePoint(TracePoint):
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where and with what a trial ran, captured on the worker; columns, never part of a trial's name."""
+    """Where and with what a trial ran, captured on the worker; columns, never part of a trial's name.
+
+    `side_by_side` is the most members of its pack that trained on its device at once, itself included;
+    `peak_memory_bytes` what they all had allocated on a GPU at most (null on a CPU).
+    """
 
     engine: str
     device: str
@@ -101,6 +105,8 @@ class Provenance:
     numpy_version: str
     numba_version: str | None
     torch_version: str | None
+    side_by_side: int = 1
+    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
