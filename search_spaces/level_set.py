@@ -205,6 +205,15 @@ class LevelSetModel:
         mean, std = self.latent(points)
         return np.asarray(ndtr((mean + ndtri(self.level)) / np.hypot(1.0, std)), dtype=float)
 
+    def information(self, mean: Array, variance: Array) -> Array:
+        """Of one outcome where the latent has that mean and variance, (m,) each; its square root times the covariance
+        with another point is the standard deviation by which that point's mean is going to change."""
+        scale = np.sqrt(1.0 + variance)
+        margin = (mean + ndtri(self.level)) / scale
+        p = self.lapse + (1 - 2 * self.lapse) * ndtr(margin)
+        slope = (1 - 2 * self.lapse) * np.exp(-0.5 * margin**2) / np.sqrt(2 * np.pi) / scale
+        return np.asarray(slope**2 / (p * (1 - p)), dtype=float)
+
     def samples(self, points: ArrayLike, num: int, seed: int) -> Array:
         """`num` joint draws of the latent at points (m, d), for bands around boundary curves; (num, m)."""
         mean, covariance = self.joint(points)

@@ -1,0 +1,196 @@
+"""Search for a boundary: where in the space outcomes change from works to does not, for one or several boundaries.
+
+Nothing is optimized. After a quasi-random design, each point is the one whose outcome is expected to leave the least
+volume on the wrong side of the boundaries (stepwise uncertainty reduction), as `level_set` models them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from scipy.special import ndtr, owens_t
+from scipy.stats import qmc
+
+from search_spaces.level_set import LevelSetModel, fit
+from search_spaces.space import round_significant
+
+Array = NDArray[np.float64]
+Space = Mapping[str, BaseDistribution]
+Params = dict[str, Any]
+Outcomes = Sequence[float | None]
+"""One for each boundary: 1 works, 0 does not, between them a rate, None not known."""
+
+STARTUP_PER_DIMENSION = 8
+EXPLORE_EVERY = 4
+"""One point in so many goes where the model knows least, or a region that it never saw would never be found."""
+GRID_BITS = 10
+NUM_GRID = 2**GRID_BITS
+NUM_CANDIDATES = 128
+
+
+def propose_boundary(
+    space: Space,
+    history: Sequence[tuple[Mapping[str, Any], Outcomes]],
+    pending: Sequence[Mapping[str, Any]],
+    num: int,
+    seed: int,
+    number: int | None = None,
+    level: float = 0.5,
+) -> list[Params]:
+    """`num` points to try next, given what was tried (`history`) and what runs (`pending`); equal arguments, equal points.
+
+    `number` is that of the first one in the whole search, by default as many as are in `history` and `pending`: with one
+    `seed` throughout a search it tells rounds apart. A point may be one that was tried, where another draw says most.
+    """
+    first = len(history) + len(pending) if number is None else number
+    num_startup = STARTUP_PER_DIMENSION * len(space)
+    num_design = min(max(num_startup - first, 0), num)
+    design = qmc.Sobol(len(space), rng=np.random.default_rng(seed)).random_base2(math.ceil(math.log2(num_startup)))
+    asked = [_decode(space, row) for row in design[first : first + num_design]]
+    if num_design < num:
+        rng = np.random.default_rng([seed, first])
+        asked += _informative(space, history, [*pending, *asked], range(first + num_design, first + num), rng, level)
+    return asked
+
+
+def _informative(
+    space: Space,
+    history: Sequence[tuple[Mapping[str, Any], Outcomes]],
+    pending: Sequence[Mapping[str, Any]],
+    numbers: Sequence[int],
+    rng: np.random.Generator,
+    level: float,
+) -> list[Params]:
+    """A point for each of `numbers`, one after the other, each knowing where the others are."""
+    fresh = [_decode(space, row) for row in qmc.Sobol(len(space), rng=rng).random_base2(GRID_BITS)]
+    tried, successes, counts = pool(space, history)
+    grid = np.array([encode(space, params) for params in fresh])
+    running = np.array([encode(space, params) for params in pending]).reshape(-1, grid.shape[1])
+    points = np.concatenate([grid, running])
+    fields = []
+    for column in range(successes.shape[1]):
+        known = counts[:, column] > 0
+        fields.append(_Field(fit(tried[known], successes[known, column], counts[known, column], level), points))
+    for field in fields:
+        for at in range(len(grid), len(points)):
+            field.observe(at)
+    chosen = []
+    for one in numbers:
+        at = _most_uncertain(fields) if one % EXPLORE_EVERY == 0 else _least_errors(fields)
+        chosen.append(fresh[at])
+        for field in fields:
+            field.observe(at)
+    return chosen
+
+
+def _least_errors(fields: Sequence[_Field]) -> int:
+    risk = sum(field.errors()[:NUM_GRID] for field in fields)
+    candidates = np.argsort(-risk, kind="stable")[:NUM_CANDIDATES]
+    left = sum(field.expected_errors(candidates) for field in fields)
+    return int(candidates[np.argmin(left)])
+
+
+def _most_uncertain(fields: Sequence[_Field]) -> int:
+    return int(np.argmax(sum(np.diag(field.covariance)[:NUM_GRID] / field.model.amplitude**2 for field in fields)))
+
+
+class _Field:
+    """The latent function of one boundary at the grid's points and the pending ones, (m,) and (m, m)."""
+
+    def __init__(self, model: LevelSetModel, points: Array) -> None:
+        self.model = model
+        self.mean, self.covariance = model.joint(points)
+
+    def errors(self) -> Array:
+        """Probability at each point that it is put on the wrong side; (m,)."""
+        return np.asarray(ndtr(-np.abs(self.mean) / np.sqrt(np.diag(self.covariance))), dtype=float)
+
+    def expected_errors(self, candidates: NDArray[np.intp]) -> Array:
+        """Expected sum of `errors` over the grid after one outcome at each of candidates (k,); (k,).
+
+        With explained standard deviation t of s, mean m and new mean jointly Gaussian, the probability that the new mean
+        and the latent value differ in sign is 2 T(m / s, sqrt(s^2 - t^2) / t), T being Owen's function.
+        """
+        variance = np.diag(self.covariance)[:NUM_GRID]
+        columns = self.covariance[candidates, :NUM_GRID]
+        explained = self._information(candidates)[:, None] * columns**2
+        odds = np.sqrt(np.maximum(variance - explained, 0.0) / np.maximum(explained, 1e-300))
+        return np.asarray(2 * owens_t(self.mean[:NUM_GRID] / np.sqrt(variance), odds).sum(axis=1), dtype=float)
+
+    def observe(self, at: int) -> None:
+        """Shrink the covariance as an outcome at that point will, whatever it is; the mean is expected to stay."""
+        column = self.covariance[at].copy()
+        self.covariance -= self._information(np.array([at]))[0] * np.outer(column, column)
+
+    def _information(self, at: NDArray[np.intp]) -> Array:
+        return self.model.information(self.mean[at], np.diag(self.covariance)[at])
+
+
+def pool(
+    space: Space, history: Sequence[tuple[Mapping[str, Any], Outcomes]]
+) -> tuple[Array, Array, Array]:
+    """Distinct points (n, d), and the successes and counts of each boundary there, (n, k) each."""
+    rows: dict[tuple[float, ...], Array] = {}
+    num = max((len(outcomes) for _, outcomes in history), default=0)
+    for params, outcomes in history:
+        row = rows.setdefault(tuple(encode(space, params)), np.zeros((2, num)))
+        for k, outcome in enumerate(outcomes):
+            if outcome is not None:
+                row[:, k] += outcome, 1.0
+    sums = np.array(list(rows.values())).reshape(-1, 2, num)
+    return np.array(list(rows)).reshape(len(rows), -1), sums[:, 0], sums[:, 1]
+
+
+def encode(space: Space, params: Mapping[str, Any]) -> list[float]:
+    """Coordinates in the unit cube: one for a number, one for each choice of a category."""
+    coordinates: list[float] = []
+    for name, distribution in space.items():
+        if isinstance(distribution, CategoricalDistribution):
+            index = int(distribution.to_internal_repr(params[name]))
+            coordinates += [float(k == index) for k in range(len(distribution.choices))]
+        else:
+            low, high = _edges(distribution)
+            at = (_scaled(distribution, params[name]) - low) / (high - low) if high > low else 0.5
+            coordinates.append(min(max(at, 0.0), 1.0))
+    return coordinates
+
+
+def _decode(space: Space, row: Array) -> Params:
+    """The parameters at a point (d,) of the unit cube that has one coordinate for each."""
+    return {name: _value(distribution, float(at)) for (name, distribution), at in zip(space.items(), row, strict=True)}
+
+
+def _value(distribution: BaseDistribution, at: float) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[min(int(at * len(distribution.choices)), len(distribution.choices) - 1)]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = _edges(distribution)
+    value = low + at * (high - low)
+    value = math.exp(value) if distribution.log else value
+    if distribution.step is not None:
+        value = distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
+    elif distribution.log:
+        value = round_significant(value)
+    return type(distribution.low)(min(max(value, distribution.low), distribution.high))
+
+
+def _edges(distribution: BaseDistribution) -> tuple[float, float]:
+    """Ends of the axis on its scale, half a step wider for steps, so that each has an equal share."""
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    half = (distribution.step or 0) / 2 if distribution.low < distribution.high else 0.0
+    return _scaled(distribution, distribution.low - half), _scaled(distribution, distribution.high + half)
+
+
+def _scaled(distribution: BaseDistribution, value: float) -> float:
+    return math.log(value) if getattr(distribution, "log", False) else float(value)
