@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
-from optuna.search_space import IntersectionSearchSpace
+from optuna.search_space import intersection_search_space
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr, owens_t
@@ -32,7 +31,7 @@ Outcomes = Sequence[float | None]
 """One for each boundary: 1 works, 0 does not, between them a rate, None not known."""
 
 STARTUP_PER_DIMENSION = 8
-EXPLORE_EVERY = 4
+EXPLORE_EVERY = 8
 """One point in so many goes where the model knows least, or a region that it never saw would never be found."""
 GRID_BITS = 10
 NUM_GRID = 2**GRID_BITS
@@ -55,8 +54,9 @@ def propose_boundary(
     """
     first = len(history) + len(pending) if number is None else number
     num_startup = STARTUP_PER_DIMENSION * len(space)
-    num_design = min(max(num_startup - first, 0), num)
-    design = qmc.Sobol(len(space), rng=np.random.default_rng(seed)).random_base2(math.ceil(math.log2(num_startup)))
+    is_blind = not any(outcome is not None for _, outcomes in history for outcome in outcomes)
+    num_design = num if is_blind else min(max(num_startup - first, 0), num)
+    design = qmc.Sobol(len(space), rng=np.random.default_rng(seed)).random_base2((first + num_design).bit_length())
     asked = [_decode(space, row) for row in design[first : first + num_design]]
     if num_design < num:
         rng = np.random.default_rng([seed, first])
@@ -79,7 +79,7 @@ def _informative(
     running = np.array([encode(space, params) for params in pending]).reshape(-1, grid.shape[1])
     points = np.concatenate([grid, running])
     fields = []
-    for column in range(successes.shape[1]):
+    for column in np.flatnonzero(counts.any(axis=0)):
         known = counts[:, column] > 0
         fields.append(_Field(fit(tried[known], successes[known, column], counts[known, column], level), points))
     for field in fields:
@@ -137,9 +137,7 @@ class _Field:
         return self.model.information(self.mean[at], np.diag(self.covariance)[at])
 
 
-def pool(
-    space: Space, history: Sequence[tuple[Mapping[str, Any], Outcomes]]
-) -> tuple[Array, Array, Array]:
+def pool(space: Space, history: Sequence[tuple[Mapping[str, Any], Outcomes]]) -> tuple[Array, Array, Array]:
     """Distinct points (n, d), and the successes and counts of each boundary there, (n, k) each."""
     rows: dict[tuple[float, ...], Array] = {}
     num = max((len(outcomes) for _, outcomes in history), default=0)
@@ -147,6 +145,8 @@ def pool(
         row = rows.setdefault(tuple(encode(space, params)), np.zeros((2, num)))
         for k, outcome in enumerate(outcomes):
             if outcome is not None:
+                if not 0 <= outcome <= 1:
+                    raise ValueError(f"an outcome is 0, 1 or a rate between them, got {outcome} of {dict(params)}")
                 row[:, k] += outcome, 1.0
     sums = np.array(list(rows.values())).reshape(-1, 2, num)
     return np.array(list(rows)).reshape(len(rows), -1), sums[:, 0], sums[:, 1]
@@ -194,3 +194,35 @@ def _edges(distribution: BaseDistribution) -> tuple[float, float]:
 
 def _scaled(distribution: BaseDistribution, value: float) -> float:
     return math.log(value) if getattr(distribution, "log", False) else float(value)
+
+
+class BoundarySampler(BaseSampler):
+    """Optuna sampler for studies whose values are outcomes (1 works, 0 does not, or a rate), one for each boundary.
+
+    The first trials are random, until one is complete and tells what the space is. Trials with equal parameters are
+    pooled, running ones are taken into account, failed and pruned ones are not. With a `seed`, trials that are asked
+    and told in the same order get the same parameters. Parameters that not every trial has are drawn at random.
+    """
+
+    def __init__(self, seed: int | None = None, level: float = 0.5) -> None:
+        self._seed = int(np.random.SeedSequence().entropy) % 2**32 if seed is None else seed  # type: ignore[arg-type]
+        self._level = level
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The parameters that all complete trials share, without those that can take one value only."""
+        space = intersection_search_space(study.get_trials(deepcopy=False))
+        return {name: distribution for name, distribution in space.items() if not distribution.single()}
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Params:
+        """The point that `propose_boundary` gives after the study's complete and running trials."""
+        if not search_space:
+            return {}
+        trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        history = [(t.params, t.values) for t in trials if t.state == TrialState.COMPLETE]
+        running = [t.params for t in trials if t.state == TrialState.RUNNING and search_space.keys() <= t.params.keys()]
+        return propose_boundary(search_space, history, running, 1, self._seed, trial.number, self._level)[0]
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        """A random value, uniform on the axis."""
+        rng = np.random.default_rng([self._seed, trial.number, crc32(name.encode())])
+        return _value(distribution, float(rng.random()))

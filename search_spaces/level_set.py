@@ -1,6 +1,6 @@
 """Where a probability crosses a level: a Gaussian-process model of binary outcomes at points of the unit cube.
 
-A latent function f with a Matern-5/2 prior gives P(works) = Phi(f); an outcome is then flipped with probability `lapse`,
+A latent function f with a squared-exponential prior gives P(works) = Phi(f); an outcome is then flipped with probability `lapse`,
 so a mislabelled draw bends no boundary. The posterior is Laplace's approximation with the expected (Fisher) information,
 which stays positive where a lapse makes the likelihood not concave [Hartmann and Vanhatalo 2019]. Length scales,
 amplitude and lapse maximize the approximate evidence times log-normal priors, within bounds: without the priors the
@@ -27,11 +27,9 @@ OFFSET = 0.5
 PRIOR_LENGTH, PRIOR_AMPLITUDE, PRIOR_LAPSE = 0.4, 5.0, 0.01
 PRIOR_SPREAD = np.array([0.5, 0.5, 1.0])
 """Standard deviations of the logarithms of length scale, amplitude and lapse."""
-BOUNDS = np.log([[0.05, 5.0], [0.5, 20.0], [1e-3, 0.25]])
+BOUNDS = np.log([[0.1, 5.0], [0.5, 20.0], [1e-3, 0.25]])
 MAX_POINTS_FOR_SEARCH = 256
 """Length scales, amplitude and lapse are found on so many points at most: they need few, and the cost is cubic."""
-STARTS = (0.0,)
-"""Starts of the climb, in standard deviations of the prior away from its middle."""
 SEARCH_OPTIONS = {"maxiter": 30, "ftol": 1e-5}
 MAX_NEWTON_STEPS = 50
 JITTER = 1e-8
@@ -92,17 +90,17 @@ class _Prior:
 
     def covariance(self, a: Array, b: Array) -> Array:
         """Between points (n, d) and (m, d): (n, m)."""
-        root = np.sqrt(5.0) * cdist(a / self.lengths, b / self.lengths)
-        return self.amplitude**2 * (OFFSET + (1 + root + root**2 / 3) * np.exp(-root))
+        return self.amplitude**2 * (OFFSET + self._bell(a, b))
 
     def slopes(self, points: Array, weights: Array) -> Array:
         """Sum of `weights` (n, n) times the covariance's derivative by the logarithm of each length and amplitude."""
-        root = np.sqrt(5.0) * cdist(points / self.lengths, points / self.lengths)
-        weighted = weights * self.amplitude**2 * (5 / 3) * (1 + root) * np.exp(-root)
-        symmetric = weighted + weighted.T
-        scaled = points / self.lengths
-        by_length = symmetric.sum(axis=1) @ scaled**2 - np.einsum("nd,nm,md->d", scaled, symmetric, scaled, optimize=True)
-        return np.append(by_length, 2 * np.sum(weights * self.covariance(points, points)))
+        weighted = self.amplitude**2 * weights * self._bell(points, points)
+        symmetric, scaled = weighted + weighted.T, points / self.lengths
+        by_length = symmetric.sum(axis=1) @ scaled**2 - np.sum(scaled * (symmetric @ scaled), axis=0)
+        return np.append(by_length, 2 * (np.sum(weighted) + OFFSET * self.amplitude**2 * np.sum(weights)))
+
+    def _bell(self, a: Array, b: Array) -> Array:
+        return np.asarray(np.exp(-0.5 * cdist(a / self.lengths, b / self.lengths, "sqeuclidean")), dtype=float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +204,10 @@ class LevelSetModel:
         return np.asarray(ndtr((mean + ndtri(self.level)) / np.hypot(1.0, std)), dtype=float)
 
     def information(self, mean: Array, variance: Array) -> Array:
-        """Of one outcome where the latent has that mean and variance, (m,) each; its square root times the covariance
-        with another point is the standard deviation by which that point's mean is going to change."""
+        """Expected information of one outcome on the mean of a latent with that mean and variance; (m,) each.
+
+        Its root times the covariance with another point is the standard deviation of that point's new mean.
+        """
         scale = np.sqrt(1.0 + variance)
         margin = (mean + ndtri(self.level)) / scale
         p = self.lapse + (1 - 2 * self.lapse) * ndtr(margin)
@@ -242,17 +242,15 @@ def fit(points: ArrayLike, successes: ArrayLike, counts: ArrayLike, level: float
     prior, lapse = _unpacked(theta)
     covariance = prior.covariance(points, points)
     mode = _find_mode(covariance, data, lapse, np.zeros(len(points)))
-    return LevelSetModel(
-        level, prior.lengths, prior.amplitude, lapse, points, mode.alpha, mode.root, mode.factor
-    )  # fmt: skip
+    return LevelSetModel(level, prior.lengths, prior.amplitude, lapse, points, mode.alpha, mode.root, mode.factor)
 
 
 def _checked(points: ArrayLike, successes: ArrayLike, counts: ArrayLike, level: float) -> tuple[Array, _Outcomes]:
     points = np.asarray(points, dtype=float)
     data = _Outcomes(np.asarray(successes, dtype=float), np.asarray(counts, dtype=float))
-    if points.ndim != 2 or not data.successes.shape == data.counts.shape == (len(points),):
+    if points.ndim != 2 or len(points) == 0 or not data.successes.shape == data.counts.shape == (len(points),):
         shapes = points.shape, data.successes.shape, data.counts.shape
-        raise ValueError(f"points (n, d), successes (n,) and counts (n,) are required, got {shapes}")
+        raise ValueError(f"points (n, d), successes (n,) and counts (n,), n > 0, are required, got {shapes}")
     if not (np.all((points >= 0) & (points <= 1)) and 0 < level < 1):
         raise ValueError(f"points in the unit cube and 0 < level < 1 are required, got level {level:g}")
     if not np.all((data.successes >= 0) & (data.successes <= data.counts) & np.isfinite(data.counts)):
@@ -261,7 +259,7 @@ def _checked(points: ArrayLike, successes: ArrayLike, counts: ArrayLike, level: 
 
 
 def _search(points: Array, data: _Outcomes) -> Array:
-    """Most probable logarithms of lengths, amplitude and lapse, (d + 2,): the best of climbs from fixed starts."""
+    """Most probable logarithms of lengths, amplitude and lapse, (d + 2,): a climb from the prior's middle."""
     dimension = points.shape[1]
     spread = np.concatenate([np.full(dimension, PRIOR_SPREAD[0]), PRIOR_SPREAD[1:]])
     middle = np.log([*[PRIOR_LENGTH] * dimension, PRIOR_AMPLITUDE, PRIOR_LAPSE])
@@ -277,11 +275,8 @@ def _search(points: Array, data: _Outcomes) -> Array:
         away = (theta - middle) / spread
         return 0.5 * float(away @ away) - mode.log_evidence, away / spread - slopes
 
-    found = [
-        minimize(loss, middle + shift * spread, jac=True, method="L-BFGS-B", bounds=bounds, options=SEARCH_OPTIONS)
-        for shift in STARTS
-    ]
-    return np.asarray(min(found, key=lambda one: one.fun).x, dtype=float)
+    found = minimize(loss, middle, jac=True, method="L-BFGS-B", bounds=bounds, options=SEARCH_OPTIONS)
+    return np.asarray(found.x, dtype=float)
 
 
 def _unpacked(theta: Array) -> tuple[_Prior, float]:
