@@ -8,7 +8,6 @@ lambda: one seed at several lambdas is less evidence than as many seeds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,7 +21,7 @@ Floats = NDArray[np.float64]
 
 NUM_POINTS = 4096
 MIN_EFFECTIVE = 400
-"""Least effective number of posterior points, of `NUM_POINTS`, that a fit is read from."""
+"""Effective points, of `NUM_POINTS`, that a fit is read from, and that a step of the temperature leaves if it can."""
 
 _THRESHOLD_SPREAD = 1.5
 """Prior standard deviation of the threshold at x0, in decades beyond half the range of the lambdas drawn."""
@@ -33,7 +32,10 @@ _LOGIT_LAPSE = (-4.5, 1.0)
 """Prior mean and standard deviation of logit(lapse): about one draw in a hundred is against all expectation."""
 
 _DEGREES = 5.0
-_MAX_ROUNDS = 40
+_MAX_ROUNDS = 60
+_REFINEMENTS = 2
+_LEAST_STEP = 1.2
+"""Half-way a posterior can be a peak on a plain, which no t fits well; hotter or colder ones are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +96,18 @@ def fit_scaling(x: ArrayLike, decay: ArrayLike, works: ArrayLike) -> ScalingFit:
     u, log_decay, is_working = _draws(x, decay, works)
     log10_x0 = float(u.mean())
     prior = _Prior.around(log_decay)
-    points, log_weights = prior.points(), np.zeros(NUM_POINTS)
-    temperature = 0.0
+    points, log_weights = prior.points(), np.zeros(NUM_POINTS)  # log weights: prior over proposal, without the data
+    temperature, refinements = 0.0, 0
     for _ in range(_MAX_ROUNDS):
         log_likelihood = _log_likelihood(points, u - log10_x0, log_decay, is_working)
-        # log_weights: prior over proposal; the data enter only as far as enough points survive it
         temperature = _next_temperature(log_weights, log_likelihood, temperature)
         weights = special.softmax(log_weights + temperature * log_likelihood)
-        if temperature == 1 and _effective(weights) >= MIN_EFFECTIVE:
-            break
+        refinements += temperature == 1
+        if refinements > _REFINEMENTS and _effective(weights) >= MIN_EFFECTIVE:
+            return ScalingFit(points, weights, log10_x0, len(np.unique(u)), len(u), _effective(weights))
         points, log_proposal = _proposal(points, weights)
         log_weights = prior.log_density(points) - log_proposal
-    return ScalingFit(points, weights, log10_x0, len(np.unique(u)), len(u), _effective(weights))
+    raise RuntimeError(f"the posterior of {len(u)} draws was not reached in {_MAX_ROUNDS} rounds")
 
 
 def fit_threshold(decay: ArrayLike, works: ArrayLike) -> ScalingFit:
@@ -188,14 +190,14 @@ def _effective(weights: Floats) -> float:
 
 
 def _next_temperature(log_weights: Floats, log_likelihood: Floats, temperature: float) -> float:
-    """The highest temperature up to 1 that leaves enough effective points; at least the present one."""
+    """The highest temperature up to 1 that leaves enough effective points, and a step up in any case."""
 
     def is_enough(t: float) -> bool:
         return _effective(special.softmax(log_weights + t * log_likelihood)) >= MIN_EFFECTIVE
 
-    if is_enough(1.0):
-        return 1.0
-    low, high = temperature, 1.0
+    low, high = min(1.0, _LEAST_STEP * temperature), 1.0
+    if is_enough(high):
+        return high
     for _ in range(12):
         middle = (low + high) / 2
         low, high = (middle, high) if is_enough(middle) else (low, middle)

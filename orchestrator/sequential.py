@@ -52,12 +52,21 @@ def log_e_above_half(successes: ArrayLike, n: ArrayLike) -> Floats:
     The mixture of likelihood ratios p : 1/2 over the half of the beta prior above 1/2 (Robbins 1970). Each ratio is a
     test supermartingale for every P <= 1/2, and so is their mixture: seeds may be added after a look at the results.
     """
-    wins, losses = np.asarray(successes) + PRIOR, np.asarray(n) - np.asarray(successes) + PRIOR
-    # P(p > 1/2) of Beta(wins, losses); the prior's own is 1/2
-    share_above = special.betaincc(wins, losses, 0.5)
+    wins, draws = np.broadcast_arrays(np.asarray(successes), np.asarray(n))
+    log_e = np.empty(wins.shape)
+    for size in np.unique(draws):
+        log_e[draws == size] = _log_e_of_size(int(size))[wins[draws == size]]
+    return log_e
+
+
+@lru_cache(maxsize=10_000)
+def _log_e_of_size(n: int) -> Floats:
+    """`log_e_above_half` for 0 to n successes."""
+    successes = np.arange(n + 1)
+    # P(p > 1/2) under the posterior; the prior's own is 1/2
+    share_above = special.betaincc(successes + PRIOR, n - successes + PRIOR, 0.5)
     with np.errstate(divide="ignore"):
-        log_ratio: Floats = log_mixture(successes, n) + np.log(share_above) + (np.asarray(n) + 1) * math.log(2)
-    return log_ratio
+        return np.asarray(log_mixture(successes, n) + np.log(share_above) + (n + 1) * math.log(2))
 
 
 @lru_cache(maxsize=100_000)
