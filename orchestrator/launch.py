@@ -267,7 +267,7 @@ def _plan_table(planned: Plan) -> Table:
             fields = {**grid.base, **coupled, **axes}
             searched = sweep.search.space.get(arm, {}) if sweep.search else {}
             lines = [f"{field} = {_short(value)}" for field, value in fields.items()]
-            lines += [f"{f} in [{a.low:g}, {a.high:g}]" for f, a in searched.items() if f not in fields]
+            lines += [f"{f} {axis}" for f, axis in searched.items() if f not in fields]
             table.add_row(arm, "\n".join(lines))
     table.add_row("seeds", ", ".join(map(str, sweep.seeds)))
     table.add_row("trials", f"{planned.num_trials}: {planned.num_done} done, {planned.num_pending} to run")

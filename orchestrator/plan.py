@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.errors import SweepError
 from orchestrator.ledger import Ledger
+from orchestrator.map_search import MapSearch
 from orchestrator.sweep import Sweep
 from orchestrator.work import Grids, Work
 from trainables.config import TrialConfig
@@ -44,9 +45,7 @@ def plan_sweep(sweep: Sweep, ledger: Ledger, max_trials: int | None = None) -> P
     else:
         if max_trials is not None:
             raise SweepError(f"--max-trials is for grids, and {sweep.name} is a search")
-        from orchestrator.search_run import SearchRun  # loads Optuna
-
-        work = SearchRun(sweep, ledger)
+        work = _search(sweep, ledger)
         configs = work.configs()
         ids = {config.trial_id for config in configs}
         outcomes = ledger.trials(sweep.workload, trial_ids=ids, columns=("outcome",))["outcome"].to_pylist()
@@ -65,3 +64,14 @@ def plan_sweep(sweep: Sweep, ledger: Ledger, max_trials: int | None = None) -> P
         forecast_core_seconds=work.forecast_core_seconds if num_pending else 0.0,
         work=work,
     )
+
+
+def _search(sweep: Sweep, ledger: Ledger) -> Work:
+    """A search as far as it has come; these modules load Optuna and pandas."""
+    if isinstance(sweep.search, MapSearch):
+        from orchestrator.map_run import MapRun
+
+        return MapRun(sweep, ledger)
+    from orchestrator.search_run import SearchRun
+
+    return SearchRun(sweep, ledger)

@@ -17,6 +17,7 @@ from rich.table import Table
 from orchestrator.errors import SweepError, unknown_name
 from orchestrator.executor import Executor, InlineExecutor
 from orchestrator.ledger import Ledger
+from orchestrator.map_search import MapSearch
 from orchestrator.plan import Plan, plan_sweep
 from orchestrator.sweep import Sweep
 from orchestrator.training import Training
@@ -241,12 +242,13 @@ def _finish_view(view: BackgroundView, plan: Plan, ledger: Ledger, figures: Sequ
 
 def _show(plan: Plan, ledger: Ledger, options: RunOptions, console: Console) -> list[Path]:
     """Print the result tables and draw the figures, all from the ledger."""
-    from orchestrator.analysis import best_cells, best_table, only_best, result_table
+    from orchestrator.analysis import best_cells, best_table, only_best
 
     sweep = plan.sweep
     trial_ids = {config.trial_id for config in plan.work.shown()}
     trials = ledger.trials(sweep.workload, trial_ids=trial_ids).to_pandas()
-    _print_table(console, result_table(trials), sweep.title)
+    for title, table in _tables(trials, sweep):
+        _print_table(console, table, title)
     for line in plan.work.notes():
         console.print(line, highlight=False, soft_wrap=True)
     note = ""
@@ -268,6 +270,16 @@ def _show(plan: Plan, ledger: Ledger, options: RunOptions, console: Console) -> 
     paths = [path for name in sweep.figures for path in figures.draw(name, trials, traces, folder, note)]
     console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
     return paths
+
+
+def _tables(trials: pd.DataFrame, sweep: Sweep) -> list[tuple[str, pd.DataFrame]]:
+    if isinstance(sweep.search, MapSearch):
+        from orchestrator.map_tables import map_tables
+
+        return map_tables(trials, sweep)
+    from orchestrator.analysis import result_table
+
+    return [(sweep.title, result_table(trials))]
 
 
 def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:

@@ -6,11 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import SweepError
 from search_spaces.halving import rung_epochs
 from search_spaces.space import Space
+
+if TYPE_CHECKING:
+    from orchestrator.sweep import Sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,10 @@ class HalvingSearch:
     def rungs(self, num_epochs: int) -> tuple[int, ...]:
         """Epochs of the rungs of a trial that ends after `num_epochs`."""
         return rung_epochs(num_epochs, self.reduction, self.num_rungs)
+
+    def num_trials(self, sweep: Sweep) -> int:
+        """Trials in all, once everything is asked."""
+        return len(sweep.cells()) * (self.rounds * self.per_round + len(sweep.seeds))
 
     def key(self, cell: Mapping[str, Any]) -> str:
         """Names the search of one cell: equal settings go on with each other's recorded asks."""

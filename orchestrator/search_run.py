@@ -37,7 +37,7 @@ class SearchRun:
     """The searches of all cells of a sweep."""
 
     def __init__(self, sweep: Sweep, ledger: Ledger) -> None:
-        assert sweep.search is not None
+        assert isinstance(sweep.search, HalvingSearch)
         self._sweep, self._ledger, self._search = sweep, ledger, sweep.search
         self._cells = [_CellSearch(sweep, self._search, cell, ledger, self._score) for cell in sweep.cells()]
         self._errors: dict[str, dict[int, float]] = {}

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, get_args
 
 from orchestrator.errors import ConfigError, SweepError, unknown_name
+from orchestrator.map_search import MapSearch
 from orchestrator.search import HalvingSearch
 from search_spaces.space import round_significant
 from trainables.config import TrialConfig
@@ -64,7 +65,7 @@ class Sweep:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     figures: tuple[str, ...] = ()
     workload: str = "two_layer_cnn"
-    search: HalvingSearch | None = None
+    search: HalvingSearch | MapSearch | None = None
     best_over: tuple[str, ...] = ()
     error: str = "test_error"
 
@@ -96,7 +97,7 @@ class Sweep:
         """Trials in all; of a search, those that it will have asked."""
         if self.search is None:
             return len(self.configs())
-        return len(self.cells()) * (self.search.rounds * self.search.per_round + len(self.seeds))
+        return self.search.num_trials(self)
 
     def cells(self) -> list[dict[str, Any]]:
         """Field values of every cell of the grids, without seed, each once."""

@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 SIGNIFICANT_DIGITS = 6
 
@@ -28,6 +33,26 @@ def decades(low: float, high: float, per_decade: int = 1) -> tuple[float, ...]:
     return (*(value for value in values if value < last), last)
 
 
+class Axis(Protocol):
+    """The values of one field: grid and quasi-random points and Optuna's distribution from one definition."""
+
+    def grid(self) -> tuple[Any, ...]:
+        """Values that a coarse grid has."""
+        ...
+
+    def at(self, share: float) -> Any:
+        """The value at a share of the axis, from 0 to 1: quasi-random points become values here."""
+        ...
+
+    def nearest(self, value: Any) -> Any:
+        """The value of this axis that stands for any number that a sampler gives; `ValueError` if none does."""
+        ...
+
+    def distribution(self) -> BaseDistribution:
+        """The axis as Optuna knows it: every value of the axis lies in it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LogUniform:
     """An axis of positive numbers, searched on a logarithmic scale from `low` to `high`."""
@@ -39,6 +64,101 @@ class LogUniform:
         if not 0 < self.low < self.high:
             raise ValueError(f"0 < low < high is required, got {self.low:g}, {self.high:g}")
 
+    def grid(self, per_decade: int = 1) -> tuple[float, ...]:
+        """The decades, both ends included."""
+        return decades(self.low, self.high, per_decade)
+
+    def at(self, share: float) -> float:
+        """The value at a share of the axis, rounded."""
+        return self.nearest(self.low * (self.high / self.low) ** share)
+
+    def nearest(self, value: float) -> float:
+        """The value, rounded and not out of the axis."""
+        return min(max(round_significant(float(value)), self.low), self.high)
+
+    def distribution(self) -> BaseDistribution:
+        """A float on a logarithmic scale."""
+        from optuna.distributions import FloatDistribution  # planning loads no Optuna
+
+        return FloatDistribution(self.low, self.high, log=True)
+
+    def __str__(self) -> str:
+        return f"in [{self.low:g}, {self.high:g}]"
+
+
+@dataclass(frozen=True, slots=True)
+class LogIntegers:
+    """An axis of a few rising positive integers, evenly treated on a logarithmic scale: batch sizes, say."""
+
+    values: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.values) < 2 or self.values[0] < 1 or any(b <= a for a, b in pairwise(self.values)):
+            raise ValueError(f"two or more rising positive integers are required, got {self.values}")
+
+    @classmethod
+    def powers(cls, base: int, first: int, last: int) -> LogIntegers:
+        """`base` to the powers from `first` to `last`."""
+        return cls(tuple(base**k for k in range(first, last + 1)))
+
+    def grid(self) -> tuple[int, ...]:
+        """All values."""
+        return self.values
+
+    def at(self, share: float) -> int:
+        """The value at a share of the axis; each has an equal share."""
+        return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
+
+    def nearest(self, value: float) -> int:
+        """The value at the smallest ratio; the smaller one of two."""
+        return min(self.values, key=lambda known: abs(math.log(known / value)))
+
+    def distribution(self) -> BaseDistribution:
+        """An integer on a logarithmic scale."""
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(self.values[0], self.values[-1], log=True)
+
+    def __str__(self) -> str:
+        return f"of {', '.join(map(str, self.values))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An axis of values without an order."""
+
+    values: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values or len(set(self.values)) < len(self.values):
+            raise ValueError(f"one or more different values are required, got {self.values}")
+
+    def grid(self) -> tuple[Any, ...]:
+        """All values."""
+        return self.values
+
+    def at(self, share: float) -> Any:
+        """The value at a share of the axis; each has an equal share."""
+        return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
+
+    def nearest(self, value: Any) -> Any:
+        """The value itself; `ValueError` if it is none of them."""
+        if value not in self.values:
+            raise ValueError(f"{value!r} is none of {self.values}")
+        return value
+
+    def distribution(self) -> BaseDistribution:
+        """A category."""
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.values)
+
+    def __str__(self) -> str:
+        return f"of {', '.join(map(str, self.values))}"
+
 
 Space = Mapping[str, LogUniform]
-"""Axes by the field that they give values to."""
+"""Axes by the field that they give values to, where all of them are logarithmic."""
+
+MixedSpace = Mapping[str, Axis]
+"""Axes of any kind by the field that they give values to; what depends on the optimizer is a space for each."""

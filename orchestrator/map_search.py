@@ -1,0 +1,109 @@
+"""What a map looks for, a frozen value beside the sweep's grids: verdicts for their cells, boundaries through their space."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.claim_rule import ClaimRule
+from orchestrator.errors import SweepError
+from search_spaces.space import MixedSpace
+
+if TYPE_CHECKING:
+    from orchestrator.sweep import Sweep
+
+_SEED_BITS = 31
+
+
+@dataclass(frozen=True, slots=True)
+class MapSearch:
+    """Two kinds of trials, a space for each optimizer, and `rule`, which says what works and how surely.
+
+    Claims: cells of the sweep's grids that give every field of `space` a value are judged, from `rule.min_seeds` seeds
+    up to `rule.max_seeds`. Boundaries: in each setting of the other fields, and on each line of `lines` through the
+    space (fields with a value, B = 2 say), `rounds` rounds of `per_round` single draws go where they tell most of the
+    boundary P(works) = 1/2 of one optimizer.
+
+    `scaling` names a field x of the space for which an exponent is fitted, lambda_max ~ x^k.
+
+    Where a cell gives no `num_epochs`, a trial trains for `num_steps` optimizer steps, at most `max_epochs` epochs.
+    """
+
+    space: Mapping[str, MixedSpace]
+    rule: ClaimRule = field(default_factory=ClaimRule)
+    lines: tuple[Mapping[str, Any], ...] = ()
+    rounds: int = 10
+    per_round: int = 8
+    line_rounds: int = 4
+    scaling: str | None = None
+    num_steps: int | None = None
+    max_epochs: int = 10_000
+
+    def __post_init__(self) -> None:
+        if min(self.rounds, self.line_rounds) < 0 or self.per_round < 1 or self.max_epochs < 1:
+            raise SweepError(f"a map needs rounds, line_rounds >= 0 and per_round, max_epochs >= 1, got {self}")
+        if len({frozenset(axes) for axes in self.space.values()}) != 1:
+            raise SweepError("a map has the same fields in the space of every optimizer")
+        for name in (name for line in self.lines for name in line):
+            if name not in self.fields:
+                raise SweepError(f"a line gives a value to a field of the space ({', '.join(self.fields)}), got {name}")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that span the map."""
+        return tuple(next(iter(self.space.values())))
+
+    def axes(self, cell: Mapping[str, Any]) -> MixedSpace:
+        """The fields that a boundary is looked for in, in a cell or line that has none of them or some."""
+        optimizer = cell["optimizer"]
+        if optimizer not in self.space:
+            raise SweepError(f"no space for optimizer {optimizer!r} (known: {', '.join(sorted(self.space))})")
+        return {name: axis for name, axis in self.space[optimizer].items() if name not in cell}
+
+    def middle(self, cell: Mapping[str, Any]) -> dict[str, Any]:
+        """The cell with the middle of each axis: any point of it is as valid as this one."""
+        return {**cell, **{name: axis.at(0.5) for name, axis in self.axes(cell).items()}}
+
+    def is_claim(self, cell: Mapping[str, Any]) -> bool:
+        """Whether a cell of the grids is judged."""
+        return all(name in cell for name in self.fields)
+
+    def boundaries(self, sweep: Sweep) -> Iterator[tuple[dict[str, Any], int]]:
+        """Each setting, line and optimizer that a boundary is looked for in, with its number of rounds."""
+        settings = [{k: v for k, v in cell.items() if k not in self.fields} for cell in sweep.cells()]
+        for setting in (s for i, s in enumerate(settings) if s not in settings[:i]):
+            yield setting, self.rounds
+            yield from (({**setting, **line}, self.line_rounds) for line in self.lines)
+
+    def num_trials(self, sweep: Sweep) -> int:
+        """Trials that every run of the map has: claims may add seeds."""
+        claims = sum(self.is_claim(cell) for cell in sweep.cells()) * self.rule.min_seeds
+        return claims + sum(rounds * self.per_round for _, rounds in self.boundaries(sweep))
+
+    def completed(self, values: Mapping[str, Any], num_train: int) -> dict[str, Any]:
+        """The values with the number of epochs that `num_steps` gives them."""
+        if self.num_steps is None or "num_epochs" in values:
+            return dict(values)
+        epochs = math.ceil(self.num_steps * values["batch_size"] / num_train)
+        return {**values, "num_epochs": min(epochs, self.max_epochs)}
+
+    def key(self, cell: Mapping[str, Any], **more: Any) -> str:
+        """Names what is asked in a setting: more rounds go on with the recorded asks of fewer."""
+        axes = {name: str(axis) for name, axis in self.axes(cell).items()}
+        text = json.dumps(["map", axes, dict(cell), more], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def draw_seed(point: Mapping[str, Any], replicate: int, purpose: str) -> int:
+    """The seed of a point's draw: points share none, so that what one shows tells nothing of another's luck.
+
+    It depends on the point alone, the optimizer apart: Adam and AdamW are paired, and a finer map has the trials of a
+    coarser one.
+    """
+    named = {name: value for name, value in point.items() if name != "optimizer"}
+    text = json.dumps([purpose, named, replicate], sort_keys=True, default=str)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> (32 - _SEED_BITS)

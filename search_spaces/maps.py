@@ -1,0 +1,33 @@
+"""Where the maps look: weight decays around both optimizers' edges, batch sizes, learning rates, initial scales."""
+
+from __future__ import annotations
+
+from search_spaces.paper import BATCH_SIZES
+from search_spaces.space import Axis, LogIntegers, LogUniform, MixedSpace, decades
+
+SYNTHETIC_DECAY = {"adam": LogUniform(1e-6, 1e1), "adamw": LogUniform(1e-4, 1e3)}
+IMAGE_DECAY = {"adam": LogUniform(1e-7, 1e0), "adamw": LogUniform(1e-4, 1e1)}
+"""AdamW's range lies higher: its edge is expected where lambda eta, not lambda, is large."""
+
+CLAIMED_DECAYS = decades(1e-5, 1e2)
+"""Where Adam and AdamW are judged at equal lambda."""
+CLAIMED_BATCH_SIZES = (2, 20, 200)
+CLAIMED_RATES = decades(1e-5, 1e-3)
+
+IMAGE_CLAIMED_DECAYS = decades(1e-6, 1e0)
+IMAGE_BATCH_SIZES = (16, 64, 256, 1024, 4096)
+
+
+def decay_by(axis_name: str, workload_is_synthetic: bool) -> dict[str, MixedSpace]:
+    """The space of a map of weight decay against one of `batch_size`, `learning_rate` and `init_std`."""
+    axes: dict[str, Axis] = {
+        "batch_size": LogIntegers(BATCH_SIZES if workload_is_synthetic else IMAGE_BATCH_SIZES),
+        "learning_rate": LogUniform(1e-5, 1e-3),
+        "init_std": LogUniform(2e-3, 6e-2),
+    }
+    decays = SYNTHETIC_DECAY if workload_is_synthetic else IMAGE_DECAY
+    return {optimizer: {axis_name: axes[axis_name], "weight_decay": decay} for optimizer, decay in decays.items()}
+
+
+SPARSITIES = (1, 4, 10, 40, 100, 200, 400)
+"""s, at sigma_p = 1/sqrt(s): the noise patch's norm stays near 1."""
