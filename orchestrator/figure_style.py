@@ -93,9 +93,9 @@ _DIVERGED_AT = 1.06
 """Where a diverged seed stands: above every error rate."""
 
 
-def batch_size_axis(axes: Axes, trials: pd.DataFrame) -> None:
-    """Ticks at the batch sizes that were trained."""
-    ticks = sorted(trials["batch_size"].unique())
+def number_axis(axes: Axes, trials: pd.DataFrame, name: str) -> None:
+    """Ticks at the values that were trained: batch sizes, say."""
+    ticks = sorted(trials[name].unique())
     axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
     axes.xaxis.set_major_formatter(ticker.FixedFormatter([str(size) for size in ticks]))
     axes.xaxis.set_minor_locator(ticker.NullLocator())

@@ -26,11 +26,12 @@ from orchestrator.errors import UserError, unknown_name
 from orchestrator.figure_style import (
     LOOKS,
     STYLE,
-    batch_size_axis,
+    Series,
     decay_axis,
     draw_caption,
     draw_error,
     draw_legend,
+    number_axis,
     number_text,
     place_legend,
     series_of,
@@ -66,7 +67,11 @@ def draw(name: str, trials: pd.DataFrame, traces: pd.DataFrame, folder: Path, no
     """
     if name not in FIGURES:
         raise UserError(unknown_name("figure", name, FIGURES))
-    figure = FIGURES[name](trials, traces)
+    return write(FIGURES[name](trials, traces), name, folder, note)
+
+
+def write(figure: Figure, name: str, folder: Path, note: str = "") -> list[Path]:
+    """Write a figure as `folder`/name.png and .pdf, each in one rename; `note` as for `draw`."""
     if note:
         figure.supxlabel(f"{figure.get_supxlabel()}\n{note}", fontsize=8.5, color="0.35")
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +138,7 @@ def _error_vs_batch_size(trials: pd.DataFrame, kind: str = "") -> Figure:
         draw_error(lower, series, shifted, "train_error")
     upper.set(xscale="log", ylabel=f"{kind}test error")
     lower.set(xlabel="batch size $B$", ylabel="training\nerror")
-    batch_size_axis(lower, trials)
+    number_axis(lower, trials, "batch_size")
     draw_legend(figure, trials, lines)
     draw_caption(figure, trials, ["optimizer", "weight_decay", "batch_size"], "error bars: mean ± std")
     return figure
@@ -187,6 +192,28 @@ def _error_vs_weight_decay(trials: pd.DataFrame, kind: str = "") -> Figure:
 
 
 @_figure
+def error_vs_sparsity(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+    """Test error against the sparsity s of the noise, one panel a batch size."""
+    panels = list(trials.groupby("batch_size"))
+    figure = Figure(figsize=(1.5 + 3.1 * max(1, len(panels)), 3.8))
+    row = figure.subplots(1, max(1, len(panels)), sharey=True, squeeze=False)[0]
+    lines: list[Series] = []
+    for axes, (batch_size, own) in zip(row, panels, strict=False):
+        lines = series_of(own, ("optimizer", "noise_sparsity", "noise_std"), named=("weight_decay",))
+        offsets = 2.0 ** (np.linspace(-0.06, 0.06, len(lines)) if len(lines) > 1 else np.zeros(len(lines)))
+        for series, offset in zip(lines, offsets, strict=True):
+            sparsity = series.trials["noise_sparsity"]
+            shifted = series.trials.assign(x=sparsity * offset, seed_x=sparsity * offset**2.5)
+            draw_error(axes, series, shifted, "test_error")
+        axes.set(xscale="log", xlabel="noise sparsity $s$", title=f"$B$ = {batch_size}")
+        number_axis(axes, own, "noise_sparsity")
+    row[0].set_ylabel("test error")
+    draw_legend(figure, trials, lines)
+    draw_caption(figure, trials, ["optimizer", "noise_sparsity", "batch_size"], "error bars: mean ± std")
+    return figure
+
+
+@_figure
 def error_vs_betas(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
     """Test error against batch size (as the paper's figures 9 and 10), one panel a pair of betas."""
     return _error_vs_betas(trials)
@@ -209,7 +236,7 @@ def _error_vs_betas(trials: pd.DataFrame, kind: str = "") -> Figure:
             sizes = series.trials["batch_size"]
             draw_error(axes, series, series.trials.assign(x=sizes, seed_x=sizes), "test_error")
         axes.set(xscale="log", title=rf"$\beta$ = {pair}", xlabel="batch size $B$")
-        batch_size_axis(axes, trials)
+        number_axis(axes, trials, "batch_size")
         axes.label_outer()
     for axes in panels[len(pairs) :]:
         axes.remove()

@@ -1,4 +1,4 @@
-"""What a map looks for, a frozen value beside the sweep's grids: verdicts for their cells, boundaries through their space."""
+"""What a map looks for, beside the sweep's grids: verdicts for their cells, boundaries through their space."""
 
 from __future__ import annotations
 

@@ -265,9 +265,14 @@ def _show(plan: Plan, ledger: Ledger, options: RunOptions, console: Console) -> 
 
     from orchestrator import figures
 
-    traces = ledger.traces(sweep.workload, trial_ids=trial_ids).to_pandas()
     folder = _figure_folder(options.out, sweep)
-    paths = [path for name in sweep.figures for path in figures.draw(name, trials, traces, folder, note)]
+    if isinstance(sweep.search, MapSearch):
+        from orchestrator.map_figures import draw_map
+
+        paths = draw_map(trials, sweep, folder)
+    else:
+        traces = ledger.traces(sweep.workload, trial_ids=trial_ids).to_pandas()
+        paths = [path for name in sweep.figures for path in figures.draw(name, trials, traces, folder, note)]
     console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
     return paths
 

@@ -21,7 +21,7 @@ SIBLINGS = {
 ONLY_IN = {
     "ray": {"orchestrator/ray_cluster.py", "orchestrator/ray_executor.py", "trainables/tune_trainable.py"},
     "mlflow": {"orchestrator/mlflow_view.py"},
-    "matplotlib": {"orchestrator/figures.py", "orchestrator/figure_style.py"},
+    "matplotlib": {f"orchestrator/{name}.py" for name in ("figures", "figure_style", "map_figures")},
 }
 LIGHT_TRAINABLES = {
     f"trainables/{name}.py"
