@@ -93,12 +93,13 @@ _DIVERGED_AT = 1.06
 """Where a diverged seed stands: above every error rate."""
 
 
-def number_axis(axes: Axes, trials: pd.DataFrame, name: str) -> None:
+def number_axis(axes: Axes, trials: pd.DataFrame, name: str, on: str = "x") -> None:
     """Ticks at the values that were trained: batch sizes, say."""
     ticks = sorted(trials[name].unique())
-    axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(ticker.FixedFormatter([str(size) for size in ticks]))
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axis = axes.xaxis if on == "x" else axes.yaxis
+    axis.set_major_locator(ticker.FixedLocator(ticks))
+    axis.set_major_formatter(ticker.FixedFormatter([str(size) for size in ticks]))
+    axis.set_minor_locator(ticker.NullLocator())
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,13 +269,22 @@ def _plan_table(planned: Plan) -> Table:
             lines = [f"{field} = {_short(value)}" for field, value in fields.items()]
             lines += [f"{f} {axis}" for f, axis in searched.items() if f not in fields]
             table.add_row(arm, "\n".join(lines))
-    table.add_row("seeds", ", ".join(map(str, sweep.seeds)))
+    table.add_row("seeds", _seeds_text(sweep))
     table.add_row("trials", f"{planned.num_trials}: {planned.num_done} done, {planned.num_pending} to run")
     seconds = planned.forecast_core_seconds
     table.add_row("forecast", f"{seconds / 3600:.2f} core hours, {seconds / 60 / cores:.1f} minutes on {cores} cores")
     if planned.stale_rows:
         table.add_row("other versions", f"{planned.stale_rows} rows of another workload version are left behind")
     return table
+
+
+def _seeds_text(sweep: Sweep) -> str:
+    from orchestrator.map_search import MapSearch
+
+    if isinstance(sweep.search, MapSearch):
+        rule = sweep.search.rule
+        return f"{rule.min_seeds} to {rule.max_seeds} of each cell's own, as its verdict needs"
+    return ", ".join(map(str, sweep.seeds))
 
 
 def _short(value: object) -> str:

@@ -17,7 +17,7 @@ from scipy.special import ndtr  # type: ignore[import-untyped]
 
 from orchestrator.claims import cell_claims, works
 from orchestrator.exponent import fit_scaling
-from orchestrator.figure_style import LOOKS, STYLE, draw_caption, place_legend, symbol
+from orchestrator.figure_style import LOOKS, STYLE, draw_caption, number_axis, place_legend, symbol
 from orchestrator.figures import write
 from orchestrator.map_run import claim_draws, claim_keys
 from orchestrator.map_search import MapSearch
@@ -78,6 +78,8 @@ def phase_diagram(trials: pd.DataFrame, sweep: Sweep) -> Figure:
     for axes in panels:
         axes.set(xscale="log", yscale="log", xlabel=r"weight decay $\lambda$")
         _add_step_axis(axes, trials)
+    if other == "batch_size":
+        number_axis(panels[0], trials, other, on="y")
     panels[0].set_ylabel(symbol(other))
     _place_legend(figure)
     draw_caption(figure, trials, [*sweep.search.fields, "optimizer"], "every dot a trial (filled: works); draws")

@@ -118,9 +118,13 @@ class Sweep:
                 raise SweepError(f"{name} is set twice: give all its values at once, as {name}=v1,v2")
             assigned |= set() if extend else {name}
             sweep = sweep._with_setting(name, values, extend=extend)
-        return sweep if seeds is None else replace(sweep, seeds=parse_seeds(seeds))
+        if seeds is not None:
+            return sweep._with_setting("seed", parse_seeds(seeds), extend=False)
+        return sweep
 
     def _with_setting(self, name: str, values: tuple[Any, ...], *, extend: bool) -> Sweep:
+        if name == "seed" and isinstance(self.search, MapSearch):
+            raise SweepError(f"{self.name} is a map, whose cells draw their own seeds, as many as their verdicts need")
         if name == "seed":
             return replace(self, seeds=(*self.seeds, *values) if extend else values)
         if name == "optimizer":

@@ -1,0 +1,217 @@
+"""Maps: axes, claims with added seeds, boundary rounds, and a run that goes on after any kill as it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.claim_rule import ClaimRule
+from orchestrator.errors import SweepError
+from orchestrator.ledger import Ledger
+from orchestrator.map_figures import draw_map
+from orchestrator.map_run import claim_draws
+from orchestrator.map_search import MapSearch, draw_seed
+from orchestrator.map_tables import map_tables
+from orchestrator.plan import plan_sweep
+from orchestrator.sweep import Grid, Sweep
+from orchestrator.work import Task
+from search_spaces.space import Axis, Choice, LogIntegers, LogUniform
+from tests.launching import checked, launch
+from trainables.registry import workload
+from trainables.result import TrialResult
+from trainables.workload import Member
+
+SIZES: dict[str, Any] = {"num_train": 20, "num_test": 50, "dimension": 40, "noise_sparsity": 5, "num_filters": 4}
+SPACE = {"batch_size": LogIntegers((2, 5, 20)), "weight_decay": LogUniform(1e-4, 1e2)}
+RULE = ClaimRule(max_test_error=0.2, min_seeds=6, max_seeds=12)
+
+
+def map_of(**more: Any) -> Sweep:
+    """A small map: four judged cells, both boundaries over the space, and both along B = 2."""
+    fields: dict[str, Any] = {"rounds": 3, "per_round": 3, "line_rounds": 1, "lines": ({"batch_size": 2},)}
+    search = MapSearch({"adam": SPACE, "adamw": SPACE}, **{"rule": RULE, **fields, **more})
+    axes = {"batch_size": (2, 20), "weight_decay": (1e-3, 10.0)}
+    base = {**SIZES, "num_epochs": 40, "learning_rate": 5e-3, "init_std": 0.1}
+    return Sweep("mapped", "a map", (Grid({"adam": {}, "adamw": {}}, axes, base),), search=search)
+
+
+def train(tasks: Sequence[Task]) -> list[TrialResult]:
+    results = []
+    for task in tasks:
+        (report,) = workload(task.config.workload).open([Member(task.config, task.until_epoch)]).advance(math.inf)
+        assert report.result is not None
+        results.append(report.result)
+    return results
+
+
+def run(sweep: Sweep, ledger: Ledger, *, die_every: int | None = None, newest_first: bool = False) -> Ledger:
+    """Run a map with real trials; forget everything but the ledger after every `die_every` trials."""
+    work = plan_sweep(sweep, ledger).work
+    queue, _ = work.advance()
+    num_done = 0
+    while queue:
+        results = train([queue.pop(-1 if newest_first else 0)])
+        ledger.append(results)
+        num_done += 1
+        if die_every is not None and num_done % die_every == 0:
+            work = plan_sweep(sweep, ledger).work
+            queue, _ = work.advance()
+        else:
+            queue += work.advance(results)[0]
+    assert plan_sweep(sweep, ledger).work.advance() == ([], [])
+    assert plan_sweep(sweep, ledger).is_complete
+    return ledger
+
+
+def ids(ledger: Ledger) -> set[str]:
+    return set(ledger.trials("two_layer_cnn", columns=("trial_id",))["trial_id"].to_pylist())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    return run(map_of(), Ledger(str(tmp_path_factory.mktemp("undisturbed"))))
+
+
+# --- axes ---
+
+
+@pytest.mark.parametrize(
+    "axis", [LogUniform(1e-4, 1e2), LogIntegers((2, 4, 10, 200)), LogIntegers.powers(2, 1, 7), Choice(("a", "b", "c"))]
+)
+def test_an_axis_has_one_definition_for_grids_shares_and_optuna(axis: Axis) -> None:
+    distribution = axis.distribution()
+    values = [axis.at(share) for share in (0.0, 0.2, 0.5, 0.99, 1.0)]
+    for value in (*values, *axis.grid()):
+        assert axis.nearest(value) == value
+        assert distribution._contains(distribution.to_internal_repr(value))
+    assert {axis.at(0.0), axis.at(1.0)} == {axis.grid()[0], axis.grid()[-1]}
+
+
+def test_integers_stand_for_what_is_nearest_by_ratio() -> None:
+    sizes = LogIntegers((2, 4, 10, 20, 200))
+    assert [sizes.nearest(value) for value in (1, 2.7, 3, 15, 64, 1000)] == [2, 2, 4, 20, 200, 200]
+    assert LogIntegers.powers(2, 1, 4).values == (2, 4, 8, 16)
+
+
+def test_nonsense_axes_are_refused() -> None:
+    for make in (lambda: LogIntegers((4, 2)), lambda: LogIntegers((0, 2)), lambda: Choice(("a", "a"))):
+        with pytest.raises(ValueError, match="required"):
+            make()
+    with pytest.raises(ValueError, match="none of"):
+        Choice(("a", "b")).nearest("c")
+
+
+# --- what is asked ---
+
+
+def test_cells_share_no_seeds_and_the_halves_of_a_pair_do(undisturbed: Ledger) -> None:
+    trials = undisturbed.trials("two_layer_cnn").to_pandas()
+    claims = trials[trials["trial_id"].isin(claim_draws(map_of()))]
+    for _, pair in claims.groupby(["batch_size", "weight_decay", "seed"]):
+        assert sorted(pair["optimizer"]) == ["adam", "adamw"]
+        assert pair["data_digest"].nunique() == pair["order_digest"].nunique() == 1
+    assert claims.groupby("seed")[["batch_size", "weight_decay"]].nunique().max().max() == 1
+    others = trials[~trials["trial_id"].isin(claims["trial_id"])]
+    assert others["seed"].is_unique
+    assert not set(others["seed"]) & set(claims["seed"])
+
+
+def test_every_cell_gets_the_least_seeds_and_none_more_than_the_most(undisturbed: Ledger) -> None:
+    trials = undisturbed.trials("two_layer_cnn").to_pandas()
+    claims = trials[trials["trial_id"].isin(claim_draws(map_of()))]
+    seeds = claims.groupby(["batch_size", "weight_decay", "optimizer"]).size()
+    assert len(seeds) == 8
+    assert seeds.between(RULE.min_seeds, RULE.max_seeds).all()
+
+
+def test_boundary_draws_lie_in_the_space_as_many_as_rounds_say(undisturbed: Ledger) -> None:
+    trials = undisturbed.trials("two_layer_cnn").to_pandas()
+    draws = trials[~trials["trial_id"].isin(claim_draws(map_of()))]
+    assert draws.groupby("optimizer").size().to_dict() == {"adam": 12, "adamw": 12}
+    assert set(draws["batch_size"]) <= {2, 5, 20}
+    assert draws["weight_decay"].between(1e-4, 1e2).all()
+    assert (draws[draws["batch_size"] == 2].groupby("optimizer").size() >= 3).all()
+
+
+def test_a_draws_seed_depends_on_its_point_alone() -> None:
+    point = {"optimizer": "adam", "weight_decay": 1e-3, "batch_size": 2}
+    assert draw_seed(point, 0, "claim") == draw_seed({**point, "optimizer": "adamw"}, 0, "claim")
+    seeds = {
+        draw_seed({**point, "weight_decay": decay}, replicate, purpose)
+        for decay in (1e-3, 1e-2)
+        for replicate in range(50)
+        for purpose in ("claim", "boundary adam")
+    }
+    assert len(seeds) == 200
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_steps_decide_the_epochs_unless_a_cell_does() -> None:
+    search = MapSearch({"adam": SPACE}, num_steps=1000, max_epochs=500)
+    assert [search.completed({"batch_size": b}, 200)["num_epochs"] for b in (2, 7, 100, 200)] == [10, 35, 500, 500]
+    assert search.completed({"batch_size": 2, "num_epochs": 3}, 200)["num_epochs"] == 3
+
+
+# --- kills, refinements ---
+
+
+@pytest.mark.parametrize("die_every", [pytest.param(1, marks=pytest.mark.slow), 7])
+def test_an_interrupted_map_has_the_trials_of_one_left_alone(
+    die_every: int, undisturbed: Ledger, tmp_path: Path
+) -> None:
+    again = run(map_of(), Ledger(str(tmp_path)), die_every=die_every)
+    assert ids(again) == ids(undisturbed)
+
+
+def test_the_order_in_which_trials_end_changes_nothing(undisturbed: Ledger, tmp_path: Path) -> None:
+    assert ids(run(map_of(), Ledger(str(tmp_path)), newest_first=True)) == ids(undisturbed)
+
+
+def test_a_finer_map_has_the_coarser_ones_trials(undisturbed: Ledger, tmp_path: Path) -> None:
+    ledger = run(map_of(), Ledger(str(tmp_path)))
+    before = ids(ledger)
+    assert before == ids(undisturbed)
+    finer = map_of(rounds=5)
+    assert plan_sweep(finer, ledger).num_pending == 2 * 2 * 3
+    assert ids(run(finer, ledger)) > before
+
+
+# --- what it says ---
+
+
+def test_tables_and_figures_come_from_parquet_alone(undisturbed: Ledger, tmp_path: Path) -> None:
+    sweep = Sweep(
+        **{name: getattr(map_of(), name) for name in ("name", "title", "grids", "search")}, figures=("phase_diagram",)
+    )
+    trials = undisturbed.trials("two_layer_cnn").to_pandas()
+    (_, verdicts), (_, found) = map_tables(trials, sweep)
+    assert len(verdicts) == 4
+    assert set(verdicts["verdict"]) <= {"both", "only_adam", "only_adamw", "neither", "undecided"}
+    assert (verdicts["why"] == "").eq(verdicts["verdict"] != "undecided").all()
+    assert set(found["optimizer"]) == {"adam", "adamw"}
+    first = [path.read_bytes() for path in draw_map(trials, sweep, tmp_path / "first")]
+    shuffled = trials.sample(frac=1, random_state=0)
+    assert [path.read_bytes() for path in draw_map(shuffled, sweep, tmp_path / "second")] == first
+
+
+def test_a_map_runs_from_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "my_sweeps.py").touch()
+    small = [f"{name}={value}" for name, value in {**SIZES, "batch_size": 2, "weight_decay": "1e-3,1e1"}.items()]
+    sets = [part for text in (*small, "num_epochs=2") for part in ("--set", text)]
+    planned = checked(tmp_path, "plan", "map_wd", *sets)
+    assert "8 to 32 of each cell's own" in planned
+    refused = launch(tmp_path, "map_wd", "--seeds", "0-3", *sets)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "draw their own seeds" in refused.stderr
+
+
+def test_a_map_of_no_sense_is_one_line() -> None:
+    with pytest.raises(SweepError, match="a line gives a value to a field of the space"):
+        map_of(lines=({"num_filters": 3},))
+    with pytest.raises(SweepError, match="same fields"):
+        MapSearch({"adam": SPACE, "adamw": {"weight_decay": SPACE["weight_decay"]}})
