@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.claim_rule import ClaimRule
@@ -78,6 +78,23 @@ class MapSearch:
         for setting in (s for i, s in enumerate(settings) if s not in settings[:i]):
             yield setting, self.rounds
             yield from (({**setting, **line}, self.line_rounds) for line in self.lines)
+
+    def with_values(self, name: str, values: tuple[Any, ...]) -> MapSearch:
+        """The map over these values of a field of the space, or their range: what is judged and looked at agree.
+
+        Weight decays are judged only: their range is the optimizer's. Lines at other values go; raises `SweepError` for fewer than two values.
+        """
+        if name not in self.fields:
+            return self
+        positive = tuple(sorted({value for value in values if value > 0}))
+        if len(positive) < 2:
+            raise SweepError(f"a map needs two or more positive values of {name}, got {', '.join(map(str, values))}")
+        spaces = {
+            optimizer: {**axes, name: axes[name].within(positive) if name != "weight_decay" else axes[name]}
+            for optimizer, axes in self.space.items()
+        }
+        lines = tuple(line for line in self.lines if line.get(name, positive[0]) in positive)
+        return replace(self, space=spaces, lines=lines)
 
     def num_trials(self, sweep: Sweep) -> int:
         """Trials that every run of the map has: claims may add seeds."""

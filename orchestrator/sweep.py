@@ -130,7 +130,10 @@ class Sweep:
         if name == "optimizer":
             return self._with_optimizers(values, extend=extend)
         changed = tuple(grid.with_values(name, values) for grid in self.grids)
-        return replace(self, grids=self.grids + changed if extend else changed)
+        if extend:
+            return replace(self, grids=self.grids + changed)
+        search = self.search.with_values(name, values) if isinstance(self.search, MapSearch) else self.search
+        return replace(self, grids=changed, search=search)
 
     def _with_optimizers(self, values: tuple[str, ...], *, extend: bool) -> Sweep:
         """Choose among the arms; an optimizer without one joins every grid, with no fields of its own."""

@@ -48,6 +48,10 @@ class Axis(Protocol):
         """The value of this axis that stands for any number that a sampler gives; `ValueError` if none does."""
         ...
 
+    def within(self, values: tuple[Any, ...]) -> Axis:
+        """The axis over these rising values, or their range."""
+        ...
+
     def distribution(self) -> BaseDistribution:
         """The axis as Optuna knows it: every value of the axis lies in it."""
         ...
@@ -75,6 +79,10 @@ class LogUniform:
     def nearest(self, value: float) -> float:
         """The value, rounded and not out of the axis."""
         return min(max(round_significant(float(value)), self.low), self.high)
+
+    def within(self, values: tuple[float, ...]) -> LogUniform:
+        """The range of these values."""
+        return LogUniform(values[0], values[-1])
 
     def distribution(self) -> BaseDistribution:
         """A float on a logarithmic scale."""
@@ -113,6 +121,10 @@ class LogIntegers:
         """The value at the smallest ratio; the smaller one of two."""
         return min(self.values, key=lambda known: abs(math.log(known / value)))
 
+    def within(self, values: tuple[int, ...]) -> LogIntegers:
+        """These values."""
+        return LogIntegers(values)
+
     def distribution(self) -> BaseDistribution:
         """An integer on a logarithmic scale."""
         from optuna.distributions import IntDistribution
@@ -146,6 +158,10 @@ class Choice:
         if value not in self.values:
             raise ValueError(f"{value!r} is none of {self.values}")
         return value
+
+    def within(self, values: tuple[Any, ...]) -> Choice:
+        """These values."""
+        return Choice(values)
 
     def distribution(self) -> BaseDistribution:
         """A category."""

@@ -200,14 +200,24 @@ def test_tables_and_figures_come_from_parquet_alone(undisturbed: Ledger, tmp_pat
 
 def test_a_map_runs_from_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "my_sweeps.py").touch()
-    small = [f"{name}={value}" for name, value in {**SIZES, "batch_size": 2, "weight_decay": "1e-3,1e1"}.items()]
+    small = [f"{name}={value}" for name, value in {**SIZES, "batch_size": "2,20", "weight_decay": "1e-3,1e1"}.items()]
     sets = [part for text in (*small, "num_epochs=2") for part in ("--set", text)]
     planned = checked(tmp_path, "plan", "map_wd", *sets)
     assert "8 to 32 of each cell's own" in planned
-    refused = launch(tmp_path, "map_wd", "--seeds", "0-3", *sets)
-    assert refused.returncode == 2
-    assert refused.stderr.count("\n") == 1
-    assert "draw their own seeds" in refused.stderr
+    for wrong, line in (("--seeds 0-3", "draw their own seeds"), ("--set batch_size=2", "two or more positive values")):
+        refused = launch(tmp_path, "map_wd", *(sets if "seeds" in wrong else ()), *wrong.split())
+        assert refused.returncode == 2
+        assert refused.stderr.count("\n") == 1
+        assert line in refused.stderr
+
+
+def test_values_of_an_axis_bound_the_boundaries_too() -> None:
+    narrow = map_of().with_overrides(["batch_size=2,5", "weight_decay=1e-2,1"])
+    assert isinstance(narrow.search, MapSearch)
+    assert narrow.search.space["adam"]["batch_size"] == LogIntegers((2, 5))
+    assert narrow.search.space["adam"]["weight_decay"] == SPACE["weight_decay"]
+    assert narrow.search.lines == ({"batch_size": 2},)
+    assert map_of().with_overrides(["batch_size=5,20"]).search.lines == ()  # type: ignore[union-attr]
 
 
 def test_a_map_of_no_sense_is_one_line() -> None:
