@@ -28,8 +28,9 @@ _THRESHOLD_SPREAD = 1.5
 _EXPONENT_SPREAD = 2.5
 _LOG10_WIDTH = (-1.0, 0.5)
 """Prior mean and standard deviation of log10(width in decades): a tenth of a decade, give or take a factor of three."""
-_LOGIT_LAPSE = (-4.5, 1.0)
-"""Prior mean and standard deviation of logit(lapse): about one draw in a hundred is against all expectation."""
+_LOGIT_LAPSE = (-3.8, 1.0)
+"""Prior mean and standard deviation of logit(2 lapse), so that no lapse turns a law upside down: about one draw in a
+hundred is against all expectation."""
 
 _DEGREES = 5.0
 _MAX_ROUNDS = 60
@@ -49,7 +50,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ScalingFit:
-    """The posterior of a scaling law as weighted points [point, (threshold at x0, k, log10 width, logit lapse)].
+    """The posterior of a scaling law as weighted points [point, (threshold at x0, k, log10 width, logit 2 lapse)].
 
     `num_effective` is Kish's effective number of points; `num_x` how many different x were drawn at.
     """
@@ -180,7 +181,7 @@ def _log_likelihood(points: Floats, distance: Floats, log_decay: Floats, is_work
     """Log likelihood of each point; `distance` is log10(x / x0) of each draw."""
     threshold, k, log_width, logit_lapse = points.T[:, :, None]
     sign = np.where(is_working, 1.0, -1.0)
-    lapse = special.expit(logit_lapse)
+    lapse = special.expit(logit_lapse) / 2
     z = sign * (threshold + k * distance - log_decay) / 10**log_width
     return np.asarray(np.log(lapse + (1 - 2 * lapse) * special.ndtr(z)).sum(axis=1))
 

@@ -191,6 +191,27 @@ def export_mlflow(
 
 
 @app.command()
+def export_optuna(
+    name: SweepName,
+    sets: Sets = None,
+    out: Out = "results",
+    storage: Annotated[str | None, typer.Option(help="an Optuna storage URL; default OUT/optuna.db")] = None,
+    module: Module = None,
+    workload: Workload = None,
+    data: Data = None,
+) -> None:
+    """Write a map's trials as Optuna studies, for optuna-dashboard and Optuna's own plots."""
+    sweep = _sweep(name, module, sets, None, workload, data)
+
+    from orchestrator.map_studies import export_optuna as export
+
+    url, written = export(sweep, out, storage)
+    for study, num_trials in written.items():
+        typer.echo(f"{study}: {num_trials} trials")
+    typer.echo(f"optuna   {url}")
+
+
+@app.command()
 def data(
     name: Annotated[str, typer.Argument(help="a data set: cifar10, cifar100, fashion_mnist, or a folder of images")],
     sets: Sets = None,

@@ -82,7 +82,8 @@ class MapSearch:
     def with_values(self, name: str, values: tuple[Any, ...]) -> MapSearch:
         """The map over these values of a field of the space, or their range: what is judged and looked at agree.
 
-        Weight decays are judged only: their range is the optimizer's. Lines at other values go; raises `SweepError` for fewer than two values.
+        Weight decays are only judged there: their range is the optimizer's own. Lines at other values go. Raises
+        `SweepError` for fewer than two values.
         """
         if name not in self.fields:
             return self

@@ -7,19 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from orchestrator.claim_rule import ClaimRule
+from orchestrator.claims import works
 from orchestrator.errors import SweepError
 from orchestrator.ledger import Ledger
 from orchestrator.map_figures import draw_map
 from orchestrator.map_run import claim_draws
 from orchestrator.map_search import MapSearch, draw_seed
+from orchestrator.map_studies import export_optuna
 from orchestrator.map_tables import map_tables
 from orchestrator.plan import plan_sweep
 from orchestrator.sweep import Grid, Sweep
 from orchestrator.work import Task
+from search_spaces.boundary import BoundarySampler
 from search_spaces.space import Axis, Choice, LogIntegers, LogUniform
+from search_spaces.studies import read_study
 from tests.launching import checked, launch
 from trainables.registry import workload
 from trainables.result import TrialResult
@@ -196,6 +201,33 @@ def test_tables_and_figures_come_from_parquet_alone(undisturbed: Ledger, tmp_pat
     first = [path.read_bytes() for path in draw_map(trials, sweep, tmp_path / "first")]
     shuffled = trials.sample(frac=1, random_state=0)
     assert [path.read_bytes() for path in draw_map(shuffled, sweep, tmp_path / "second")] == first
+
+
+def test_optuna_opens_a_finished_map(undisturbed: Ledger, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'optuna.db'}"
+    for _ in range(2):  # the second export takes the place of the first
+        _, written = export_optuna(map_of(), undisturbed.root, storage)
+    trials = undisturbed.trials("two_layer_cnn").to_pandas()
+    assert sum(written.values()) == len(trials)
+    for optimizer in ("adam", "adamw"):
+        (name,) = (name for name in written if name.endswith(f"optimizer={optimizer}"))
+        study = optuna.load_study(study_name=name, storage=storage)
+        own = trials[trials["optimizer"] == optimizer]
+        expected = zip(own["batch_size"], own["weight_decay"], works(own, RULE), strict=True)
+        seen = [
+            (params["batch_size"], params["weight_decay"], value == 1) for params, value in read_study(study, SPACE)
+        ]
+        assert sorted(seen) == sorted((int(b), float(d), bool(w)) for b, d, w in expected)
+        study.sampler = BoundarySampler(seed=0)  # and the search goes on from there
+        trial = study.ask({name: axis.distribution() for name, axis in SPACE.items()})
+        assert 1e-4 <= trial.params["weight_decay"] <= 1e2
+
+
+def test_a_grid_is_no_optuna_study(tmp_path: Path) -> None:
+    (tmp_path / "my_sweeps.py").touch()
+    refused = launch(tmp_path, "export-optuna", "grid_bsz")
+    assert refused.returncode == 2
+    assert refused.stderr == "error: grid_bsz is no map: its trials have no space to make a study of\n"
 
 
 def test_a_map_runs_from_the_command_line(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Whether verdicts, intervals and exponents err as rarely as they say, by simulation: `python -m tests.benchmarks.claims`.
+"""Whether verdicts, intervals and exponents err as rarely as they say: `python -m tests.benchmarks.claims`.
 
 - Maps of 500 cells without any difference, each through the whole loop (look, add seeds where undecided, look again):
-  the share of maps in which no look grants a difference (at least 95%), and the false share of all verdicts (at most 5%).
+  the share of maps in which no look grants a difference (at least 95%), and the false share of verdicts (at most 5%).
 - Maps with differences: the share of cells decided rightly, and the seeds that took.
 - Intervals: how often they hold the truth at the look where one stops, and at all looks (at least 93%).
 - Exponents of simulated scaling laws, from draws on a grid and draws placed by the fit so far (at least 93%).
@@ -145,9 +145,10 @@ def bench_null_maps(num_maps: int) -> None:
 def bench_power(num_maps: int) -> None:
     """Maps in which a share of cells differs and the others work, or not, for both with the same chances."""
     print(f"A difference in some cells: {num_maps} maps of {NUM_CELLS} cells, the others alike with the same chances")
-    print(
-        f"  {'P':<13} {'cells':>6} {'decided rightly':>16} {'others rightly':>15} {'seeds':>6} {'FDR':>7} {'of differences':>15}"
+    heads = (
+        f"{'cells':>6} {'decided rightly':>16} {'others rightly':>15} {'seeds':>6} {'FDR':>7} {'of differences':>15}"
     )
+    print(f"  {'P':<13} {heads}")
     rng = np.random.default_rng(2)
     for high in (1.0, 0.95, 0.9, 0.8):
         for share in (0.1, 0.5):
@@ -163,10 +164,8 @@ def bench_power(num_maps: int) -> None:
                 rows.append((rightly[differs].mean(), rightly[~differs].mean(), seeds, *false_share(run, p)))
             power, others, seeds, fdr, fdr_differences = np.mean(rows, axis=0)
             law = f"({high:g}, {1 - high:.2g})"
-            print(
-                f"  {law:<13} {share:>6.0%} {power:>16.1%} {others:>15.1%} {seeds:>6.1f} {fdr:>7.2%} {fdr_differences:>15.2%}",
-                flush=True,
-            )
+            found = f"{share:>6.0%} {power:>16.1%} {others:>15.1%} {seeds:>6.1f} {fdr:>7.2%} {fdr_differences:>15.2%}"
+            print(f"  {law:<13} {found}", flush=True)
 
 
 def bench_proportions(num_runs: int = 10_000) -> None:
@@ -187,9 +186,8 @@ def bench_proportions(num_runs: int = 10_000) -> None:
 def bench_differences(num_runs: int = 1000) -> None:
     """Intervals of the mean paired difference, at the rule's looks, stopped where 0 is excluded."""
     print(f"Intervals of the mean difference of error, 95%, looks after {LOOKS} pairs; {num_runs} runs each")
-    print(
-        f"  {'law of a difference':<26} {'at stopping':>12} {'at all looks':>13} {'mean width at stopping':>23} {'at 32':>7}"
-    )
+    heads = f"{'at stopping':>12} {'at all looks':>13} {'mean width at stopping':>23} {'at 32':>7}"
+    print(f"  {'law of a difference':<26} {heads}")
     rng = np.random.default_rng(4)
     size = (num_runs, LOOKS[-1])
     laws = {
@@ -237,9 +235,8 @@ class Law:
 def bench_exponents(num_laws: int) -> None:
     """95% intervals of the exponent and of the threshold at x = 3, for laws and numbers of draws at random."""
     print(f"Exponents: {num_laws} laws each, k in {{1, 2}}, width 0.03-0.3 decade, lapse 0 or 0.01, 30-100 draws")
-    print(
-        f"  {'draws':<10} {'k held':>8} {'median width':>13} {'threshold held':>15} {'median width':>13} {'least points':>13}"
-    )
+    heads = f"{'k held':>8} {'median width':>13} {'threshold held':>15} {'median width':>13} {'least points':>13}"
+    print(f"  {'draws':<10} {heads}")
     designs: dict[str, Callable[[Law, int, np.random.Generator], ScalingFit]] = {
         "grid": on_grid,
         "adaptive": adaptively,
@@ -259,10 +256,8 @@ def bench_exponents(num_laws: int) -> None:
             rows.append((k_holds, k.high - k.low, holds, threshold.high - threshold.low, fit.num_effective))
             where.append((law.width < 0.1, num_draws < 65, law.lapse == 0))
         held, width, t_held, t_width, points = np.array(rows, dtype=float).T
-        print(
-            f"  {design:<10} {held.mean():>8.1%} {np.median(width):>13.2f} {t_held.mean():>15.1%} {np.median(t_width):>13.2f}"
-            f" {points.min():>13.0f}"
-        )
+        k_text = f"{held.mean():>8.1%} {np.median(width):>13.2f}"
+        print(f"  {design:<10} {k_text} {t_held.mean():>15.1%} {np.median(t_width):>13.2f} {points.min():>13.0f}")
         parts = zip(("width < 0.1", "< 65 draws", "no lapses"), np.array(where).T, strict=True)
         print(
             "    k held: " + ", ".join(f"{n} {held[at].mean():.1%}, else {held[~at].mean():.1%}" for n, at in parts),
