@@ -60,6 +60,13 @@ class ProgressDisplay:
             self._cost_running = max(0.0, self._cost_running - cost)  # it held a share of this trial
             self._show()
 
+    def expect(self, total: int, cost_left: float) -> None:
+        """A search asked for more: trials in all by now, and the cost of those that have not ended."""
+        with self._lock:
+            self._total, self._cost_total = total, self._cost_done + cost_left
+            if self._console.is_terminal:
+                self._bar.update(self._task, total=max(self._cost_total, 1e-9))
+
     def partial(self, cost_running: float) -> None:
         """The share of their cost that the trials in training have behind them, in sum."""
         with self._lock:

@@ -77,6 +77,8 @@ class Training:
         """Queue what the work has next; the first time in the driver's thread, then in the recorder's."""
         tasks, stopped = self._plan.work.advance(results)
         self._queue.add([self._order(task) for task in tasks])
+        if results and tasks:
+            self._progress.expect(self._plan.work.num_trials, self._plan.work.forecast_core_seconds)
         if stopped:
             # A killed launch may have left them unmarked: not all of them were queued by this one.
             self._configs.update((config.trial_id, config) for config in self._plan.work.configs())

@@ -110,3 +110,13 @@ def test_a_sweep_with_nothing_to_run_has_a_display_too() -> None:
 )
 def test_durations(seconds: float, shown: str) -> None:
     assert progress._duration(seconds) == shown
+
+
+def test_a_search_that_asks_for_more_has_more_trials_in_all_and_keeps_what_is_done() -> None:
+    console = terminal()
+    with ProgressDisplay("map_wd", 2, 0, 2.0, console) as display:
+        display.trial_done(Outcome.LEARNED, 1.0)
+        display.expect(5, 4.0)
+        (task,) = display._bar.tasks
+        assert (task.completed, task.total) == (1.0, 5.0)
+    assert "map_wd: 1/5 trials" in text(console)
