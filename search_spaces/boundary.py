@@ -18,8 +18,8 @@ from optuna.samplers import BaseSampler
 from optuna.search_space import intersection_search_space
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from scipy.special import ndtr, owens_t
-from scipy.stats import qmc
+from scipy.special import ndtr, owens_t  # type: ignore[import-untyped]
+from scipy.stats import qmc  # type: ignore[import-untyped]
 
 from search_spaces.level_set import LevelSetModel, fit
 from search_spaces.space import round_significant
@@ -35,7 +35,9 @@ EXPLORE_EVERY = 8
 """One point in so many goes where the model knows least, or a region that it never saw would never be found."""
 GRID_BITS = 10
 NUM_GRID = 2**GRID_BITS
+"""Quasi-random points, new ones in each call, over which errors are counted."""
 NUM_CANDIDATES = 128
+"""Those of them that are most likely on the wrong side; one is chosen."""
 
 
 def propose_boundary(
@@ -47,10 +49,10 @@ def propose_boundary(
     number: int | None = None,
     level: float = 0.5,
 ) -> list[Params]:
-    """`num` points to try next, given what was tried (`history`) and what runs (`pending`); equal arguments, equal points.
+    """`num` points to try next, after `history` and while `pending` run; equal arguments give equal points.
 
-    `number` is that of the first one in the whole search, by default as many as are in `history` and `pending`: with one
-    `seed` throughout a search it tells rounds apart. A point may be one that was tried, where another draw says most.
+    `number` is that of the first one in the whole search, by default as many as are in `history` and `pending`: it
+    tells rounds of one `seed` apart. Raises ValueError for an outcome outside of [0, 1].
     """
     first = len(history) + len(pending) if number is None else number
     num_startup = STARTUP_PER_DIMENSION * len(space)
@@ -119,8 +121,8 @@ class _Field:
     def expected_errors(self, candidates: NDArray[np.intp]) -> Array:
         """Expected sum of `errors` over the grid after one outcome at each of candidates (k,); (k,).
 
-        With explained standard deviation t of s, mean m and new mean jointly Gaussian, the probability that the new mean
-        and the latent value differ in sign is 2 T(m / s, sqrt(s^2 - t^2) / t), T being Owen's function.
+        The latent value (mean m, deviation s) and its new mean (deviation t) are jointly Gaussian; they differ in sign
+        with probability 2 T(m / s, sqrt(s^2 - t^2) / t), T being Owen's function.
         """
         variance = np.diag(self.covariance)[:NUM_GRID]
         columns = self.covariance[candidates, :NUM_GRID]

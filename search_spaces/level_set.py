@@ -1,10 +1,11 @@
 """Where a probability crosses a level: a Gaussian-process model of binary outcomes at points of the unit cube.
 
-A latent function f with a squared-exponential prior gives P(works) = Phi(f); an outcome is then flipped with probability `lapse`,
-so a mislabelled draw bends no boundary. The posterior is Laplace's approximation with the expected (Fisher) information,
-which stays positive where a lapse makes the likelihood not concave [Hartmann and Vanhatalo 2019]. Length scales,
-amplitude and lapse maximize the approximate evidence times log-normal priors, within bounds: without the priors the
-length scales collapse on disjoint regions and the amplitude grows without end on outcomes that can be separated.
+A latent function f with a squared-exponential prior gives P(works) = Phi(f); an outcome is then flipped with
+probability `lapse`, so that a mislabelled draw bends no boundary. The posterior is Laplace's approximation with the
+expected (Fisher) information, which stays positive where a lapse makes the likelihood not concave [Hartmann and
+Vanhatalo 2019]. Length scales, amplitude and lapse maximize the approximate evidence times log-normal priors, within
+bounds: without the priors the length scales collapse on disjoint regions and the amplitude grows without end on
+outcomes that can be separated.
 
 Shapes: n points of d dimensions seen, m points asked about.
 """
@@ -15,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import cho_solve, cholesky, solve, solve_triangular
-from scipy.optimize import minimize
-from scipy.spatial.distance import cdist
-from scipy.special import ndtr, ndtri
+from scipy.linalg import cho_solve, cholesky, solve, solve_triangular  # type: ignore[import-untyped]
+from scipy.optimize import minimize  # type: ignore[import-untyped]
+from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
+from scipy.special import ndtr, ndtri  # type: ignore[import-untyped]
 
 Array = NDArray[np.float64]
 
@@ -121,7 +122,7 @@ class _Mode:
 
 
 def _find_mode(covariance: Array, data: _Outcomes, lapse: float, alpha: Array) -> _Mode:
-    """Newton's method from `alpha`, with steps halved until they climb; [Rasmussen and Williams 2006, algorithm 3.1]."""
+    """Newton's method from `alpha`, with steps halved until they climb [Rasmussen and Williams 2006, alg. 3.1]."""
     values = covariance @ alpha
     reached = data.log_likelihood(values, lapse) - 0.5 * alpha @ values
     for _ in range(MAX_NEWTON_STEPS):
@@ -146,12 +147,13 @@ def _find_mode(covariance: Array, data: _Outcomes, lapse: float, alpha: Array) -
     slopes = _Slopes.at(values, lapse, data)
     root = np.sqrt(slopes.expected)
     factor = _factor(covariance, root)
-    log_evidence = max(reached, climbed) - float(np.sum(np.log(np.diag(factor))))
+    log_evidence = float(max(reached, climbed) - np.sum(np.log(np.diag(factor))))
     return _Mode(covariance, alpha, values, slopes, root, factor, log_evidence)
 
 
 def _factor(covariance: Array, root: Array) -> Array:
-    return cholesky(np.eye(len(root)) + root[:, None] * covariance * root, lower=True, check_finite=False)
+    inner = np.eye(len(root)) + root[:, None] * covariance * root
+    return np.asarray(cholesky(inner, lower=True, check_finite=False), dtype=float)
 
 
 def _evidence_slopes(mode: _Mode, prior: _Prior, points: Array, lapse: float) -> Array:
