@@ -1,11 +1,12 @@
 """Where a probability crosses a level: a Gaussian-process model of binary outcomes at points of the unit cube.
 
 A latent function f with a squared-exponential prior gives P(works) = Phi(f); an outcome is then flipped with
-probability `lapse`, so that a mislabelled draw bends no boundary. The posterior is Laplace's approximation with the
-expected (Fisher) information, which stays positive where a lapse makes the likelihood not concave [Hartmann and
-Vanhatalo 2019]. Length scales, amplitude and lapse maximize the approximate evidence times log-normal priors, within
-bounds: without the priors the length scales collapse on disjoint regions and the amplitude grows without end on
-outcomes that can be separated.
+probability `lapse`, so that a mislabelled draw bends no boundary. Length scales, amplitude and lapse maximize Laplace's
+evidence, with the expected (Fisher) information that stays positive where a lapse makes the likelihood not concave
+[Hartmann and Vanhatalo 2019], times log-normal priors, within bounds: without the priors the length scales collapse on
+disjoint regions and the amplitude grows without end on outcomes that can be separated. The posterior is expectation
+propagation's [Minka 2001]: where outcomes are certain Laplace's has a mode near the boundary's level and a deviation as
+wide as the prior's, and would call every certain place unknown.
 
 Shapes: n points of d dimensions seen, m points asked about.
 """
@@ -33,6 +34,9 @@ MAX_POINTS_FOR_SEARCH = 256
 """Length scales, amplitude and lapse are found on so many points at most: they need few, and the cost is cubic."""
 SEARCH_OPTIONS = {"maxiter": 30, "ftol": 1e-5}
 MAX_NEWTON_STEPS = 50
+MAX_SWEEPS, DAMPING, SWEEP_TOLERANCE = 30, 0.7, 1e-3
+QUADRATURE = np.linspace(-6.0, 6.0, 97)
+"""Places, in the cavity's standard deviations, at which a site's moments are summed."""
 JITTER = 1e-8
 
 
@@ -156,6 +160,44 @@ def _factor(covariance: Array, root: Array) -> Array:
     return np.asarray(cholesky(inner, lower=True, check_finite=False), dtype=float)
 
 
+def _propagated(mode: _Mode, data: _Outcomes, lapse: float) -> tuple[Array, Array, Array]:
+    """`alpha`, `root` and `factor` of the Gaussian that matches every point's moments [Rasmussen and Williams 2006, 3.6].
+
+    All points are updated at once, damped, from Laplace's sites; a site's moments are sums over a grid of its cavity.
+    """
+    covariance = mode.covariance
+    tau = mode.slopes.expected
+    nu = tau * mode.values + mode.slopes.gradient
+    alpha, root, factor, mean = mode.alpha, mode.root, mode.factor, mode.values
+    for _ in range(MAX_SWEEPS):
+        half = solve_triangular(factor, root[:, None] * covariance, lower=True, check_finite=False)
+        variance = np.maximum(np.diag(covariance) - np.sum(half**2, axis=0), JITTER)
+        cavity = np.maximum(1 / variance - tau, 1e-6)
+        cavity_nu = mean / variance - nu
+        matched_mean, matched_variance = _tilted(cavity_nu / cavity, 1 / np.sqrt(cavity), data, lapse)
+        tau = (1 - DAMPING) * tau + DAMPING * np.maximum(1 / matched_variance - cavity, 1e-10)
+        nu = (1 - DAMPING) * nu + DAMPING * (matched_mean / matched_variance - cavity_nu)
+        root = np.sqrt(tau)
+        factor = _factor(covariance, root)
+        alpha = nu - root * cho_solve((factor, True), root * (covariance @ nu), check_finite=False)
+        before, mean = mean, covariance @ alpha
+        if np.max(np.abs(mean - before)) < SWEEP_TOLERANCE:
+            break
+    return alpha, root, factor
+
+
+def _tilted(mean: Array, std: Array, data: _Outcomes, lapse: float) -> tuple[Array, Array]:
+    """Mean and variance (n,) of each point's likelihood times a Gaussian."""
+    places = mean[:, None] + std[:, None] * QUADRATURE
+    p = lapse + (1 - 2 * lapse) * ndtr(places)
+    log_weights = data.successes[:, None] * np.log(p) + (data.counts - data.successes)[:, None] * np.log1p(-p)
+    log_weights -= 0.5 * QUADRATURE**2
+    weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    matched = np.sum(weights * places, axis=1)
+    return matched, np.maximum(np.sum(weights * (places - matched[:, None]) ** 2, axis=1), JITTER)
+
+
 def _evidence_slopes(mode: _Mode, prior: _Prior, points: Array, lapse: float) -> Array:
     """Derivatives of the log evidence by log lengths, log amplitude and log lapse; (d + 2,).
 
@@ -244,7 +286,7 @@ def fit(points: ArrayLike, successes: ArrayLike, counts: ArrayLike, level: float
     prior, lapse = _unpacked(theta)
     covariance = prior.covariance(points, points)
     mode = _find_mode(covariance, data, lapse, np.zeros(len(points)))
-    return LevelSetModel(level, prior.lengths, prior.amplitude, lapse, points, mode.alpha, mode.root, mode.factor)
+    return LevelSetModel(level, prior.lengths, prior.amplitude, lapse, points, *_propagated(mode, data, lapse))
 
 
 def _checked(points: ArrayLike, successes: ArrayLike, counts: ArrayLike, level: float) -> tuple[Array, _Outcomes]:
