@@ -31,8 +31,8 @@ Outcomes = Sequence[float | None]
 """One for each boundary: 1 works, 0 does not, between them a rate, None not known."""
 
 STARTUP_PER_DIMENSION = 8
-EXPLORE_EVERY = 8
-"""One point in so many goes where the model knows least, or a region that it never saw would never be found."""
+EXPLORE_EVERY = 4
+"""One point in so many goes on with the quasi-random design, or a region that it missed would never be found."""
 GRID_BITS = 10
 NUM_GRID = 2**GRID_BITS
 """Quasi-random points, new ones in each call, over which errors are counted."""
@@ -58,11 +58,17 @@ def propose_boundary(
     num_startup = STARTUP_PER_DIMENSION * len(space)
     is_blind = not any(outcome is not None for _, outcomes in history for outcome in outcomes)
     num_design = num if is_blind else min(max(num_startup - first, 0), num)
-    design = qmc.Sobol(len(space), rng=np.random.default_rng(seed)).random_base2((first + num_design).bit_length())
+    design = qmc.Sobol(len(space), rng=np.random.default_rng(seed)).random_base2((first + num).bit_length())
     asked = [_decode(space, row) for row in design[first : first + num_design]]
-    if num_design < num:
+    informed = []
+    for one in range(first + num_design, first + num):
+        if one % EXPLORE_EVERY == 0:
+            asked.append(_decode(space, design[num_startup + (one - num_startup) // EXPLORE_EVERY]))
+        else:
+            informed.append(one)
+    if informed:
         rng = np.random.default_rng([seed, first])
-        asked += _informative(space, history, [*pending, *asked], range(first + num_design, first + num), rng, level)
+        asked += _informative(space, history, [*pending, *asked], len(informed), rng, level)
     return asked
 
 
@@ -70,11 +76,11 @@ def _informative(
     space: Space,
     history: Sequence[tuple[Mapping[str, Any], Outcomes]],
     pending: Sequence[Mapping[str, Any]],
-    numbers: Sequence[int],
+    num: int,
     rng: np.random.Generator,
     level: float,
 ) -> list[Params]:
-    """A point for each of `numbers`, one after the other, each knowing where the others are."""
+    """`num` points, one after the other, each knowing where the others are."""
     fresh = [_decode(space, row) for row in qmc.Sobol(len(space), rng=rng).random_base2(GRID_BITS)]
     tried, successes, counts = pool(space, history)
     grid = np.array([encode(space, params) for params in fresh])
@@ -88,8 +94,8 @@ def _informative(
         for at in range(len(grid), len(points)):
             field.observe(at)
     chosen = []
-    for one in numbers:
-        at = _most_uncertain(fields) if one % EXPLORE_EVERY == 0 else _least_errors(fields)
+    for _ in range(num):
+        at = _least_errors(fields)
         chosen.append(fresh[at])
         for field in fields:
             field.observe(at)
@@ -101,10 +107,6 @@ def _least_errors(fields: Sequence[_Field]) -> int:
     candidates = np.argsort(-risk, kind="stable")[:NUM_CANDIDATES]
     left = sum(field.expected_errors(candidates) for field in fields)
     return int(candidates[np.argmin(left)])
-
-
-def _most_uncertain(fields: Sequence[_Field]) -> int:
-    return int(np.argmax(sum(np.diag(field.covariance)[:NUM_GRID] / field.model.amplitude**2 for field in fields)))
 
 
 class _Field:

@@ -161,7 +161,7 @@ def _factor(covariance: Array, root: Array) -> Array:
 
 
 def _propagated(mode: _Mode, data: _Outcomes, lapse: float) -> tuple[Array, Array, Array]:
-    """`alpha`, `root` and `factor` of the Gaussian that matches every point's moments [Rasmussen and Williams 2006, 3.6].
+    """`alpha`, `root`, `factor` of the Gaussian that matches every point's moments [Rasmussen and Williams 2006, 3.6].
 
     All points are updated at once, damped, from Laplace's sites; a site's moments are sums over a grid of its cavity.
     """
@@ -277,8 +277,8 @@ class LevelSetModel:
 def fit(points: ArrayLike, successes: ArrayLike, counts: ArrayLike, level: float = 0.5) -> LevelSetModel:
     """The model of `successes` (n,) among `counts` (n,) draws at points (n, d) of the unit cube.
 
-    Successes may be fractions (a rate times its count). Equal arguments give equal models; equal points may be given
-    once, pooled, or several times. Raises ValueError for shapes or numbers that are none of this.
+    Successes may be fractions (a rate times its count). Equal arguments give equal models; equal points are pooled.
+    Raises ValueError for shapes or numbers that are none of this.
     """
     points, data = _checked(points, successes, counts, level)
     every = np.unique(np.linspace(0, len(points) - 1, MAX_POINTS_FOR_SEARCH).astype(int))
@@ -299,7 +299,11 @@ def _checked(points: ArrayLike, successes: ArrayLike, counts: ArrayLike, level: 
         raise ValueError(f"points in the unit cube and 0 < level < 1 are required, got level {level:g}")
     if not np.all((data.successes >= 0) & (data.successes <= data.counts) & np.isfinite(data.counts)):
         raise ValueError("0 <= successes <= counts is required of each point")
-    return points, data
+    # One site for all draws of a point: a product of several would be matched worse.
+    distinct, inverse = np.unique(points, axis=0, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    sums = (np.bincount(inverse, weights).astype(float) for weights in (data.successes, data.counts))
+    return distinct, _Outcomes(*sums)
 
 
 def _search(points: Array, data: _Outcomes) -> Array:
