@@ -188,7 +188,7 @@ def test_the_design_is_one_sequence_however_it_is_cut() -> None:
 
 def test_a_batch_keeps_clear_of_itself_and_of_what_runs(disc: list[Any]) -> None:
     pending = propose_boundary(SQUARE, disc, (), 3, seed=0, number=49)
-    asked = propose_boundary(SQUARE, disc, pending, 4, seed=0, number=49)
+    asked = propose_boundary(SQUARE, disc, pending, 4, seed=0, number=52)
     points = np.array([list(params.values()) for params in pending + asked])
     distances = np.linalg.norm(points[:, None] - points, axis=-1)[np.triu_indices(7, k=1)]
     assert distances.min() > 0.02
