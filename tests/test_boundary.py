@@ -238,6 +238,7 @@ def params_of(study: optuna.Study) -> list[dict[str, Any]]:
     return [trial.params for trial in study.trials]
 
 
+@pytest.mark.slow
 def test_several_boundaries_share_a_study_and_equal_seeds_give_equal_trials() -> None:
     studies = [optuna.create_study(directions=["maximize"] * 2, sampler=BoundarySampler(seed=5)) for _ in range(2)]
     for study in studies:

@@ -170,6 +170,7 @@ def test_a_sweep_ends_with_tables_figures_and_mlflow_from_images(folder: Path) -
     assert {row["num_train"] for row in found.values()} == {48}
 
 
+@pytest.mark.slow
 def test_a_driver_without_images_plans_by_the_manifest(folder: Path) -> None:
     planned = checked(folder, "plan", "grid_bsz", *SHORT)
     for arrays in (folder / "cache").rglob("*.npy"):

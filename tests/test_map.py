@@ -164,7 +164,7 @@ def test_steps_decide_the_epochs_unless_a_cell_does() -> None:
 # --- kills, refinements ---
 
 
-@pytest.mark.parametrize("die_every", [pytest.param(1, marks=pytest.mark.slow), 7])
+@pytest.mark.parametrize("die_every", [pytest.param(1, marks=pytest.mark.slow), 25])
 def test_an_interrupted_map_has_the_trials_of_one_left_alone(
     die_every: int, undisturbed: Ledger, tmp_path: Path
 ) -> None:

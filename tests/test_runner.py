@@ -36,6 +36,7 @@ def test_running_again_runs_nothing_and_writes_nothing(undisturbed: Path) -> Non
     assert parts(undisturbed) == before
 
 
+@pytest.mark.slow
 def test_more_seeds_run_only_the_new_ones_and_sweeps_share_trials(tmp_path: Path, undisturbed: Path) -> None:
     folder = make_folder(tmp_path)
     assert number_run(checked(folder, "small", *INLINE)) == 12
