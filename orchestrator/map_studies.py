@@ -30,6 +30,8 @@ def export_optuna(sweep: Sweep, out: str, storage: str | None = None) -> tuple[s
     ids = {config.trial_id for config in plan_sweep(sweep, ledger).configs}
     trials = ledger.trials(sweep.workload, trial_ids=ids).to_pandas()
     trials = trials[trials["outcome"].isin(SATISFYING)].sort_values("trial_id")
+    if trials.empty:
+        raise SweepError(f"{out!r} has no finished trial of {sweep.name}: run it first")
     trials = trials.assign(works=works(trials, sweep.search.rule))
     written = {}
     for setting, _ in sweep.search.boundaries(sweep):

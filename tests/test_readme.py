@@ -33,7 +33,7 @@ def run_python(code: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "line", [line for line in COMMANDS if line.split()[0] not in {"list", "status", "export-mlflow", "data"}]
+    "line", [line for line in COMMANDS if line.split()[0] not in {"list", "status", "export-mlflow", "export-optuna", "data"}]
 )
 def test_each_launch_can_be_planned(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = shlex.split(line)
