@@ -32,9 +32,10 @@ def run_python(code: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    "line", [line for line in COMMANDS if line.split()[0] not in {"list", "status", "export-mlflow", "export-optuna", "data"}]
-)
+NO_LAUNCHES = {"list", "status", "export-mlflow", "export-optuna", "data"}
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.split()[0] not in NO_LAUNCHES])
 def test_each_launch_can_be_planned(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = shlex.split(line)
     if "--workload" in arguments:
