@@ -183,7 +183,14 @@ def map_wd(workload: str = SYNTHETIC) -> Sweep:
         base = {**image_base(workload), "learning_rate": paper.IMAGE_LEARNING_RATE}
         axes = {"batch_size": maps.IMAGE_BATCH_SIZES, "weight_decay": maps.IMAGE_CLAIMED_DECAYS}
         lines = ({"batch_size": paper.IMAGE_MINI_BATCH},)
-    return _map_of("map_wd", "Where each optimizer works", workload, "batch_size", Grid(OPTIMIZERS, axes, base), lines)
+    return _map_of(
+        "map_wd",
+        "Where each optimizer works, by batch size",
+        workload,
+        "batch_size",
+        Grid(OPTIMIZERS, axes, base),
+        lines,
+    )
 
 
 @sweep
@@ -198,7 +205,13 @@ def map_lr_wd(workload: str = SYNTHETIC) -> Sweep:
     else:
         base = {**image_base(workload), "batch_size": paper.IMAGE_MINI_BATCH}
         axes = {"learning_rate": maps.CLAIMED_RATES, "weight_decay": maps.IMAGE_CLAIMED_DECAYS}
-    return _map_of("map_lr_wd", "Where each optimizer works", workload, "learning_rate", Grid(OPTIMIZERS, axes, base))
+    return _map_of(
+        "map_lr_wd",
+        "Where each optimizer works, by learning rate",
+        workload,
+        "learning_rate",
+        Grid(OPTIMIZERS, axes, base),
+    )
 
 
 @sweep
