@@ -42,10 +42,7 @@ def edges(decay: npt.NDArray[np.float64], works: npt.NDArray[np.bool_]) -> tuple
     low, high = float(log_decay.min()), float(log_decay.max())
     if low == high:
         return [], float(works.mean())
-    points, inverse = np.unique(log_decay, return_inverse=True)
-    counts = np.bincount(inverse).astype(float)
-    successes = np.bincount(inverse, weights=works.astype(float))
-    model = fit((points[:, None] - low) / (high - low), successes, counts)
+    model = fit((log_decay[:, None] - low) / (high - low), works.astype(float), np.ones(len(works)))
     share = np.linspace(0, 1, _PLACES)
     probability = np.asarray(model.probability(share[:, None]))
     best = int(probability.argmax())

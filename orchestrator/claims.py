@@ -53,6 +53,12 @@ def works(trials: pd.DataFrame, rule: ClaimRule) -> pd.Series[bool]:
     return is_low & is_measured(trials)
 
 
+def judged(trials: pd.DataFrame, rule: ClaimRule) -> pd.DataFrame:
+    """The trials that ended, in the order of their ids (sums round by their order), with a column `works`."""
+    ended = trials[trials["outcome"].isin(SATISFYING)].sort_values("trial_id", ignore_index=True)
+    return ended.assign(works=works(ended, rule))
+
+
 def cell_claims(trials: pd.DataFrame, by: Sequence[str], rule: ClaimRule) -> pd.DataFrame:
     """One row for each cell (trials equal in the columns `by`), sorted by them: the claim and the evidence behind it.
 

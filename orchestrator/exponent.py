@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats  # type: ignore[import-untyped]
 
 from orchestrator.errors import UserError
+from trainables.config import Optimizer
 
 Floats = NDArray[np.float64]
 
@@ -83,6 +84,14 @@ class ScalingFit:
         # numpy takes weights along one axis only by this method
         read = [np.quantile(row, quantiles, weights=self.weights, method="inverted_cdf") for row in flat]
         return Estimate(*np.moveaxis(np.reshape(read, (*values.shape[:-1], 3)), -1, 0))
+
+
+def theory_exponent(optimizer: Optimizer, q: int) -> int:
+    """The paper's exponent of lambda_max against sigma_0: q - 2 where the decay is coupled (corollary 4.3), else 0.
+
+    The bound of decoupled decay, O~(1), has no sigma_0 in it (theorems 4.4 and 4.5). Both are orders of magnitude.
+    """
+    return q - 2 if optimizer.is_coupled else 0
 
 
 def fit_scaling(x: ArrayLike, decay: ArrayLike, works: ArrayLike) -> ScalingFit:

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib import rc_context
+from matplotlib import rc_context, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from scipy.special import ndtr  # type: ignore[import-untyped]
 
-from orchestrator.claims import cell_claims, works
-from orchestrator.exponent import fit_scaling
+from orchestrator.claims import cell_claims, judged
+from orchestrator.exponent import fit_scaling, theory_exponent
 from orchestrator.figure_style import LOOKS, STYLE, draw_caption, number_axis, place_legend, symbol
 from orchestrator.figures import write
 from orchestrator.map_run import claim_draws, claim_keys
-from orchestrator.map_search import MapSearch
+from orchestrator.map_search import map_of
 from orchestrator.sequential import Verdict
 from orchestrator.sweep import Sweep
 from search_spaces.level_set import LevelSetModel, fit
 from trainables.config import Optimizer
-from trainables.result import SATISFYING
 
 _DECAY = "weight_decay"
 _CELLS = 80
@@ -46,13 +46,9 @@ MapFigure = Callable[[pd.DataFrame, Sweep], Figure]
 
 def draw_map(trials: pd.DataFrame, sweep: Sweep, folder: Path) -> list[Path]:
     """Write every figure of a map that is one of this module; trials that have not ended are left out."""
-    assert isinstance(sweep.search, MapSearch)
-    settled = trials[trials["outcome"].isin(SATISFYING) & (trials[_DECAY] > 0)].sort_values(
-        "trial_id", ignore_index=True
-    )
+    settled = judged(trials[trials[_DECAY] > 0], map_of(sweep).rule)
     if settled.empty:
         return []
-    settled = settled.assign(works=works(settled, sweep.search.rule))
     paths = []
     for name in sweep.figures:
         with rc_context(STYLE):
@@ -63,8 +59,8 @@ def draw_map(trials: pd.DataFrame, sweep: Sweep, folder: Path) -> list[Path]:
 
 def phase_diagram(trials: pd.DataFrame, sweep: Sweep) -> Figure:
     """P(works) of each optimizer over lambda and the map's other field, its boundary with a 95% band, and verdicts."""
-    assert isinstance(sweep.search, MapSearch)
-    other = next(name for name in sweep.search.fields if name != _DECAY)
+    fields = map_of(sweep).fields
+    other = next(name for name in fields if name != _DECAY)
     optimizers = [optimizer for optimizer in LOOKS if (trials["optimizer"] == optimizer).any()]
     figure = Figure(figsize=(4.4 * (len(optimizers) + 1), 4.4))
     panels = figure.subplots(1, len(optimizers) + 1, sharey=True, squeeze=False)[0]
@@ -82,26 +78,33 @@ def phase_diagram(trials: pd.DataFrame, sweep: Sweep) -> Figure:
         number_axis(panels[0], trials, other, on="y")
     panels[0].set_ylabel(symbol(other))
     _place_legend(figure)
-    draw_caption(figure, trials, [*sweep.search.fields, "optimizer"], "every dot a trial (filled: works); draws")
+    draw_caption(figure, trials, [*fields, "optimizer"], "every dot a trial (filled: works); draws")
     return figure
 
 
 def scaling(trials: pd.DataFrame, sweep: Sweep) -> Figure:
     """The largest lambda against the field that the map scales, one panel a power q: draws, fitted law, theory."""
-    assert isinstance(sweep.search, MapSearch)
-    assert sweep.search.scaling is not None
-    name = sweep.search.scaling
+    name = map_of(sweep).scaling
+    assert name is not None
     powers = sorted(trials["activation_power"].unique())
-    figure = Figure(figsize=(5.0 * len(powers), 4.2))
-    for axes, q in zip(figure.subplots(1, len(powers), sharey=True, squeeze=False)[0], powers, strict=True):
-        for optimizer, look in LOOKS.items():
+    figure = Figure(figsize=(5.0 * len(powers), 4.8))
+    panels = figure.subplots(1, len(powers), sharey=True, squeeze=False)[0]
+    for axes, q in zip(panels, powers, strict=True):
+        texts = []
+        for optimizer in LOOKS:
             own = trials[(trials["activation_power"] == q) & (trials["optimizer"] == optimizer)]
             if not own.empty:
                 _draw_trials(axes, own, name, optimizer, decay_on="y")
-                _draw_law(axes, own, name, int(q), look)
-        axes.set(xscale="log", yscale="log", xlabel=symbol(name), title=f"$q$ = {q}")
-        axes.legend(fontsize=8)
-    figure.axes[0].set_ylabel(r"weight decay $\lambda$")
+                texts.append(_draw_law(axes, own, name, int(q), optimizer))
+        axes.set(xscale="log", yscale="log", xlabel=symbol(name))
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+        axes.set_title("\n".join([f"$q$ = {q}", *texts]), fontsize=9)
+    panels[0].set_ylabel(r"weight decay $\lambda$")
+    handles = [Line2D([], [], color=LOOKS[o].colour, label=LOOKS[o].name) for o in (Optimizer.ADAM, Optimizer.ADAMW)]
+    handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label="the theory's slope"))
+    place_legend(figure, handles)
     draw_caption(figure, trials, [name, _DECAY, "optimizer"], "every dot a trial (filled: works); draws")
     return figure
 
@@ -114,11 +117,8 @@ def _region(trials: pd.DataFrame, other: str) -> tuple[LevelSetModel, npt.NDArra
     """The model of P(works) over the trials' own range, and ends of log10(lambda) and log10(other): low, high (2,)."""
     places = np.log10(trials[[_DECAY, other]].to_numpy(float))
     low, high = places.min(axis=0), places.max(axis=0)
-    points, inverse = np.unique(places, axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
-    successes = np.bincount(inverse, weights=trials["works"].to_numpy(float))
-    span = np.where(high > low, high - low, 1.0)
-    return fit((points - low) / span, successes, np.bincount(inverse).astype(float)), low, high
+    shares = (places - low) / np.where(high > low, high - low, 1.0)
+    return fit(shares, trials["works"].to_numpy(float), np.ones(len(trials))), low, high
 
 
 def _draw_region(axes: Axes, trials: pd.DataFrame, other: str, optimizer: Optimizer) -> None:
@@ -166,14 +166,14 @@ def _draw_theory(axes: Axes, trials: pd.DataFrame, other: str, optimizer: Optimi
 
 def _draw_verdicts(axes: Axes, trials: pd.DataFrame, sweep: Sweep, other: str) -> None:
     """Each judged cell in its verdict's colour, undecided ones hatched."""
-    assert isinstance(sweep.search, MapSearch)
+    search = map_of(sweep)
     axes.set_title("verdicts at equal $\\lambda$")
-    if not any(map(sweep.search.is_claim, sweep.cells())):
+    if not any(map(search.is_claim, sweep.cells())):
         return
-    judged = trials[trials["trial_id"].isin(claim_draws(sweep))]
-    if judged.empty:
+    claimed = trials[trials["trial_id"].isin(claim_draws(sweep))]
+    if claimed.empty:
         return
-    claims = cell_claims(judged, claim_keys(sweep), sweep.search.rule)
+    claims = cell_claims(claimed, claim_keys(sweep), search.rule)
     lefts, bottoms = _cell_edges(claims[_DECAY]), _cell_edges(claims[other])
     for _, cell in claims.iterrows():
         (left, right), (bottom, top) = lefts[cell[_DECAY]], bottoms[cell[other]]
@@ -227,12 +227,14 @@ def _place_legend(figure: Figure) -> None:
     place_legend(figure, [*patches, band])
 
 
-def _draw_law(axes: Axes, trials: pd.DataFrame, name: str, q: int, look: Any) -> None:
+def _draw_law(axes: Axes, trials: pd.DataFrame, name: str, q: int, optimizer: Optimizer) -> str:
+    """Draw one optimizer's law with its band, the theory's slope through its middle; the exponent in words."""
+    look, theory = LOOKS[optimizer], theory_exponent(optimizer, q)
     law = fit_scaling(trials[name], trials[_DECAY], trials["works"])
     x = np.geomspace(trials[name].min(), trials[name].max(), _CELLS)
     threshold, k = law.threshold(x), law.exponent()
-    label = f"{look.name}: $k$ = {float(k.value):.2f} [{float(k.low):.2f}, {float(k.high):.2f}], $q-2$ = {q - 2}"
-    axes.plot(x, 10**threshold.value, color=look.colour, linewidth=2, label=label, zorder=4)
+    axes.plot(x, 10**threshold.value, color=look.colour, linewidth=2, zorder=4)
     axes.fill_between(x, 10**threshold.low, 10**threshold.high, color=look.colour, alpha=0.25, linewidth=0)
     middle = _CELLS // 2
-    axes.plot(x, 10 ** threshold.value[middle] * (x / x[middle]) ** (q - 2), color="black", linestyle="--", linewidth=1)
+    axes.plot(x, 10 ** threshold.value[middle] * (x / x[middle]) ** theory, color="black", linestyle="--", linewidth=1)
+    return f"{look.name}: $k$ = {k.value:.2f} [{k.low:.2f}, {k.high:.2f}], theory {theory}"

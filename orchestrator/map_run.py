@@ -15,7 +15,7 @@ import pandas as pd
 
 from orchestrator.claims import cell_claims, seeds_to_add, works
 from orchestrator.ledger import Ledger
-from orchestrator.map_search import MapSearch, draw_seed
+from orchestrator.map_search import draw_seed, map_of
 from orchestrator.sweep import Sweep, make_trial
 from orchestrator.work import Task
 from search_spaces.boundary import propose_boundary
@@ -31,10 +31,9 @@ class MapRun:
     """The claims and boundaries of a map."""
 
     def __init__(self, sweep: Sweep, ledger: Ledger) -> None:
-        assert isinstance(sweep.search, MapSearch)
+        search = map_of(sweep)
         self._sweep, self._ledger = sweep, ledger
         self._draws = _Draws(sweep)
-        search = sweep.search
         self._rounds: list[_Rounds] = [
             _BoundaryRounds(setting, rounds, self._draws, ledger) for setting, rounds in search.boundaries(sweep)
         ]
@@ -107,9 +106,7 @@ class _Draws:
     """The trials of a map, made from points, and what is known of them."""
 
     def __init__(self, sweep: Sweep) -> None:
-        assert isinstance(sweep.search, MapSearch)
-        self.sweep = sweep
-        self.search: MapSearch = sweep.search
+        self.sweep, self.search = sweep, map_of(sweep)
         self._rows: dict[str, Mapping[str, Any]] = {}
         self._works: dict[str, bool | None] = {}
 
@@ -145,28 +142,27 @@ class _Draws:
 
 def make_map_trial(sweep: Sweep, values: Mapping[str, Any]) -> TrialConfig:
     """One trial of a map, its number of epochs filled in."""
-    assert isinstance(sweep.search, MapSearch)
-    if sweep.search.num_steps is not None and "num_epochs" not in values:
+    search = map_of(sweep)
+    if search.num_steps is not None and "num_epochs" not in values:
         num_train = make_trial(sweep.workload, values).model_dump()["num_train"]
-        values = sweep.search.completed(values, num_train)
+        values = search.completed(values, num_train)
     return make_trial(sweep.workload, values)
 
 
 def claim_draws(sweep: Sweep) -> set[str]:
     """Ids of the trials that the claims of a map may have."""
-    assert isinstance(sweep.search, MapSearch)
-    draws, search = _Draws(sweep), sweep.search
+    draws, search = _Draws(sweep), map_of(sweep)
     cells = [cell for cell in sweep.cells() if search.is_claim(cell)]
     return {draws.make(cell, r, CLAIM).trial_id for cell in cells for r in range(search.rule.max_seeds)}
 
 
 def claim_keys(sweep: Sweep) -> list[str]:
     """The fields that tell the cells of a map's claims apart, the optimizer aside."""
-    assert isinstance(sweep.search, MapSearch)
-    cells = [cell for cell in sweep.cells() if sweep.search.is_claim(cell)]
+    search = map_of(sweep)
+    cells = [cell for cell in sweep.cells() if search.is_claim(cell)]
     shared = [name for name in cells[0] if name != "optimizer" and all(name in cell for cell in cells)]
     varying = [name for name in shared if len({cell[name] for cell in cells}) > 1]
-    return list(dict.fromkeys((*sweep.search.fields, *varying)))
+    return list(dict.fromkeys((*search.fields, *varying)))
 
 
 class _Rounds(Protocol):

@@ -14,6 +14,8 @@ from orchestrator.errors import SweepError
 from search_spaces.space import MixedSpace
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from orchestrator.sweep import Sweep
 
 _SEED_BITS = 31
@@ -102,6 +104,13 @@ class MapSearch:
         claims = sum(self.is_claim(cell) for cell in sweep.cells()) * self.rule.min_seeds
         return claims + sum(rounds * self.per_round for _, rounds in self.boundaries(sweep))
 
+    def lines_of(self, sweep: Sweep) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Each line, and the fields of the trials that lie on it: a setting and an optimizer."""
+        for setting, _ in self.boundaries(sweep):
+            line = {name: setting[name] for name in self.fields if name in setting}
+            if line:
+                yield line, setting
+
     def completed(self, values: Mapping[str, Any], num_train: int) -> dict[str, Any]:
         """The values with the number of epochs that `num_steps` gives them."""
         if self.num_steps is None or "num_epochs" in values:
@@ -114,6 +123,20 @@ class MapSearch:
         axes = {name: str(axis) for name, axis in self.axes(cell).items()}
         text = json.dumps(["map", axes, dict(cell), more], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def map_of(sweep: Sweep) -> MapSearch:
+    """The search of a sweep that is a map; raises `SweepError` for any other."""
+    if not isinstance(sweep.search, MapSearch):
+        raise SweepError(f"{sweep.name} is no map: its trials are a grid's or a search's for an optimum")
+    return sweep.search
+
+
+def of_setting(trials: pd.DataFrame, setting: Mapping[str, Any]) -> pd.DataFrame:
+    """The trials that have these values."""
+    for name, value in setting.items():
+        trials = trials[trials[name] == value]
+    return trials
 
 
 def draw_seed(point: Mapping[str, Any], replicate: int, purpose: str) -> int:

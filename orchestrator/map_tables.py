@@ -6,37 +6,35 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.boundaries import Edge, edges
-from orchestrator.claims import OPTIMIZERS, cell_claims, works
-from orchestrator.exponent import fit_scaling
+from orchestrator.claims import OPTIMIZERS, cell_claims, judged
+from orchestrator.exponent import fit_scaling, theory_exponent
 from orchestrator.map_run import claim_draws, claim_keys
-from orchestrator.map_search import MapSearch
+from orchestrator.map_search import map_of, of_setting
 from orchestrator.sweep import Sweep
-from trainables.result import SATISFYING
+from trainables.config import Optimizer
 
 _DECAY = "weight_decay"
 
 
 def map_tables(trials: pd.DataFrame, sweep: Sweep) -> list[tuple[str, pd.DataFrame]]:
     """Title and content of each table that the sweep's map has."""
-    assert isinstance(sweep.search, MapSearch)
-    trials = trials[trials["outcome"].isin(SATISFYING)]
+    search = map_of(sweep)
+    trials = judged(trials, search.rule)
     if trials.empty:
         return [(sweep.title, pd.DataFrame(columns=["nothing has ended yet"]))]
-    trials = trials.assign(works=works(trials, sweep.search.rule))
     tables = []
-    if any(map(sweep.search.is_claim, sweep.cells())):
+    if any(map(search.is_claim, sweep.cells())):
         tables.append((f"{sweep.title}: verdicts", _claim_table(trials, sweep)))
-    if sweep.search.lines:
+    if search.lines:
         tables.append((f"{sweep.title}: edges along lambda", _edge_table(trials, sweep)))
-    if sweep.search.scaling is not None:
-        tables.append((f"{sweep.title}: lambda_max ~ {sweep.search.scaling}^k", _scaling_table(trials, sweep)))
+    if search.scaling is not None:
+        tables.append((f"{sweep.title}: lambda_max ~ {search.scaling}^k", _scaling_table(trials, search.scaling)))
     return tables
 
 
 def _claim_table(trials: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
-    assert isinstance(sweep.search, MapSearch)
     keys = claim_keys(sweep)
-    claims = cell_claims(trials[trials["trial_id"].isin(claim_draws(sweep))], keys, sweep.search.rule)
+    claims = cell_claims(trials[trials["trial_id"].isin(claim_draws(sweep))], keys, map_of(sweep).rule)
     table = pd.DataFrame({key: claims[key].map(_plain) for key in keys})
     table["seeds"] = claims["num_seeds"].map(str)
     for optimizer in OPTIMIZERS:
@@ -51,10 +49,9 @@ def _claim_table(trials: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
 
 def _edge_table(trials: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     """One row for each edge, or one that says that there is none."""
-    assert isinstance(sweep.search, MapSearch)
     rows = []
-    for line, setting in _lines(sweep):
-        own = trials[np.logical_and.reduce([trials[name] == value for name, value in setting.items()])]
+    for line, setting in map_of(sweep).lines_of(sweep):
+        own = of_setting(trials, setting)
         own = own[own[_DECAY] > 0]
         if own.empty:
             continue
@@ -73,37 +70,17 @@ def _edge_cells(edge: Edge | None, highest: float) -> tuple[str, str, str]:
     return edge.side, f"{10**edge.log10_decay:.3g} {band}", f"\u00b1 {edge.half_width:.3f}"
 
 
-def _lines(sweep: Sweep) -> list[tuple[dict[str, object], dict[str, object]]]:
-    """Each line with each setting of the other fields."""
-    assert isinstance(sweep.search, MapSearch)
-    settings = [setting for setting, _ in sweep.search.boundaries(sweep)]
-    on_line = [s for s in settings if any(name in s for name in sweep.search.fields)]
-    return [({name: s[name] for name in sweep.search.fields if name in s}, s) for s in on_line]
-
-
-def _scaling_table(trials: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
-    """The exponent of each optimizer and power q beside the theory's q - 2 (corollaries 4.3 and 4.6, for Adam)."""
-    assert isinstance(sweep.search, MapSearch)
-    assert sweep.search.scaling is not None
+def _scaling_table(trials: pd.DataFrame, scaled: str) -> pd.DataFrame:
+    """The exponent of each optimizer and power q beside the theory's."""
     rows = []
     for (optimizer, power), own in trials.groupby(["optimizer", "activation_power"]):
         q = int(str(power))
-        law = fit_scaling(own[sweep.search.scaling], own[_DECAY], own["works"])
-        k = law.exponent()
-        width = law.width()
-        agrees = "yes" if float(k.low) <= q - 2 <= float(k.high) else "no"
-        rows.append(
-            [
-                optimizer,
-                str(q),
-                f"{float(k.value):.2f} [{float(k.low):.2f}, {float(k.high):.2f}]",
-                str(q - 2),
-                agrees,
-                f"{float(width.value):.2f}",
-                str(len(own)),
-            ]
-        )
-    return pd.DataFrame(rows, columns=["optimizer", "q", "k, 95%", "q - 2", "agrees", "width, decades", "trials"])
+        law = fit_scaling(own[scaled], own[_DECAY], own["works"])
+        k, width, theory = law.exponent(), law.width(), theory_exponent(Optimizer(str(optimizer)), q)
+        agrees = "yes" if k.low <= theory <= k.high else "no"
+        cells = (f"{k.value:.2f} [{k.low:.2f}, {k.high:.2f}]", str(theory), agrees, f"{width.value:.2f}", str(len(own)))
+        rows.append([optimizer, str(q), *cells])
+    return pd.DataFrame(rows, columns=["optimizer", "q", "k, 95%", "theory", "agrees", "width, decades", "trials"])
 
 
 def _interval(value: float, low: float, high: float) -> str:

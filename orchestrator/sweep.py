@@ -53,7 +53,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One experiment: the union of its grids, each cell with every seed; `figures` name functions of `figures.py`.
+    """One experiment: the union of its grids, each cell with every seed; `figures` are names of figures.
 
     Of the fields `best_over` (learning rates, say) the value of each cell with the lowest `error`, a column of the
     results, is named beside the full table, and figures show that one.

@@ -14,9 +14,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 from scipy.optimize import check_grad
 
-from search_spaces import level_set
+from search_spaces import level_set_prior
 from search_spaces.boundary import BoundarySampler, encode, pool, propose_boundary
-from search_spaces.level_set import fit
+from search_spaces.level_set import LevelSetModel, fit
 
 Array = NDArray[np.float64]
 
@@ -54,7 +54,7 @@ def searched(truth: Any, num: int, seed: int = 0) -> list[tuple[dict[str, Any], 
     return history
 
 
-def model_of(history: list[tuple[dict[str, Any], tuple[float]]]) -> level_set.LevelSetModel:
+def model_of(history: list[tuple[dict[str, Any], tuple[float]]]) -> LevelSetModel:
     points, successes, counts = pool(SQUARE, history)
     return fit(points, successes[:, 0], counts[:, 0])
 
@@ -70,15 +70,15 @@ def disc() -> list[tuple[dict[str, Any], tuple[float]]]:
 def test_the_evidence_has_the_slopes_that_the_search_climbs() -> None:
     rng = np.random.default_rng(0)
     points, counts = rng.random((30, 2)), rng.integers(1, 4, 30).astype(float)
-    data = level_set._Outcomes(in_disc(points) * counts * 0.9, counts)
+    data = level_set_prior.Outcomes(in_disc(points) * counts * 0.9, counts)
 
-    def mode(theta: Array) -> tuple[level_set._Mode, level_set._Prior, float]:
-        prior, lapse = level_set._unpacked(theta)
-        return level_set._find_mode(prior.covariance(points, points), data, lapse, np.zeros(30)), prior, lapse
+    def mode(theta: Array) -> tuple[level_set_prior.Mode, level_set_prior.Prior, float]:
+        prior, lapse = level_set_prior._unpacked(theta)
+        return level_set_prior.find_mode(prior.covariance(points, points), data, lapse, np.zeros(30)), prior, lapse
 
     def slopes(theta: Array) -> Array:
         found, prior, lapse = mode(theta)
-        return level_set._evidence_slopes(found, prior, points, lapse)
+        return level_set_prior._evidence_slopes(found, prior, points, lapse)
 
     at = np.log([0.3, 0.5, 3.0, 0.03])
     assert check_grad(lambda theta: mode(theta)[0].log_evidence, slopes, at, epsilon=1e-5) < 1e-2 * np.max(slopes(at))

@@ -21,7 +21,10 @@ SIBLINGS = {
 ONLY_IN = {
     "ray": {"orchestrator/ray_cluster.py", "orchestrator/ray_executor.py", "trainables/tune_trainable.py"},
     "mlflow": {"orchestrator/mlflow_view.py"},
-    "matplotlib": {f"orchestrator/{name}.py" for name in ("figures", "figure_style", "map_figures")},
+    "matplotlib": {
+        f"orchestrator/{name}.py"
+        for name in ("figures", "error_figures", "dynamics_figures", "map_figures", "figure_style")
+    },
 }
 LIGHT_TRAINABLES = {
     f"trainables/{name}.py"

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from orchestrator.analysis import cell_summary, is_measured
+from orchestrator.error_figures import PAPER_DECAY_SCALE
 from orchestrator.errors import UserError
-from orchestrator.figures import FIGURES, PAPER_DECAY_SCALE, draw
+from orchestrator.figures import FIGURES, draw
 from tests.test_analysis import make_result, tables
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]

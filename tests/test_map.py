@@ -229,7 +229,7 @@ def test_a_grid_is_no_optuna_study(tmp_path: Path) -> None:
     (tmp_path / "my_sweeps.py").touch()
     refused = launch(tmp_path, "export-optuna", "grid_bsz")
     assert refused.returncode == 2
-    assert refused.stderr == "error: grid_bsz is no map: its trials have no space to make a study of\n"
+    assert refused.stderr == "error: grid_bsz is no map: its trials are a grid's or a search's for an optimum\n"
     nothing = launch(tmp_path, "export-optuna", "map_wd")
     assert nothing.returncode == 2
     assert nothing.stderr == "error: 'results' has no finished trial of map_wd: run it first\n"

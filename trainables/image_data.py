@@ -24,7 +24,8 @@ from filelock import FileLock
 
 from trainables.errors import DataError, unknown_name
 from trainables.image_decoding import channel_statistics, choose, count_classes, decode
-from trainables.image_sources import Found, Pixels, find_images, known_names
+from trainables.image_readers import Pixels
+from trainables.image_sources import Found, find_images, known_names
 
 DATA_VARIABLE, CACHE_VARIABLE = "LAMBDA_ATLAS_DATA", "LAMBDA_ATLAS_CACHE"
 """Environment variables: the folder of data sets (default `data`), and the folder of decoded images."""

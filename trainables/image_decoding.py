@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainables.errors import DataError
-from trainables.image_sources import Pixels, Split
+from trainables.image_readers import Pixels, Split
 from trainables.streams import Purpose, stream
 
 _PIXELS_AT_ONCE = 1024 * 32 * 32

@@ -1,0 +1,115 @@
+"""The figure of training's dynamics: feature learning and noise memorization (the paper's figures 3-6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from orchestrator.analysis import cell_summary, outcome_counts, varying_columns
+from orchestrator.errors import UserError
+from orchestrator.figure_style import LOOKS, draw_caption, number_text, place_legend, symbol
+from trainables.config import Optimizer
+from trainables.result import TwoLayerCNNTracePoint
+
+_FEATURE_COLOUR, _NOISE_COLOUR = "#009E73", "#AA4499"
+
+
+_DYNAMICS = [f.name for f in fields(TwoLayerCNNTracePoint)]
+_LINEAR_UP_TO = 0.1
+"""Inner products are drawn linearly up to here, logarithmically beyond."""
+
+
+def feature_and_noise(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+    """Feature learning and noise memorization over training (as the paper's figures 3-6), one block a cell."""
+    if missing := [name for name in _DYNAMICS if name not in traces]:
+        raise UserError(f"feature_and_noise draws two_layer_cnn traces; these lack {', '.join(missing)}")
+    keys = ["optimizer", "weight_decay", "batch_size"]
+    keys += varying_columns(trials, within=keys)
+    ordered = trials.sort_values(keys, ascending=[name != "batch_size" for name in keys], kind="stable")
+    cells = [cell for _, cell in ordered.groupby(keys, dropna=False, sort=False)]
+    num_columns = min(4, max(1, len(cells)))
+    num_blocks = max(1, math.ceil(len(cells) / num_columns))
+    figure = Figure(figsize=(max(6.4, 3.1 * num_columns), 1.0 + 4.0 * num_blocks))
+    panels = figure.subplots(2 * num_blocks, num_columns, height_ratios=(2, 1) * num_blocks, squeeze=False)
+    for index in range(num_blocks * num_columns):
+        block, column = divmod(index, num_columns)
+        upper, lower = panels[2 * block][column], panels[2 * block + 1][column]
+        if index >= len(cells):
+            upper.remove()
+            lower.remove()
+            continue
+        _draw_dynamics(upper, lower, cells[index], traces)
+        _title_cell(upper, keys, cells[index])
+        if column == 0:
+            upper.set_ylabel(f"inner product (log above {_LINEAR_UP_TO})")
+            lower.set_ylabel("loss, error")
+    handles = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
+    place_legend(figure, [line for label, line in handles.items() if not str(label).startswith("_")])
+    draw_caption(figure, trials, keys, "lines and bands: mean and range")
+    return figure
+
+
+def _draw_dynamics(upper: Axes, lower: Axes, trials: pd.DataFrame, traces: pd.DataFrame) -> None:
+    """One cell's traces: products above, loss and errors below."""
+    own = traces[traces["trial_id"].isin(trials["trial_id"])]
+    extreme = "min" if _is_large_batch(trials) else "max"
+    for name, colour, text in (
+        ("feature_learning", _FEATURE_COLOUR, r"feature, max$_r\langle w_{j,r}, jv\rangle$"),
+        (f"noise_{extreme}", _NOISE_COLOUR, r"noise, max$_r\langle w_{j,r}, \xi_i\rangle$"),
+    ):
+        for sign, side, style in (("+1", "positive", "-"), ("-1", "negative", (0, (4, 2)))):
+            _draw_band(upper, own, f"{name}_{side}", f"{text}, $j = {sign}$", color=colour, linestyle=style)
+    for name, text, style, colour in (
+        ("train_loss", "training loss", "-", "0.6"),
+        ("train_error", "training error", ":", "0.0"),
+        ("test_error", "test error", "-", "0.0"),
+    ):
+        _draw_band(lower, own, name, text, color=colour, linestyle=style)
+    upper.axhline(0, color="0.4", linewidth=0.7, zorder=1)
+    _product_axis(upper)
+    lower.set(ylim=(-0.04, 1.1), xlabel="epoch")
+    for axes in (upper, lower):
+        axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+        axes.set_xlim(0, max(1, own["epoch"].max()) if len(own) else 1)
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _product_axis(axes: Axes) -> None:
+    """Linear up to 0.1 and logarithmic beyond: shows the small feature's flip beside the large noise."""
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
+    low, high = np.nanmin(values), np.nanmax(values)  # the zero line is among them
+    if max(-low, high) > _LINEAR_UP_TO:
+        axes.set_yscale("symlog", linthresh=_LINEAR_UP_TO)
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"${value:g}$"))
+        axes.set_ylim(1.5 * low - 0.01, 1.5 * high)
+
+
+def _draw_band(axes: Axes, traces: pd.DataFrame, quantity: str, label: str, **line: Any) -> None:
+    """Mean and full range over seeds: where seeds part ways, a std would suggest values that none of them takes."""
+    values = traces[quantity].astype(float).where(np.isfinite).groupby(traces["epoch"])
+    mean = values.mean()
+    axes.plot(mean.index, mean, label=label, linewidth=1.5, **line)
+    axes.fill_between(mean.index, values.min(), values.max(), color=line["color"], alpha=0.18, linewidth=0)
+
+
+def _is_large_batch(trials: pd.DataFrame) -> bool:
+    """Whether an epoch has at most two batches: there the paper takes the least memorized sample, else the most."""
+    return bool((2 * trials["batch_size"] >= trials["num_train"]).all())
+
+
+def _title_cell(axes: Axes, keys: Sequence[str], cell: pd.DataFrame) -> None:
+    look = LOOKS[Optimizer(cell["optimizer"].iloc[0])]
+    values = [f"{symbol(key)} = {number_text(cell[key].iloc[0])}" for key in keys[1:]]
+    over = "min" if _is_large_batch(cell) else "max"
+    outcomes = outcome_counts(cell_summary(cell, ["optimizer"]).iloc[0])
+    axes.set_title(f"{', '.join([look.name, *values])}\n", color=look.colour)
+    subtitle = f"{outcomes}; noise: {over} over samples"
+    axes.text(0.5, 1.03, subtitle, transform=axes.transAxes, ha="center", fontsize=8.5, color="0.25")
