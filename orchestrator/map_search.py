@@ -119,9 +119,13 @@ class MapSearch:
         return {**values, "num_epochs": min(epochs, self.max_epochs)}
 
     def key(self, cell: Mapping[str, Any], **more: Any) -> str:
-        """Names what is asked in a setting: more rounds go on with the recorded asks of fewer."""
+        """Names what is asked in a setting: more rounds go on with the recorded asks of fewer.
+
+        What works decides where a boundary is: another threshold is another search.
+        """
         axes = {name: str(axis) for name, axis in self.axes(cell).items()}
-        text = json.dumps(["map", axes, dict(cell), more], sort_keys=True, default=str)
+        thresholds = self.rule.max_train_error, self.rule.max_test_error
+        text = json.dumps(["map", axes, dict(cell), thresholds, more], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
