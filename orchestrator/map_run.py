@@ -254,7 +254,9 @@ class _BoundaryRounds:
         self._axes = draws.search.axes(setting)
         self.typical = draws.make(draws.search.middle(setting), 0, BOUNDARY)
         # The middle's own id is part of the name: another data set or workload version is another search.
-        self._id = draws.search.key(setting, middle=self.typical.trial_id, per_round=draws.search.per_round)
+        named = {"middle": self.typical.trial_id, "per_round": draws.search.per_round}
+        self._id = draws.search.key(setting, **named)
+        self._seed = int(draws.search.space_key(setting, **named)[:8], 16)
         self._points: list[list[Mapping[str, Any]]] = []
         self._asked: list[list[TrialConfig]] = []
         recorded = ledger.asks(self._id)
@@ -293,7 +295,7 @@ class _BoundaryRounds:
                 history,
                 pending,
                 self._draws.search.per_round,
-                seed=int(self._id[:8], 16),
+                seed=self._seed,
                 number=number * self._draws.search.per_round,
             )
             points = [{name: axis.nearest(point[name]) for name, axis in self._axes.items()} for point in params]

@@ -118,15 +118,18 @@ class MapSearch:
         epochs = math.ceil(self.num_steps * values["batch_size"] / num_train)
         return {**values, "num_epochs": min(epochs, self.max_epochs)}
 
+    def space_key(self, cell: Mapping[str, Any], **more: Any) -> str:
+        """Names the space of a setting: rules of what works share its design, and so its first trials."""
+        axes = {name: str(axis) for name, axis in self.axes(cell).items()}
+        text = json.dumps(["map", axes, dict(cell), more], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def key(self, cell: Mapping[str, Any], **more: Any) -> str:
         """Names what is asked in a setting: more rounds go on with the recorded asks of fewer.
 
         What works decides where a boundary is: another threshold is another search.
         """
-        axes = {name: str(axis) for name, axis in self.axes(cell).items()}
-        thresholds = self.rule.max_train_error, self.rule.max_test_error
-        text = json.dumps(["map", axes, dict(cell), thresholds, more], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self.space_key(cell, **more, thresholds=(self.rule.max_train_error, self.rule.max_test_error))
 
 
 def map_of(sweep: Sweep) -> MapSearch:

@@ -158,6 +158,7 @@ def test_boundary_draws_lie_in_the_space_as_many_as_rounds_say(undisturbed: Ledg
     assert (draws[draws["batch_size"] == 2].groupby("optimizer").size() >= 3).all()
 
 
+@pytest.mark.slow
 def test_later_boundary_rounds_follow_the_results(undisturbed: Ledger, tmp_path: Path) -> None:
     """Where nothing works the same map has the same design, and other points after it."""
     failing = run(map_of(), Ledger(str(tmp_path)), outcome=Outcome.STUCK)
@@ -176,6 +177,7 @@ def test_another_rule_is_another_search() -> None:
     strict = replace(search, rule=replace(RULE, max_test_error=0.01))
     cell = {"optimizer": "adam", "num_epochs": 40}
     assert search.key(cell) != strict.key(cell)
+    assert search.space_key(cell) == strict.space_key(cell)
     assert search.key(cell) == replace(search, rounds=20, rule=replace(RULE, max_seeds=20)).key(cell)
 
 
