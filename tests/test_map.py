@@ -203,7 +203,8 @@ def test_steps_decide_the_epochs_unless_a_cell_does() -> None:
 # --- kills, refinements ---
 
 
-@pytest.mark.parametrize("die_every", [pytest.param(1, marks=pytest.mark.slow), 25])
+@pytest.mark.slow
+@pytest.mark.parametrize("die_every", [3, 25])
 def test_an_interrupted_map_has_the_trials_of_one_left_alone(
     die_every: int, undisturbed: Ledger, tmp_path: Path
 ) -> None:
@@ -243,6 +244,7 @@ def test_tables_and_figures_come_from_parquet_alone(undisturbed: Ledger, tmp_pat
     assert [path.read_bytes() for path in draw_map(shuffled, sweep, tmp_path / "second")] == first
 
 
+@pytest.mark.slow
 def test_optuna_opens_a_finished_map(undisturbed: Ledger, tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'optuna.db'}"
     for _ in range(2):  # the second export takes the place of the first
