@@ -86,6 +86,7 @@ FIGURES: dict[str, FigureFunction] = {
         error_figures.error_vs_betas,
         error_figures.top5_error_vs_betas,
         dynamics_figures.feature_and_noise,
+        dynamics_figures.sign_agreement,
     )
 }
 """Figures by the name that a sweep calls them."""

@@ -170,6 +170,19 @@ def trace_dynamics() -> Sweep:
 
 
 @sweep
+def sign_agreement() -> Sweep:
+    """Where Adam's updates are SignSGD's, and how far the two part (Mechanism 3), from small to full batches."""
+    axes = {"batch_size": (paper.MINI_BATCH, paper.LARGE_BATCH, paper.BATCH_SIZES[-1])}
+    return Sweep(
+        "sign_agreement",
+        "Agreement of Adam's updates with sign descent",
+        (Grid(_arms(paper.SYNTHETIC_WEIGHT_DECAY), axes, _synthetic_base()),),
+        figures=("sign_agreement",),
+        workload="sign_agreement",
+    )
+
+
+@sweep
 def map_wd(workload: str = SYNTHETIC) -> Sweep:
     """The map of weight decay against batch size: where Adam works, where AdamW, and how surely."""
     if workload == SYNTHETIC:

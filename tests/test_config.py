@@ -251,7 +251,7 @@ def test_several_faults_come_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({}, "a trial needs a workload (known: image_classifier, two_layer_cnn)"),
+        ({}, "a trial needs a workload (known: image_classifier, sign_agreement, two_layer_cnn)"),
         ({"workload": "two_layer_cn"}, "unknown workload 'two_layer_cn'; did you mean 'two_layer_cnn'? (known: "),
         ({"workload": "two_layer_cnn", **BASE, "batch_size": 0}, "batch_size: "),
     ],

@@ -37,22 +37,24 @@ class Example:
     seed_draws_data: bool = True
 
 
+SYNTHETIC: dict[str, Any] = {
+    "optimizer": "adam",
+    "weight_decay": 1e-3,
+    "learning_rate": 1e-2,
+    "batch_size": 3,
+    "num_epochs": 12,
+    "seed": 0,
+    "num_train": 10,
+    "num_test": 20,
+    "dimension": 30,
+    "noise_sparsity": 4,
+    "num_filters": 3,
+    "init_std": 0.1,
+}
+
 TINY = {
     "two_layer_cnn": Example(
-        base={
-            "optimizer": "adam",
-            "weight_decay": 1e-3,
-            "learning_rate": 1e-2,
-            "batch_size": 3,
-            "num_epochs": 12,
-            "seed": 0,
-            "num_train": 10,
-            "num_test": 20,
-            "dimension": 30,
-            "noise_sparsity": 4,
-            "num_filters": 3,
-            "init_std": 0.1,
-        },
+        base=SYNTHETIC,
         members=[
             {},
             {"optimizer": "adamw"},
@@ -60,6 +62,17 @@ TINY = {
             {"optimizer": "signsgdw", "num_epochs": 20},
         ],
         diverging={"optimizer": "signsgd", "learning_rate": 1e30, "seed": 2},
+        engines=("fused-cpu", "reference"),
+    ),
+    "sign_agreement": Example(
+        base=SYNTHETIC,
+        members=[
+            {},
+            {"optimizer": "adamw"},
+            {"seed": 1, "batch_size": 10},
+            {"optimizer": "adamw", "num_epochs": 20},
+        ],
+        diverging={"learning_rate": 1e30, "seed": 2},
         engines=("fused-cpu", "reference"),
     ),
     "image_classifier": Example(

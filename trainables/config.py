@@ -212,6 +212,18 @@ class TwoLayerCNNConfig(TrialConfig):
         return -(-self.num_train // self.batch_size)
 
 
+class SignAgreementConfig(TwoLayerCNNConfig):
+    """A trial of the synthetic workload whose updates are compared with SignSGD's as it goes."""
+
+    workload: Literal["sign_agreement"] = "sign_agreement"  # type: ignore[assignment]
+
+    @model_validator(mode="after")
+    def _has_moments(self) -> Self:
+        if not self.optimizer.has_moments:
+            raise ValueError(f"sign_agreement compares adam or adamw with sign descent, got {self.optimizer}")
+        return self
+
+
 def make_config(config_type: type[TrialConfig], values: Mapping[str, Any]) -> TrialConfig:
     """Build a config; raises `ConfigError` with every fault of `values` in one line."""
     known = config_type.model_fields

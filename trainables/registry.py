@@ -13,6 +13,7 @@ from trainables.workload import Workload
 
 WORKLOADS = {
     "two_layer_cnn": "trainables.two_layer_cnn:TwoLayerCNN",
+    "sign_agreement": "trainables.sign_agreement:SignAgreement",
     "image_classifier": "trainables.image_classifier:ImageClassifier",
 }
 """Workload name -> `module:class`."""

@@ -69,6 +69,29 @@ class TwoLayerCNNTracePoint(TracePoint):
 
 
 @dataclass(frozen=True, slots=True)
+class SignAgreementTracePoint(TwoLayerCNNTracePoint):
+    """How far Adam's updates are SignSGD's, over the steps of the epoch that follows, and where SignSGD has gone since.
+
+    A weight's gradient is large in a step if |g| >= eta, which it is in a share `large_share` of all weights and steps.
+    Of these (`_large`) and of the others (`_small`; nan where there are none) `same_sign` is the share whose update
+    has SignSGD's sign, `same_size` of those that also lie within a factor of 2 of its size. `travelled` is
+    ||W - W_0||, `sign_*` are of SignSGD (SignSGDW beside AdamW) run from the same W_0 on the same batches, and
+    `sign_distance` is ||W - W_sign||.
+    """
+
+    large_share: float
+    same_sign_large: float
+    same_sign_small: float
+    same_size_large: float
+    same_size_small: float
+    travelled: float
+    sign_distance: float
+    sign_train_error: float
+    sign_test_error: float
+    sign_weight_norm: float
+
+
+@dataclass(frozen=True, slots=True)
 class ImageTracePoint(TracePoint):
     """The image workload's measurements after an epoch.
 

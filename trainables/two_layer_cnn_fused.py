@@ -29,7 +29,7 @@ from trainables.numba_rows import (
 from trainables.patch_data import PatchData, PatchSamples
 from trainables.placement import place
 from trainables.subnormals import flushed_subnormals
-from trainables.two_layer_cnn_state import Probe, TrainState, epoch_orders
+from trainables.two_layer_cnn_state import Floats, Probe, TrainState, epoch_orders
 
 _FIRST = np.uint32(0)
 
@@ -264,6 +264,11 @@ class FusedEngine:
             _probe(state.weights, self._train, self._network, train_margins, noise)
             _probe(state.weights, self._test, self._network, test_margins, noise[:0])
         return Probe(train_margins, test_margins, noise)
+
+    def moments(self, state: TrainState) -> tuple[Floats, Floats]:
+        """First and second moment (d, 2m) of equations (3.4) and (3.5)."""
+        rule = self._rule
+        return (1 - rule.exact_beta1) * state.first_moment, (1 - rule.exact_beta2) * state.second_moment
 
     def _samples(self, samples: PatchSamples) -> _Samples:
         cast = samples.astype(self._number)

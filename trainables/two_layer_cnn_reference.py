@@ -72,6 +72,10 @@ class ReferenceEngine:
             (noise * rows).sum(dim=1).numpy(),
         )
 
+    def moments(self, state: TrainState) -> tuple[Floats, Floats]:
+        """First and second moment (d, 2m) of equations (3.4) and (3.5), as the state has them."""
+        return state.first_moment, state.second_moment
+
     def _margins(self, weights_jrd: Tensor, samples: PatchSamples) -> Floats:
         chunks = [
             network_outputs(

@@ -88,3 +88,7 @@ class Engine(Protocol):
     def probe(self, state: TrainState) -> Probe:
         """Measure `state` on both sets."""
         ...
+
+    def moments(self, state: TrainState) -> tuple[Floats, Floats]:
+        """First and second moment (d, 2m) of equations (3.4) and (3.5)."""
+        ...
