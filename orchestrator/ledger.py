@@ -110,16 +110,19 @@ class Ledger:
         rows = self._read(TableName.TRACES, workload, None, trial_ids)
         return rules.sorted_once(rules.of_attempts(rows, attempts), rules.UNIQUE_BY[TableName.TRACES])
 
-    def settled(self, workload: str) -> set[str]:
-        """Ids of the trials that need not run again."""
-        rows = self._read(TableName.TRIALS, workload, {"trial_id", "outcome"})
-        ids: list[Any] = rows["trial_id"].filter(rules.satisfying(rows["outcome"])).to_pylist()
+    def settled(
+        self, workload: str, *, accept_certificates: bool = True, trial_ids: Collection[str] | None = None
+    ) -> set[str]:
+        """Ids of the trials that need not run again; those stopped for a certificate, unless these are not accepted."""
+        rows = self._read(TableName.TRIALS, workload, rules.SETTLING_COLUMNS, trial_ids)
+        settles = rules.satisfying(rows, accept_certificates=accept_certificates)
+        ids: list[Any] = rows["trial_id"].filter(settles).to_pylist()
         return set(ids)
 
-    def attempts(self, workload: str) -> dict[str, int]:
+    def attempts(self, workload: str, *, accept_certificates: bool = True) -> dict[str, int]:
         """The highest attempt number of each trial that is not settled: failed, unfinished or pruned."""
-        rows = self.trials(workload, columns=("trial_id", "attempt", "outcome"))
-        rows = rows.filter(pc.invert(rules.satisfying(rows["outcome"])))
+        rows = self.trials(workload, columns=("attempt", *rules.SETTLING_COLUMNS))
+        rows = rows.filter(pc.invert(rules.satisfying(rows, accept_certificates=accept_certificates)))
         return dict(zip(rows["trial_id"].to_numpy(), rows["attempt"].to_numpy().tolist(), strict=True))
 
     def failed(self, workload: str) -> set[str]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainables.config import TrialConfig
-from trainables.result import RESULT_COLUMNS, SATISFYING, Provenance, TracePoint, TrialResult
+from trainables.result import RESULT_COLUMNS, SATISFYING, Outcome, Provenance, TracePoint, TrialResult
 
 FORMAT_VERSION = 1
 """Bump when parts written so far can no longer be read."""
@@ -39,8 +39,11 @@ ASKS = "asks"
 ATTEMPT_KEY = ("trial_id", "attempt", "finished_at", "driver_id")
 """Columns of both tables that together name one attempt at a trial."""
 
-RANK_COLUMNS = (*ATTEMPT_KEY, "outcome")
+RANK_COLUMNS = (*ATTEMPT_KEY, "outcome", "epochs_done", "num_epochs")
 """Columns that decide which row of a trial stands."""
+
+SETTLING_COLUMNS = ("trial_id", "outcome", "epochs_done", "num_epochs")
+"""Columns that tell whether a row settles its trial."""
 
 UNIQUE_BY = {TableName.TRIALS: ("trial_id",), TableName.TRACES: ("trial_id", "epoch")}
 """Columns that name one row of a table, once only the attempts that stand are left."""
@@ -131,30 +134,42 @@ def trace_table(results: Sequence[TrialResult], trials: pa.Table, schema: pa.Sch
     return pa.table(columns, schema=schema)
 
 
-def satisfying(outcomes: pa.ChunkedArray[Any]) -> pa.BooleanArray:
-    """Mask of the outcomes that settle a config."""
+def satisfying(rows: pa.Table, *, accept_certificates: bool = True) -> pa.BooleanArray:
+    """Mask of the rows that settle their config; needs `SETTLING_COLUMNS`.
+
+    A trial that was stopped for its certificate (stuck before its last epoch) settles it for those who accept that.
+    """
     # A pattern and not a list of values: making an Arrow array or scalar imports pandas, half a second of every plan.
-    return pc.match_substring_regex(outcomes, pattern=f"^({'|'.join(sorted(SATISFYING))})$")
+    settles = pc.match_substring_regex(rows["outcome"], pattern=f"^({'|'.join(sorted(SATISFYING))})$")
+    if accept_certificates:
+        return settles
+    is_stuck = pc.match_substring_regex(rows["outcome"], pattern=f"^{Outcome.STUCK}$")
+    is_stopped = pc.and_(is_stuck, pc.less(rows["epochs_done"], rows["num_epochs"]))
+    return pc.and_not(settles, is_stopped)
 
 
 def standing(rows: pa.Table) -> npt.NDArray[np.int64]:
     """Positions, ascending, of the one row of each trial that counts; needs `RANK_COLUMNS`.
 
-    This is the ledger's only rule on duplicates. A satisfying row wins over others. Among satisfying rows the earliest
-    `finished_at` wins (what was read once stays true), then the smaller `driver_id`. Among the others the highest
-    `attempt` wins, then the latest `finished_at`, then the greater `driver_id`. The order is total over attempts, so
-    all readers and all compactions agree on the winner whatever order they see the rows in.
+    This is the ledger's only rule on duplicates. A satisfying row wins over others, one that ran to its end over one
+    that was stopped for its certificate. Among such equals the earliest `finished_at` wins (what was read once stays
+    true), then the smaller `driver_id`. Among rows that do not satisfy the highest `attempt` wins, then the latest
+    `finished_at`, then the greater `driver_id`. The order is total over attempts, so all readers and all compactions
+    agree on the winner whatever order they see the rows in.
     """
     codes = rows["trial_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     contested = np.bincount(codes)[codes] > 1 if len(codes) else np.zeros(0, dtype=bool)
     positions = np.flatnonzero(contested)
     rivals = rows.select(list(RANK_COLUMNS)).take(positions).append_column("position", pa.array(positions))
-    settled = satisfying(rivals["outcome"])
+    settled, ended = satisfying(rivals), satisfying(rivals, accept_certificates=False)
     first_settled = ("finished_at", "driver_id", "attempt")
     last_tried = ("attempt", "finished_at", "driver_id")
     ranked = np.concatenate(
         [
-            rivals.filter(settled).sort_by([(name, "ascending") for name in first_settled])["position"].to_numpy(),
+            *(
+                rivals.filter(rank).sort_by([(name, "ascending") for name in first_settled])["position"].to_numpy()
+                for rank in (ended, pc.and_not(settled, ended))
+            ),
             rivals.filter(pc.invert(settled))
             .sort_by([(name, "descending") for name in last_tried])["position"]
             .to_numpy(),
@@ -172,7 +187,7 @@ def worth_keeping(rows: pa.Table, driver_id: str) -> pa.Table:
     """
     winners = rows.take(standing(rows))
     this_driver = pa.scalar(driver_id)
-    others = pc.and_(satisfying(winners["outcome"]), pc.not_equal(winners["driver_id"], this_driver))
+    others = pc.and_(satisfying(winners), pc.not_equal(winners["driver_id"], this_driver))
     own = rows.filter(pc.equal(rows["driver_id"], this_driver))
     own = own.take(standing(own))
     return without(own, winners.filter(others))

@@ -36,7 +36,7 @@ class Plan:
 
 def plan_sweep(sweep: Sweep, ledger: Ledger, max_trials: int | None = None) -> Plan:
     """Expand the sweep, or read how far its search is, and subtract what is settled."""
-    all_settled = ledger.settled(sweep.workload)
+    all_settled = ledger.settled(sweep.workload, accept_certificates=sweep.accepts_certificates)
     if sweep.search is None:
         configs = sweep.configs()
         pending = tuple(config for config in configs if config.trial_id not in all_settled)[:max_trials]

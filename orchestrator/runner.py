@@ -243,6 +243,7 @@ def _finish_view(view: BackgroundView, plan: Plan, ledger: Ledger, figures: Sequ
 def _show(plan: Plan, ledger: Ledger, options: RunOptions, console: Console) -> list[Path]:
     """Print the result tables and draw the figures, all from the ledger."""
     from orchestrator.analysis import best_cells, best_table, only_best
+    from orchestrator.stop_audit import stop_audit
 
     sweep = plan.sweep
     trial_ids = {config.trial_id for config in plan.work.shown()}
@@ -251,6 +252,8 @@ def _show(plan: Plan, ledger: Ledger, options: RunOptions, console: Console) -> 
         _print_table(console, table, title)
     for line in plan.work.notes():
         console.print(line, highlight=False, soft_wrap=True)
+    if sweep.accepts_certificates and len(trials):
+        console.print(stop_audit(trials).line(), highlight=False, soft_wrap=True)
     note = ""
     settled = trials[trials["outcome"].isin(SATISFYING)]
     over = [name for name in sweep.best_over if settled[name].nunique() > 1]

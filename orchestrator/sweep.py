@@ -55,6 +55,8 @@ class Grid:
 class Sweep:
     """One experiment: the union of its grids, each cell with every seed; `figures` are names of figures.
 
+    If it `accepts_certificates`, trials that are provably stuck stop early, but for the audits among them
+    (`trainables.certificates`).
     Of the fields `best_over` (learning rates, say) the value of each cell with the lowest `error`, a column of the
     results, is named beside the full table, and figures show that one.
     """
@@ -68,6 +70,7 @@ class Sweep:
     search: HalvingSearch | MapSearch | None = None
     best_over: tuple[str, ...] = ()
     error: str = "test_error"
+    accepts_certificates: bool = False
 
     def configs(self) -> tuple[TrialConfig, ...]:
         """All trials, each once; `ConfigError` names each fault once. Of a search the middle of each cell's space.

@@ -240,7 +240,12 @@ def scale_sigma0() -> Sweep:
     )
     grids = (Grid(OPTIMIZERS, axes),)
     return Sweep(
-        "scale_sigma0", "The largest weight decay against the initial scale", grids, figures=("scaling",), search=search
+        "scale_sigma0",
+        "The largest weight decay against the initial scale",
+        grids,
+        figures=("scaling",),
+        search=search,
+        accepts_certificates=True,
     )
 
 
@@ -269,7 +274,7 @@ def _map_of(
         max_epochs=paper.SYNTHETIC_NUM_EPOCHS,
     )
     if is_synthetic:
-        return Sweep(name, title, (grid,), figures=("phase_diagram",), search=search)
+        return Sweep(name, title, (grid,), figures=("phase_diagram",), search=search, accepts_certificates=True)
     return Sweep(
         f"{name}_{workload}",
         f"{title}: {workload}",

@@ -7,8 +7,11 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from orchestrator.errors import UserError
+from orchestrator.figures import FIGURES
 from trainables.config import TwoLayerCNNConfig
 from trainables.errors import ConfigError
 from trainables.patch_data import patch_data
@@ -141,3 +144,30 @@ def test_the_way_starts_at_the_initial_weights() -> None:
 def test_an_optimizer_without_moments_has_nothing_to_compare() -> None:
     with pytest.raises(ConfigError, match="sign_agreement compares adam or adamw with sign descent, got signsgd"):
         make(optimizer="signsgd", weight_decay=1e-2)
+
+
+def test_the_figure_draws_the_shares_and_the_relative_distance() -> None:
+    results = [run(make(batch_size=size, seed=seed, **ARMS[0])) for size in (2, 20) for seed in (0, 1)]
+    trials = pd.DataFrame([result.trial_row() for result in results])
+    traces = pd.DataFrame([row for result in results for row in result.trace_rows()])
+    figure = FIGURES["sign_agreement"](trials, traces)
+    panels = [axes for axes in figure.axes if axes.get_lines()]
+    assert len(panels) == 4  # full batch first; shares above, distances below
+    for column, size in enumerate((20, 2)):
+        upper, lower = panels[column], panels[column + 2]
+        assert f"$B$ = {size}" in upper.get_title()
+        own = traces[traces["trial_id"].isin(trials["trial_id"][trials["batch_size"] == size])]
+        shown = ["same_sign_large", "same_size_large", "same_sign_small", "same_size_small", "large_share"]
+        for line, name in zip(upper.get_lines(), shown, strict=True):
+            np.testing.assert_allclose(line.get_ydata(), own.groupby("epoch")[name].mean())
+        ratio = (own["sign_distance"] / own["travelled"])[own["epoch"] > 0]
+        expected = ratio.groupby(own["epoch"]).mean()
+        distance = lower.get_lines()[0]
+        np.testing.assert_allclose(np.asarray(distance.get_ydata())[-len(expected) :], expected)
+
+
+def test_the_figure_says_which_traces_it_needs() -> None:
+    result = run(make("two_layer_cnn", **ARMS[0]))
+    traces = pd.DataFrame(result.trace_rows())
+    with pytest.raises(UserError, match="sign_agreement draws sign_agreement traces; these lack large_share"):
+        FIGURES["sign_agreement"](pd.DataFrame([result.trial_row()]), traces)

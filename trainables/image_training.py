@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.certificates import Certificate
 from trainables.image_batches import epoch_augmentation, epoch_order
 from trainables.image_config import ImageClassifierConfig
 from trainables.image_device import device_images
@@ -263,6 +264,7 @@ class ImageMemberRun:
         if self._device.type == "cuda":
             name, peak = torch.cuda.get_device_name(self._device), torch.cuda.max_memory_allocated(self._device)
             where = replace(where, device_name=name, peak_memory_bytes=peak)
+        diverged = ending is Outcome.DIVERGED
         return TrialResult(
             config=self.config,
             outcome=ending,
@@ -275,6 +277,8 @@ class ImageMemberRun:
             finished_at=time.time(),
             provenance=where,
             error=error,
+            certificate=Certificate.NON_FINITE if diverged else None,
+            certificate_epoch=self._epoch if diverged else None,
         )
 
 

@@ -82,7 +82,7 @@ class MemberPackRun:
         for trial_id, (member, run) in self._active.items():
             if run.has_begun:
                 states[trial_id] = state = run.state_arrays()
-                self._active[trial_id] = Member(member.config, member.until_epoch, state), run
+                self._active[trial_id] = replace(member, state=state), run
         return states
 
     def forget(self, trial_ids: Collection[str]) -> None:

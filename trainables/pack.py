@@ -21,12 +21,16 @@ REPORT_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class MemberOrder:
-    """One trial of a pack: trained to `until_epoch` (None: its last), from the state in file `state_path` if any."""
+    """One trial of a pack: trained to `until_epoch` (None: its last), from the state in file `state_path` if any.
+
+    `may_stop`: see `Member`.
+    """
 
     config: TrialConfig
     attempt: int = 1
     state_path: str | None = None
     until_epoch: int | None = None
+    may_stop: bool = False
 
     @property
     def last_epoch(self) -> int:
@@ -56,7 +60,7 @@ class PackWorker:
         self._order = order
         self._store = StateStore(order.states_root)
         self._attempts = {member.config.trial_id: member.attempt for member in order.members}
-        members = [Member(m.config, m.last_epoch, self._state(m)) for m in order.members]
+        members = [Member(m.config, m.last_epoch, self._state(m), m.may_stop) for m in order.members]
         opened = workload(order.members[0].config.workload)
         self._run = opened.open(members, order.device, num_threads=order.num_threads)
         self._saved_at = time.monotonic()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from trainables.certificates import Certificate
 from trainables.config import TrialConfig
 
 
@@ -34,7 +35,7 @@ class Outcome(StrEnum):
 
 
 SATISFYING = frozenset({Outcome.LEARNED, Outcome.MEMORIZED, Outcome.STUCK, Outcome.UNDERFIT, Outcome.DIVERGED})
-"""Outcomes that settle a config: it ran to `num_epochs`, or ended non-finite."""
+"""Outcomes that settle a config: it ran to `num_epochs`, ended non-finite, or was certified to be stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,8 @@ class TrialResult:
     """One finished trial: its config, outcome, trace and provenance.
 
     `data_digest`, `init_digest` and `order_digest` tell whether two trials saw the same data, initial weights and
-    batches. `error` holds the traceback of a failed trial.
+    batches. `error` holds the traceback of a failed trial. `certificate`, found after `certificate_epoch` epochs, tells
+    how the trial ends; one whose `epochs_done` are fewer than its epochs was stopped for it.
     """
 
     config: TrialConfig
@@ -153,6 +155,8 @@ class TrialResult:
     pack_id: str | None = None
     attempt: int = 1
     error: str | None = None
+    certificate: Certificate | None = None
+    certificate_epoch: int | None = None
 
     @property
     def trial_id(self) -> str:

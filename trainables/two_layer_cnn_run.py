@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import astuple
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from trainables.certificates import Certificate, is_audited
 from trainables.config import TwoLayerCNNConfig
 from trainables.outcome import is_finite, outcome
 from trainables.provenance import provenance
@@ -17,6 +19,7 @@ from trainables.workload import Member, Report, State
 
 if TYPE_CHECKING:
     from trainables.patch_data import PatchData
+    from trainables.two_layer_cnn_box import WeightBox
     from trainables.two_layer_cnn_state import Engine
 
 
@@ -28,6 +31,8 @@ class TwoLayerCNNRun:
     def __init__(self, member: Member, engine: str) -> None:
         self.config = cast(TwoLayerCNNConfig, member.config)
         self._until_epoch = min(member.until_epoch, self.config.num_epochs)
+        self._may_stop = member.may_stop and not is_audited(self.config.trial_id)
+        self._certificate_epoch: int | None = None
         self._given_state = member.state
         self._engine_name = engine
         self._train_seconds = 0.0
@@ -70,6 +75,7 @@ class TwoLayerCNNRun:
             "trace": np.array([astuple(point) for point in self._trace], np.float64),
             "train_seconds": np.array(self._train_seconds),
             "engine": np.array(self._engine_name),
+            "certificate_epoch": np.array(-1 if self._certificate_epoch is None else self._certificate_epoch),
         }
 
     def _begin(self) -> None:
@@ -84,6 +90,8 @@ class TwoLayerCNNRun:
             self._trace = [self._point_from_row(row) for row in given["trace"]]
             self._num_reported = len(self._trace)
             self._train_seconds = float(given["train_seconds"])
+            certificate_epoch = int(given.get("certificate_epoch", -1))  # states of earlier versions have none
+            self._certificate_epoch = certificate_epoch if certificate_epoch >= 0 else None
         self._open(given)
         self.has_begun = True
 
@@ -108,20 +116,36 @@ class TwoLayerCNNRun:
         epoch = self._state.epoch
         if epoch in trace_epochs(self.config.num_epochs) and not (self._trace and self._trace[-1].epoch == epoch):
             self._trace.append(self._point())
-        return epoch >= self._until_epoch or not is_finite(self._trace[-1])
+            if self._certificate_epoch is None and self._box is not None and self._box.holds(self._state):
+                self._certificate_epoch = epoch
+        return epoch >= self._until_epoch or not is_finite(self._trace[-1]) or self._is_stopped
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._may_stop and self._certificate_epoch is not None
+
+    @cached_property
+    def _box(self) -> WeightBox | None:
+        from trainables.two_layer_cnn_box import stuck_box
+
+        return stuck_box(self.config, self._data, self._trace[0].weight_norm)
 
     def _next_measured_epoch(self) -> int:
         later = (epoch for epoch in trace_epochs(self.config.num_epochs) if epoch > self._state.epoch)
         return min(self._until_epoch, next(later))
 
     def _result(self) -> TrialResult:
-        ran_to_end = self._state.epoch >= self.config.num_epochs or not is_finite(self._trace[-1])
-        return self._make_result(
-            outcome(self._trace, num_classes=2) if ran_to_end else Outcome.UNFINISHED, self._state.epoch
-        )
+        if self._state.epoch >= self.config.num_epochs or not is_finite(self._trace[-1]):
+            ending = outcome(self._trace, num_classes=2)
+        else:
+            ending = Outcome.STUCK if self._is_stopped else Outcome.UNFINISHED
+        return self._make_result(ending, self._state.epoch)
 
     def _make_result(self, ending: Outcome, epochs_done: int, error: str | None = None) -> TrialResult:
         digests = _digests(self.config, self._data.digest) if self.has_begun else (None, None, None)
+        certificate, certificate_epoch = Certificate.WEIGHT_BOX, self._certificate_epoch
+        if ending is Outcome.DIVERGED:
+            certificate, certificate_epoch = Certificate.NON_FINITE, epochs_done
         return TrialResult(
             config=self.config,
             outcome=ending,
@@ -134,6 +158,8 @@ class TwoLayerCNNRun:
             finished_at=time.time(),
             provenance=provenance(self._engine_name),
             error=error,
+            certificate=None if certificate_epoch is None else certificate,
+            certificate_epoch=certificate_epoch,
         )
 
     def _point_from_row(self, row: np.ndarray[Any, np.dtype[np.float64]]) -> TwoLayerCNNTracePoint:

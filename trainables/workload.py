@@ -17,11 +17,15 @@ State = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One config of a pack, to be trained until `until_epoch` from `state` (None: from the start)."""
+    """One config of a pack, to be trained until `until_epoch` from `state` (None: from the start).
+
+    `may_stop`: a stop certificate ends it early, unless it is one of the audits.
+    """
 
     config: TrialConfig
     until_epoch: int
     state: State | None = None
+    may_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
