@@ -14,6 +14,7 @@ import pytest
 from orchestrator.ledger import Ledger
 from orchestrator.sweeps import find_sweep
 from tests.launching import heed_ctrl_c
+from trainables.config import TrialConfig
 from trainables.provenance import provenance
 from trainables.result import Outcome, TrialResult
 
@@ -190,11 +191,11 @@ def test_status_tells_outcomes_and_why_trials_failed(folder: Path) -> None:
     assert "grid_bsz: 1/70 trials done" in every
 
 
-def ended(config: object, outcome: Outcome, error: str | None = None) -> TrialResult:
+def ended(config: TrialConfig, outcome: Outcome, error: str | None = None) -> TrialResult:
     return TrialResult(
-        config=config,  # type: ignore[arg-type]
+        config=config,
         outcome=outcome,
-        epochs_done=1,
+        epochs_done=config.num_epochs,
         trace=(),
         data_digest=None,
         init_digest=None,
