@@ -51,6 +51,12 @@ def is_measured(trials: pd.DataFrame) -> pd.Series[bool]:
     return trials["outcome"].isin(MEASURED) & np.isfinite(trials["test_error"].astype(float))
 
 
+def trivial_losses(trials: pd.DataFrame) -> pd.Series[float]:
+    """Each trial's training loss if all outputs were equal; the synthetic workloads have no column of classes."""
+    classes = trials.get("num_classes", TwoLayerCNNConfig.num_classes)
+    return pd.Series(np.log(classes), index=trials.index, dtype=float)
+
+
 def config_columns(trials: pd.DataFrame) -> list[str]:
     """The columns that are config fields, in a table's order: optimizer, weight decay and batch size first, no seed."""
     fields = {name: None for w in trials["workload"].unique() for name in workload(w).config_type.model_fields}

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from orchestrator.analysis import is_measured, seed_pairs
+from orchestrator.analysis import is_measured, seed_pairs, trivial_losses
 from orchestrator.claim_rule import ClaimRule
 from orchestrator.sequential import (
     CLAIMS,
@@ -50,7 +50,8 @@ CLAIM_STATISTICS = (
 def works(trials: pd.DataFrame, rule: ClaimRule) -> pd.Series[bool]:
     """Whether each trial trained and generalizes; never if stuck or diverged, whatever its error rates."""
     is_low = (trials["train_error"] <= rule.max_train_error) & (trials["test_error"] <= rule.max_test_error)
-    return is_low & is_measured(trials)
+    is_fitted = trials["train_loss"] <= rule.max_loss_share * trivial_losses(trials)
+    return is_low & is_fitted & is_measured(trials)
 
 
 def judged(trials: pd.DataFrame, rule: ClaimRule) -> pd.DataFrame:

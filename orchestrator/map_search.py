@@ -129,7 +129,9 @@ class MapSearch:
 
         What works decides where a boundary is: another threshold is another search.
         """
-        return self.space_key(cell, **more, thresholds=(self.rule.max_train_error, self.rule.max_test_error))
+        rule = self.rule
+        thresholds = (rule.max_train_error, rule.max_test_error, rule.max_loss_share)
+        return self.space_key(cell, **more, thresholds=thresholds)
 
 
 def map_of(sweep: Sweep) -> MapSearch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,20 @@ def test_thresholds_include_their_value_and_stuck_or_diverged_never_works(tmp_pa
     assert works(trials, rule).tolist() == [True, False, False, False, False, False]
 
 
+def test_a_trial_that_fits_nothing_does_not_work_however_right_its_signs_are(tmp_path: Path) -> None:
+    results = [make_result("adamw", 1e-2, 2, seed) for seed in range(3)]
+    losses = [share * math.log(2) for share in (0.95, 0.951, 0.999)]
+    results = [
+        replace(result, trace=(*result.trace[:-1], replace(result.trace[-1], train_loss=loss)))
+        for result, loss in zip(results, losses, strict=True)
+    ]
+    trials = trials_of(results, tmp_path).sort_values("seed")
+    assert works(trials, RULE).tolist() == [True, False, False]
+    assert works(trials, ClaimRule(max_loss_share=1.0)).tolist() == [True, True, True]
+    of_ten_classes = trials.assign(num_classes=10)
+    assert works(of_ten_classes, ClaimRule(max_loss_share=0.29)).tolist() == [True, True, False]
+
+
 def test_seeds_grow_by_half_up_to_the_most_and_only_where_they_can_decide(tmp_path: Path) -> None:
     rule = ClaimRule(max_seeds=20)
     kinds = {2: "l" * 7 + "m", 20: "lm" * 5, 100: "lm" * 9, 200: "l" * 14 + "m" * 5}
@@ -221,7 +236,9 @@ def test_verdicts_stay_while_only_undecided_cells_get_seeds() -> None:
     assert (before != Verdict.UNDECIDED).sum() > 20
 
 
-@pytest.mark.parametrize("field", [{"alpha": 0.0}, {"confidence": 1.0}, {"max_test_error": 2.0}, {"min_seeds": 40}])
+@pytest.mark.parametrize(
+    "field", [{"alpha": 0.0}, {"confidence": 1.0}, {"max_test_error": 2.0}, {"min_seeds": 40}, {"max_loss_share": 0.0}]
+)
 def test_a_rule_that_makes_no_sense_is_refused(field: dict[str, float]) -> None:
     with pytest.raises(UserError):
         ClaimRule(**field)  # type: ignore[arg-type]

@@ -402,6 +402,7 @@ def point(**values: float) -> TwoLayerCNNTracePoint:
         ({"train_error": 0.02, "test_error": 0.0}, Outcome.UNDERFIT),
         ({"train_loss": math.log(2), "weight_norm": 1e-6, "train_error": 0.002, "test_error": 0.002}, Outcome.STUCK),
         ({"train_loss": math.log(2), "weight_norm": 1e-6, "train_error": 0.99, "test_error": 0.99}, Outcome.STUCK),
+        ({"train_loss": 0.68, "weight_norm": 0.1, "train_error": 0.0, "test_error": 0.0}, Outcome.LEARNED),
         ({"train_loss": math.log(2), "weight_norm": 2.0, "train_error": 0.5, "test_error": 0.5}, Outcome.UNDERFIT),
         ({"train_loss": 0.3, "weight_norm": 0.5, "train_error": 0.5, "test_error": 0.5}, Outcome.UNDERFIT),
         ({"train_loss": math.nan}, Outcome.DIVERGED),

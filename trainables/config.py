@@ -174,6 +174,7 @@ class TwoLayerCNNConfig(TrialConfig):
     """The synthetic workload of Definitions 3.1 and 3.2; defaults are the paper's experiment."""
 
     numeric_version: ClassVar[int] = 1
+    num_classes: ClassVar[int] = 2
 
     workload: Literal["two_layer_cnn"] = "two_layer_cnn"
     learning_rate: float = Field(5e-5, gt=0, description="eta")

@@ -5,7 +5,6 @@ Torch-free, so that planning stays light.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, Self
@@ -136,8 +135,3 @@ class ImageClassifierConfig(TrialConfig):
     def has_small_stem(self) -> bool:
         """Whether the architecture begins as its CIFAR variant does."""
         return self.image_size <= LARGEST_SMALL_IMAGE
-
-    @property
-    def trivial_loss(self) -> float:
-        """Cross-entropy of a network that gives every class the same probability."""
-        return math.log(self.num_classes)

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainables.config import TwoLayerCNNConfig
-from trainables.outcome import STUCK_LOSS_TOLERANCE, STUCK_NORM_SHARE
+from trainables.outcome import STUCK_LOSS_TOLERANCE, STUCK_NORM_SHARE, trivial_loss
 from trainables.patch_data import PatchData
 from trainables.two_layer_cnn_state import TrainState
 
@@ -114,9 +114,9 @@ class Reach:
         norm = math.sqrt(2 * self._num_filters * float(np.square(radii).sum()))
         if not SLACK * norm < STUCK_NORM_SHARE * initial_norm:
             return False
-        # |log(1 + exp(-z)) - log 2| grows in |z|, faster for negative z
-        loss_change = math.log1p(math.exp(SLACK * float(self._margins(radii).max()))) - math.log(2)
-        return loss_change < STUCK_LOSS_TOLERANCE * math.log(2)
+        # a sample's |log(1 + exp(-z)) - log 2| grows in |z|, faster for negative z
+        loss_change = float(np.logaddexp(0, SLACK * self._margins(radii)).mean()) - math.log(2)
+        return loss_change < STUCK_LOSS_TOLERANCE * trivial_loss(TwoLayerCNNConfig.num_classes)
 
     def largest_gradient(self, radii: Radii) -> Radii:
         """The largest |dL/dw_jr[k]| (d,) of any batch: the mean over the samples that have the largest."""

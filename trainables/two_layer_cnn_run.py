@@ -136,7 +136,7 @@ class TwoLayerCNNRun:
 
     def _result(self) -> TrialResult:
         if self._state.epoch >= self.config.num_epochs or not is_finite(self._trace[-1]):
-            ending = outcome(self._trace, num_classes=2)
+            ending = outcome(self._trace, self.config.num_classes)
         else:
             ending = Outcome.STUCK if self._is_stopped else Outcome.UNFINISHED
         return self._make_result(ending, self._state.epoch)
