@@ -26,7 +26,7 @@ from orchestrator.work import Task
 from search_spaces.boundary import BoundarySampler
 from search_spaces.space import Axis, Choice, LogIntegers, LogUniform
 from search_spaces.studies import read_study
-from tests.launching import checked, launch
+from tests.launching import checked, kill_tree, launch, rows, start, traces, wait_for
 from trainables.config import Optimizer
 from trainables.registry import workload
 from trainables.result import Outcome, TrialResult
@@ -224,6 +224,55 @@ def test_a_finer_map_has_the_coarser_ones_trials(undisturbed: Ledger, tmp_path: 
     finer = map_of(rounds=9)
     assert plan_sweep(finer, ledger).num_pending == 2 * 2 * 4
     assert ids(run(finer, ledger)) > before
+
+
+MAPPED = """
+from orchestrator.claim_rule import ClaimRule
+from orchestrator.map_search import MapSearch
+from orchestrator.sweep import Grid, Sweep
+from orchestrator.sweeps import sweep
+from search_spaces.space import LogIntegers, LogUniform
+
+SIZES = {"num_train": 20, "num_test": 50, "dimension": 40, "noise_sparsity": 5, "num_filters": 4}
+
+@sweep
+def mapped() -> Sweep:
+    space = {"batch_size": LogIntegers((2, 5, 20)), "weight_decay": LogUniform(1e-3, 1e3)}
+    search = MapSearch(
+        {"adam": space, "adamw": space},
+        ClaimRule(max_test_error=0.2, min_seeds=6, max_seeds=9),
+        rounds=6, per_round=4, line_rounds=3, lines=({"batch_size": 2},),
+    )
+    axes = {"batch_size": (2, 20), "weight_decay": (1e-3, 100.0)}
+    base = {**SIZES, "num_epochs": 4000, "learning_rate": 2e-4, "init_std": 0.05}
+    return Sweep(
+        "mapped", "a map", (Grid({"adam": {}, "adamw": {}}, axes, base),), figures=("phase_diagram",), search=search,
+        accepts_certificates=True,
+    )
+"""
+
+
+@pytest.mark.slow
+def test_a_map_on_ray_that_is_killed_ends_with_the_same_rows(tmp_path: Path) -> None:
+    """SIGKILL to the driver and all workers, twice, in the middle of trials; some of these end by a certificate."""
+    plain = ("--out", "results", "--no-mlflow", "--no-figures")
+    folders = tmp_path / "inline", tmp_path / "ray"
+    for folder in folders:
+        folder.mkdir()
+        (folder / "my_sweeps.py").write_text(MAPPED)
+    undisturbed, killed = folders
+    checked(undisturbed, "mapped", *plain, "--executor", "inline")
+    for num_trials in (20, 60):
+        process = start(killed, "mapped", *plain, "--checkpoint-seconds", "0.2")
+        wait_for(lambda least=num_trials: len(rows(killed / "results")) >= least, process)
+        kill_tree(process)
+    said = checked(killed, "mapped", *plain)
+    assert rows(killed / "results") == rows(undisturbed / "results")
+    assert traces(killed / "results") == traces(undisturbed / "results")
+    stopped = [row for row in rows(killed / "results").values() if row["epochs_done"] < row["num_epochs"]]
+    assert stopped
+    assert f"{len(stopped)} trials stopped for a certificate; of " in said
+    assert "0 to run" in checked(killed, "mapped", *plain)
 
 
 # --- what it says ---
