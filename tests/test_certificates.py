@@ -94,7 +94,7 @@ def adversaries(rng: np.random.Generator, num_steps: int, bound: float, beta1: f
 
 
 @pytest.mark.parametrize(("beta1", "beta2"), [(0.9, 0.999), (0.9, 0.95), (0.0, 0.5), (0.5, 0.9)])
-@pytest.mark.parametrize("decay", [0.05, 1.0, 300.0])
+@pytest.mark.parametrize("decay", [0.05, 300.0])
 @pytest.mark.parametrize("bias_correction", [True, False])
 def test_no_adversary_drives_a_weight_out_of_the_box(
     beta1: float, beta2: float, decay: float, bias_correction: bool
@@ -106,7 +106,7 @@ def test_no_adversary_drives_a_weight_out_of_the_box(
     bound, eta = 0.3 * decay * step_size, config.learning_rate
     line = bound / decay
     inner, outer = line + step_size, line + step_size / (1 - rho)
-    loss_gradients = adversaries(np.random.default_rng(3), 20_000, bound, beta1, beta2)
+    loss_gradients = adversaries(np.random.default_rng(3), 8_000, bound, beta1, beta2)
     w = np.zeros(loss_gradients.shape[1])
     m, v, farthest = np.zeros_like(w), np.zeros_like(w), np.zeros_like(w)
     inside = np.zeros(len(w), bool)
@@ -167,9 +167,10 @@ def test_gradients_and_losses_within_radii_are_bounded(batch_size: int) -> None:
     assert reach.is_stuck_within(np.full(config.dimension, 1e-3), initial_norm=1.0)
 
 
-@pytest.mark.parametrize("values", STUCK)
-@pytest.mark.parametrize("engine_name", ["fused-cpu", "reference"])
-def test_a_certified_trial_stays_in_its_box_and_ends_stuck(values: dict[str, Any], engine_name: str) -> None:
+@pytest.mark.parametrize(
+    ("engine_name", "values"), [("reference", STUCK[1]), *(("fused-cpu", values) for values in STUCK)]
+)
+def test_a_certified_trial_stays_in_its_box_and_ends_stuck(engine_name: str, values: dict[str, Any]) -> None:
     config = make(**values, num_epochs=400)
     box = box_of(config)
     assert box is not None
