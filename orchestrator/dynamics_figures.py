@@ -20,9 +20,7 @@ from trainables.config import Optimizer
 from trainables.result import SignAgreementTracePoint, TwoLayerCNNTracePoint
 
 _FEATURE_COLOUR, _NOISE_COLOUR = "#009E73", "#AA4499"
-
-
-_LARGE_COLOUR, _SMALL_COLOUR = "#009E73", "#AA4499"
+_LARGE_COLOUR, _SMALL_COLOUR = _FEATURE_COLOUR, _NOISE_COLOUR
 _AGREEMENT = [f.name for f in fields(SignAgreementTracePoint)]
 _DYNAMICS = [f.name for f in fields(TwoLayerCNNTracePoint)]
 _LINEAR_UP_TO = 0.1

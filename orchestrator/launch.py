@@ -123,11 +123,10 @@ def plan(
     """Show what a run would do; starts and creates nothing."""
     from rich.console import Console
 
-    from orchestrator.ledger import Ledger
-    from orchestrator.plan import plan_sweep
+    from orchestrator.plan import ledger_of, plan_sweep
 
     sweep = _sweep(name, module, sets, seeds, workload, data)
-    Console().print(_plan_table(plan_sweep(sweep, Ledger(out), max_trials)))
+    Console().print(_plan_table(plan_sweep(sweep, ledger_of(sweep, out), max_trials)))
 
 
 @app.command(name="list")
@@ -156,13 +155,13 @@ def status(
     data: Data = None,
 ) -> None:
     """Show how far a sweep is, from its results alone."""
-    from orchestrator.ledger import Ledger
+    from orchestrator.plan import ledger_of
     from orchestrator.runner import sweep_status
     from orchestrator.sweeps import load_sweeps
 
     names = [*load_sweeps(module)] if name == ALL_SWEEPS else [name]
     for sweep in [_sweep(one, module, sets, seeds, workload, data) for one in names]:
-        state = sweep_status(sweep, Ledger(out))
+        state = sweep_status(sweep, ledger_of(sweep, out))
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in state.outcomes.items())
         typer.echo(f"{sweep.name}: {state.settled}/{state.total} trials done" + (f" ({outcomes})" if outcomes else ""))
         for trial_id, error in list(state.errors.items())[:SHOWN_ERRORS]:

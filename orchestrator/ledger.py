@@ -57,11 +57,13 @@ def new_driver_id() -> str:
 class Ledger:
     """All results under one folder or object-store URI, written by any number of drivers at once.
 
-    `driver_id` names the writer (letters, digits, `.`, `_`, `-`); a new one by default. Methods are thread-safe.
+    `driver_id` names the writer (letters, digits, `.`, `_`, `-`); a new one by default. Without `accept_certificates`
+    trials that were stopped for their certificate are not there to be read. Methods are thread-safe.
     Reading an absent folder gives empty tables; an unreadable or foreign part raises `LedgerError`, which names it.
     """
 
-    def __init__(self, root: str, driver_id: str | None = None) -> None:
+    def __init__(self, root: str, driver_id: str | None = None, *, accept_certificates: bool = True) -> None:
+        self._accepts = accept_certificates
         self.driver_id = driver_id or new_driver_id()
         if not re.fullmatch(r"[A-Za-z0-9._-]+", self.driver_id):
             raise LedgerError(f"a driver id has letters, digits, '.', '_', '-' only, got {self.driver_id!r}")
@@ -99,7 +101,7 @@ class Ledger:
         for name in wanted:
             if name not in names:
                 raise LedgerError(unknown_name("column", name, names))
-        rows = self._read(TableName.TRIALS, workload, {*wanted, *RANK_COLUMNS}, trial_ids)
+        rows = self._accepted(self._read(TableName.TRIALS, workload, {*wanted, *RANK_COLUMNS}, trial_ids))
         stands = rules.standing(rows)
         rows = rows.select(wanted)
         return rows if len(stands) == rows.num_rows else rows.take(stands)
@@ -110,19 +112,16 @@ class Ledger:
         rows = self._read(TableName.TRACES, workload, None, trial_ids)
         return rules.sorted_once(rules.of_attempts(rows, attempts), rules.UNIQUE_BY[TableName.TRACES])
 
-    def settled(
-        self, workload: str, *, accept_certificates: bool = True, trial_ids: Collection[str] | None = None
-    ) -> set[str]:
-        """Ids of the trials that need not run again; those stopped for a certificate, unless these are not accepted."""
-        rows = self._read(TableName.TRIALS, workload, rules.SETTLING_COLUMNS, trial_ids)
-        settles = rules.satisfying(rows, accept_certificates=accept_certificates)
-        ids: list[Any] = rows["trial_id"].filter(settles).to_pylist()
+    def settled(self, workload: str, *, trial_ids: Collection[str] | None = None) -> set[str]:
+        """Ids of the trials that need not run again."""
+        rows = self._accepted(self._read(TableName.TRIALS, workload, rules.SETTLING_COLUMNS, trial_ids))
+        ids: list[Any] = rows["trial_id"].filter(rules.satisfying(rows)).to_pylist()
         return set(ids)
 
-    def attempts(self, workload: str, *, accept_certificates: bool = True) -> dict[str, int]:
-        """The highest attempt number of each trial that is not settled: failed, unfinished or pruned."""
-        rows = self.trials(workload, columns=("attempt", *rules.SETTLING_COLUMNS))
-        rows = rows.filter(pc.invert(rules.satisfying(rows, accept_certificates=accept_certificates)))
+    def attempts(self, workload: str) -> dict[str, int]:
+        """The attempt number of each trial that is not settled: failed, unfinished or pruned."""
+        rows = self.trials(workload, columns=("trial_id", "attempt", "outcome"))
+        rows = rows.filter(pc.invert(rules.satisfying(rows)))
         return dict(zip(rows["trial_id"].to_numpy(), rows["attempt"].to_numpy().tolist(), strict=True))
 
     def failed(self, workload: str) -> set[str]:
@@ -237,6 +236,10 @@ class Ledger:
             num_rows += num_part
         if group:
             yield group
+
+    def _accepted(self, rows: pa.Table) -> pa.Table:
+        """The rows that this reader takes note of."""
+        return rows if self._accepts else rows.filter(pc.invert(rules.stopped(rows)))
 
     def _read(
         self,

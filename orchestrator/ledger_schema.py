@@ -43,7 +43,7 @@ RANK_COLUMNS = (*ATTEMPT_KEY, "outcome", "epochs_done", "num_epochs")
 """Columns that decide which row of a trial stands."""
 
 SETTLING_COLUMNS = ("trial_id", "outcome", "epochs_done", "num_epochs")
-"""Columns that tell whether a row settles its trial."""
+"""Columns that tell whether a row settles its trial, and for whom."""
 
 UNIQUE_BY = {TableName.TRIALS: ("trial_id",), TableName.TRACES: ("trial_id", "epoch")}
 """Columns that name one row of a table, once only the attempts that stand are left."""
@@ -134,18 +134,16 @@ def trace_table(results: Sequence[TrialResult], trials: pa.Table, schema: pa.Sch
     return pa.table(columns, schema=schema)
 
 
-def satisfying(rows: pa.Table, *, accept_certificates: bool = True) -> pa.BooleanArray:
-    """Mask of the rows that settle their config; needs `SETTLING_COLUMNS`.
-
-    A trial that was stopped for its certificate (stuck before its last epoch) settles it for those who accept that.
-    """
+def satisfying(rows: pa.Table) -> pa.BooleanArray:
+    """Mask of the rows whose outcome settles their config."""
     # A pattern and not a list of values: making an Arrow array or scalar imports pandas, half a second of every plan.
-    settles = pc.match_substring_regex(rows["outcome"], pattern=f"^({'|'.join(sorted(SATISFYING))})$")
-    if accept_certificates:
-        return settles
+    return pc.match_substring_regex(rows["outcome"], pattern=f"^({'|'.join(sorted(SATISFYING))})$")
+
+
+def stopped(rows: pa.Table) -> pa.BooleanArray:
+    """Mask of the trials that were stopped for their certificate: stuck before the last epoch."""
     is_stuck = pc.match_substring_regex(rows["outcome"], pattern=f"^{Outcome.STUCK}$")
-    is_stopped = pc.and_(is_stuck, pc.less(rows["epochs_done"], rows["num_epochs"]))
-    return pc.and_not(settles, is_stopped)
+    return pc.and_(is_stuck, pc.less(rows["epochs_done"], rows["num_epochs"]))
 
 
 def standing(rows: pa.Table) -> npt.NDArray[np.int64]:
@@ -161,14 +159,14 @@ def standing(rows: pa.Table) -> npt.NDArray[np.int64]:
     contested = np.bincount(codes)[codes] > 1 if len(codes) else np.zeros(0, dtype=bool)
     positions = np.flatnonzero(contested)
     rivals = rows.select(list(RANK_COLUMNS)).take(positions).append_column("position", pa.array(positions))
-    settled, ended = satisfying(rivals), satisfying(rivals, accept_certificates=False)
+    settled, early = satisfying(rivals), stopped(rivals)
     first_settled = ("finished_at", "driver_id", "attempt")
     last_tried = ("attempt", "finished_at", "driver_id")
     ranked = np.concatenate(
         [
             *(
                 rivals.filter(rank).sort_by([(name, "ascending") for name in first_settled])["position"].to_numpy()
-                for rank in (ended, pc.and_not(settled, ended))
+                for rank in (pc.and_not(settled, early), early)
             ),
             rivals.filter(pc.invert(settled))
             .sort_by([(name, "descending") for name in last_tried])["position"]
@@ -182,12 +180,14 @@ def standing(rows: pa.Table) -> npt.NDArray[np.int64]:
 def worth_keeping(rows: pa.Table, driver_id: str) -> pa.Table:
     """Of all drivers' rows, those of one driver that its compaction keeps: at most one for each trial.
 
-    A row that loses against a satisfying row of another driver goes; as the winner is the same for everyone, it is
-    never dropped itself, even when all drivers compact at once.
+    A row that loses against another driver's that ran to its end goes; as the winner is the same for everyone, it is
+    never dropped itself, even when all drivers compact at once. A stopped winner displaces no row of another driver:
+    not every reader accepts it.
     """
     winners = rows.take(standing(rows))
     this_driver = pa.scalar(driver_id)
-    others = pc.and_(satisfying(winners), pc.not_equal(winners["driver_id"], this_driver))
+    ended = pc.and_not(satisfying(winners), stopped(winners))
+    others = pc.and_(ended, pc.not_equal(winners["driver_id"], this_driver))
     own = rows.filter(pc.equal(rows["driver_id"], this_driver))
     own = own.take(standing(own))
     return without(own, winners.filter(others))

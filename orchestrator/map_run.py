@@ -96,9 +96,8 @@ class MapRun:
         self._known |= ids
         if not ids:
             return False
-        workload_name, accepts = self._sweep.workload, self._sweep.accepts_certificates
-        settled_ids = self._ledger.settled(workload_name, accept_certificates=accepts, trial_ids=ids)
-        settled = self._ledger.trials(workload_name, trial_ids=settled_ids).to_pylist()
+        rows = self._ledger.trials(self._sweep.workload, trial_ids=ids).to_pylist()
+        settled = [row for row in rows if row["outcome"] in SATISFYING]
         self._draws.add(settled)
         return bool(settled)
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from orchestrator.claims import judged
 from orchestrator.errors import SweepError
-from orchestrator.ledger import Ledger
 from orchestrator.map_search import map_of, of_setting
-from orchestrator.plan import plan_sweep
+from orchestrator.plan import ledger_of, plan_sweep
 from orchestrator.sweep import Sweep
 from search_spaces.studies import write_study
 
@@ -22,7 +21,7 @@ def export_optuna(sweep: Sweep, out: str, storage: str | None = None) -> tuple[s
     if storage is None and "://" in out:
         raise SweepError(f"{out!r} cannot hold an Optuna database: name one with --storage")
     storage = storage or f"sqlite:///{Path(out).resolve()}/optuna.db"
-    ledger = Ledger(out)
+    ledger = ledger_of(sweep, out)
     ids = {config.trial_id for config in plan_sweep(sweep, ledger).configs}
     trials = judged(ledger.trials(sweep.workload, trial_ids=ids).to_pandas(), search.rule)
     if trials.empty:

@@ -34,9 +34,14 @@ class Plan:
         return self.num_pending == 0
 
 
+def ledger_of(sweep: Sweep, out: str) -> Ledger:
+    """The results under an output folder, as this sweep reads them."""
+    return Ledger(out, accept_certificates=sweep.accepts_certificates)
+
+
 def plan_sweep(sweep: Sweep, ledger: Ledger, max_trials: int | None = None) -> Plan:
     """Expand the sweep, or read how far its search is, and subtract what is settled."""
-    all_settled = ledger.settled(sweep.workload, accept_certificates=sweep.accepts_certificates)
+    all_settled = ledger.settled(sweep.workload)
     if sweep.search is None:
         configs = sweep.configs()
         pending = tuple(config for config in configs if config.trial_id not in all_settled)[:max_trials]

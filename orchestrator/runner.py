@@ -18,7 +18,7 @@ from orchestrator.errors import SweepError, unknown_name
 from orchestrator.executor import Executor, InlineExecutor
 from orchestrator.ledger import Ledger
 from orchestrator.map_search import MapSearch
-from orchestrator.plan import Plan, plan_sweep
+from orchestrator.plan import Plan, ledger_of, plan_sweep
 from orchestrator.sweep import Sweep
 from orchestrator.training import Training
 from trainables.gpu import gpu_is_here
@@ -70,7 +70,7 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
     if options.executor not in EXECUTORS:
         raise SweepError(unknown_name("executor", options.executor, EXECUTORS))
     device = _device(sweep, options)
-    ledger = Ledger(options.out)
+    ledger = ledger_of(sweep, options.out)
     ledger.check_writable()
     options = replace(options, out=ledger.root)
     with _lease(options.out, sweep.name):
@@ -101,7 +101,7 @@ def export_mlflow(sweep: Sweep, out: str) -> int:
     """Write every trial of the sweep that the ledger has and MLflow lacks; returns their number."""
     from orchestrator.mlflow_view import MlflowView, default_tracking_uri
 
-    ledger = Ledger(out)
+    ledger = ledger_of(sweep, out)
     out = ledger.root
     plan = plan_sweep(sweep, ledger)
     trial_ids = {config.trial_id for config in plan.configs}

@@ -41,9 +41,8 @@ class Training:
         self._plan, self._ledger, self._executor, self._view = plan, ledger, executor, view
         self._workload = plan.sweep.workload
         self._states = StateStore(states_root)
-        self._accepts = plan.sweep.accepts_certificates
-        self._states.collect(self._settled())
-        self._attempts = ledger.attempts(self._workload, accept_certificates=self._accepts)
+        self._states.collect(ledger.settled(self._workload))
+        self._attempts = ledger.attempts(self._workload)
         # A trial that failed starts anew: its state may be what it failed of.
         failed = ledger.failed(self._workload)
         self._state_paths = {tid: path for tid, path in self._states.index().items() if tid not in failed}
@@ -71,11 +70,8 @@ class Training:
             except KeyboardInterrupt:
                 interrupted = True
         self._executor.close()
-        self._states.collect(self._settled())
+        self._states.collect(self._ledger.settled(self._workload))
         return self._outcomes, interrupted
-
-    def _settled(self) -> set[str]:
-        return self._ledger.settled(self._workload, accept_certificates=self._accepts)
 
     def _feed(self, results: Sequence[TrialResult] = ()) -> None:
         """Queue what the work has next; the first time in the driver's thread, then in the recorder's."""
@@ -98,7 +94,8 @@ class Training:
         self._configs[config.trial_id] = config
         attempt = self._attempts.get(config.trial_id, 0) + 1
         until_epoch = None if task.until_epoch >= config.num_epochs else task.until_epoch
-        return MemberOrder(config, attempt, self._state_paths.get(config.trial_id), until_epoch, self._accepts)
+        may_stop = self._plan.sweep.accepts_certificates
+        return MemberOrder(config, attempt, self._state_paths.get(config.trial_id), until_epoch, may_stop)
 
     def _moved(self, report: Report) -> None:
         config = self._configs[report.trial_id]

@@ -420,7 +420,7 @@ def test_outcomes() -> None:
     assert train(make_config(num_epochs=25, learning_rate=2e-3)).outcome is Outcome.LEARNED
     stuck = train(make_config(num_epochs=60, weight_decay=100.0, learning_rate=3e-2))
     assert stuck.outcome is Outcome.STUCK
-    assert last(stuck).train_loss == pytest.approx(math.log(NUM_CLASSES), rel=0.05)
+    assert -1e-3 <= last(stuck).train_loss / math.log(NUM_CLASSES) - 1 <= 0.05
     diverged = train(make_config(optimizer="signsgd", learning_rate=1e30, batch_size=48))
     assert diverged.outcome is Outcome.DIVERGED
     assert last(diverged).test_top5_error == last(diverged).test_error == 1

@@ -21,5 +21,5 @@ class Certificate(StrEnum):
 
 
 def is_audited(trial_id: str) -> bool:
-    """Whether a trial is among those that run to their end."""
+    """Whether a trial is among those that run to their end: by its name, so by nothing that could favour an outcome."""
     return int(trial_id, 16) / float(16 ** len(trial_id)) < AUDITED_SHARE

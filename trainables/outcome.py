@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from trainables.result import Outcome, TracePoint
 
-STUCK_LOSS_TOLERANCE = 1e-3
-"""A stuck trial's training loss lies within this share of the trivial loss, ln(number of classes), ...
+STUCK_LOSS_TOLERANCE, STUCK_LOSS_EXCESS = 1e-3, 0.05
+"""By at most these shares a stuck trial's training loss lies below and above the trivial one, ln(number of classes)...
 
 Collapsed weights give ln 2 to the last digit. Small ones that decoupled decay holds at about 1 / lambda do not: they
 may classify without error at a loss only 1% below it, and are not stuck.
@@ -38,8 +38,8 @@ def outcome(trace: Sequence[TracePoint], num_classes: int) -> Outcome:
     first, last = trace[0], trace[-1]
     if not is_finite(last):
         return Outcome.DIVERGED
-    trivial = trivial_loss(num_classes)
-    loss_is_trivial = abs(last.train_loss - trivial) <= STUCK_LOSS_TOLERANCE * trivial
+    excess = last.train_loss / trivial_loss(num_classes) - 1
+    loss_is_trivial = -STUCK_LOSS_TOLERANCE <= excess <= STUCK_LOSS_EXCESS
     if loss_is_trivial and last.weight_norm < STUCK_NORM_SHARE * first.weight_norm:
         return Outcome.STUCK
     if last.train_error > TRAINED_ERROR:

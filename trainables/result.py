@@ -139,7 +139,7 @@ class TrialResult:
 
     `data_digest`, `init_digest` and `order_digest` tell whether two trials saw the same data, initial weights and
     batches. `error` holds the traceback of a failed trial. `certificate`, found after `certificate_epoch` epochs, tells
-    how the trial ends; one whose `epochs_done` are fewer than its epochs was stopped for it.
+    how the trial ends; a stuck one whose `epochs_done` are fewer than its epochs was stopped for it.
     """
 
     config: TrialConfig

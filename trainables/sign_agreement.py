@@ -75,6 +75,11 @@ class SignAgreement(TwoLayerCNN):
         compared = len(trace_epochs(c.num_epochs)) * c.steps_per_epoch * c.dimension * 2 * c.num_filters
         return 2 * super().cost(config) + compared * _SECONDS_PER_COMPARED_WEIGHT
 
+    def memory(self, config: TrialConfig) -> int:
+        """Bytes of both states, and of the comparison in float64: dense noise patches and eight matrices (d, 2m)."""
+        c = cast(TwoLayerCNNConfig, config)
+        return 2 * super().memory(config) + 8 * c.dimension * (c.num_train + 8 * 2 * c.num_filters)
+
 
 def sign_config(config: TwoLayerCNNConfig) -> TwoLayerCNNConfig:
     """The trial of SignSGD (SignSGDW for AdamW) that goes with a trial of Adam: the decay and all else are the same."""

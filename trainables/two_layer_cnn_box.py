@@ -2,7 +2,9 @@
 
 One weight w with gradient g = h + lambda w, where the loss gives |h| <= G. Two facts on every update u of Adam:
 
-- |u| <= c = (1 - beta1) / sqrt((1 - beta2) (1 - beta1^2 / beta2)), by Cauchy-Schwarz on the sums that m and v are.
+- |u| <= c = (1 - beta1) / sqrt((1 - beta2) (1 - beta1^2 / beta2)), by Cauchy-Schwarz on the sums that m and v are. Bias
+  correction keeps this: it multiplies by sqrt(1 - beta2^t) / (1 - beta1^t), the t terms of the sums bring a factor
+  sqrt(1 - rho^2t), and (1 - rho^2t) (1 - beta2^t) <= (1 - beta1^t)^2, since rho^2 beta2 = beta1^2.
 - While g keeps one sign, what the past adds against that sign fades: after j steps |u| <= c rho^j there, with
   rho = beta1 / sqrt(beta2), since m forgets by beta1 and sqrt(v) by at most sqrt(beta2).
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +36,6 @@ SLACK = 1.01
 """On every bound: room for the rounding of the engines."""
 LEAST_EPSILON = 1e-15
 """Below it, sums that round to zero in float32 could make updates larger than c."""
-_FORGOTTEN = 1e-3
-"""Bias correction multiplies c by at most 1 / (1 - beta1^t): from the step on where beta1^t is below this, by 1.001."""
 _MOST_ITERATIONS = 200
 
 Radii = npt.NDArray[np.float64]
@@ -42,58 +43,67 @@ Radii = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class WeightBox:
-    """Bounds (d,) on |w_jr[k]|: from step `first_step` on, weights within `inner` stay within `outer` for ever."""
+    """Bounds (d,) on |w_jr[k]|: weights that are within `inner` stay within `outer` for ever."""
 
     inner: Radii
     outer: Radii
-    first_step: int
 
     def holds(self, state: TrainState) -> bool:
         """Whether the state is within `inner`."""
-        largest = np.abs(state.weights).max(axis=1)
-        return state.step >= self.first_step and bool((largest <= self.inner).all())
+        return bool((np.abs(state.weights).max(axis=1) <= self.inner).all())
+
+
+class Bounds(Protocol):
+    """What weights within radii (d,) can do."""
+
+    def is_stuck_within(self, radii: Radii, initial_norm: float) -> bool:
+        """Whether every set of weights within `radii` has the loss and the norm of a stuck trial."""
+        ...
+
+    def largest_gradient(self, radii: Radii) -> Radii:
+        """The largest |dL/dw_jr[k]| (d,) of any batch."""
+        ...
 
 
 def stuck_box(config: TwoLayerCNNConfig, data: PatchData, initial_norm: float) -> WeightBox | None:
     """The box of a trial, None if none certifies a stuck end."""
     if config.weight_decay == 0 or (config.optimizer.has_moments and config.epsilon_value < LEAST_EPSILON):
         return None
-    step, rho, first_step = largest_step(config)
+    bounds = Reach(config, data)
     if config.optimizer.is_coupled:
-        return _coupled_box(config, Reach(config, data), step, rho, first_step, initial_norm)
-    kept = abs(1 - config.learning_rate * config.weight_decay)
+        return coupled_box(config, bounds, initial_norm)
+    # Small steps round: a float32 weight that is kept by 1 - 1e-9 is kept whole.
+    number = np.dtype(config.precision.value).type
+    kept = abs(float(number(1 - config.learning_rate * config.weight_decay))) + float(np.finfo(number).eps)
     if kept >= 1:
         return None
+    step, _ = largest_step(config)
     radii = np.full(config.dimension, SLACK * step / (1 - kept))
-    is_stuck = Reach(config, data).is_stuck_within(radii, initial_norm)
-    return WeightBox(radii, radii, first_step) if is_stuck else None
+    return WeightBox(radii, radii) if bounds.is_stuck_within(radii, initial_norm) else None
 
 
-def largest_step(config: TwoLayerCNNConfig) -> tuple[float, float, int]:
-    """The largest change of a weight in one step, eta c; rho; and the step from which they hold."""
+def largest_step(config: TwoLayerCNNConfig) -> tuple[float, float]:
+    """The largest change of a weight by one update, eta c, and rho."""
     if not config.optimizer.has_moments:
-        return config.learning_rate, 0.0, 0
-    beta1, beta2 = config.beta1 or 0.0, config.beta2 or 0.0
+        return config.learning_rate, 0.0
+    number = np.dtype(config.precision.value).type
+    beta1, beta2 = float(number(config.beta1)), float(number(config.beta2))  # as the engines have them
     c = (1 - beta1) / math.sqrt((1 - beta2) * (1 - beta1**2 / beta2))
-    first_step = 0
-    if config.bias_correction:
-        c /= 1 - _FORGOTTEN
-        first_step = math.ceil(math.log(_FORGOTTEN) / math.log(beta1)) if beta1 else 0
-    return config.learning_rate * c, beta1 / math.sqrt(beta2), first_step
+    return config.learning_rate * c, beta1 / math.sqrt(beta2)
 
 
-def _coupled_box(
-    config: TwoLayerCNNConfig, network: Reach, step: float, rho: float, first_step: int, initial_norm: float
-) -> WeightBox | None:
+def coupled_box(config: TwoLayerCNNConfig, bounds: Bounds, initial_norm: float) -> WeightBox | None:
+    """The smallest box of coupled decay that agrees with its own gradients, None if a network in it might train."""
+    step, rho = largest_step(config)
     radii = np.full(config.dimension, step / (1 - rho))
     for _ in range(_MOST_ITERATIONS):
-        outer = SLACK * radii
-        if not network.is_stuck_within(outer, initial_norm):
+        outer = SLACK**2 * radii
+        if not bounds.is_stuck_within(outer, initial_norm):
             return None
-        line = network.largest_gradient(outer) / config.weight_decay
+        line = bounds.largest_gradient(outer) / config.weight_decay
         needed = line + step / (1 - rho)
-        if (needed <= outer).all():
-            return WeightBox(line + step, outer, first_step)
+        if (SLACK * needed <= outer).all():
+            return WeightBox(line + step, outer)
         radii = np.maximum(radii, needed)
     return None
 
@@ -106,6 +116,7 @@ class Reach:
         smallest = config.num_train % config.batch_size
         self._batch_size = smallest or config.batch_size  # the mean over fewer samples can be larger
         self._support = data.train.support.astype(np.int64)
+        self._coordinates = self._support.ravel()
         self._values = np.abs(data.train.values)
         self._dimension = config.dimension
 
@@ -119,17 +130,18 @@ class Reach:
         return loss_change < STUCK_LOSS_TOLERANCE * trivial_loss(TwoLayerCNNConfig.num_classes)
 
     def largest_gradient(self, radii: Radii) -> Radii:
-        """The largest |dL/dw_jr[k]| (d,) of any batch: the mean over the samples that have the largest."""
+        """The largest |dL/dw_jr[k]| (d,) of any batch: the mean over those samples where it is largest."""
         products = self._products(radii)
         softness = 1 / (1 + np.exp(-self._margins(radii)))  # |l_j| at most
         noise_slope = softness * self._q * products ** (self._q - 1)
-        by_sample = np.zeros((len(products), self._dimension))
-        np.put_along_axis(by_sample, self._support, noise_slope[:, None] * self._values, axis=1)
-        by_sample[:, 0] += softness * self._q * radii[0] ** (self._q - 1)
-        size = self._batch_size
-        top = np.partition(by_sample, len(by_sample) - size, axis=0)[len(by_sample) - size :]
-        largest: Radii = top.mean(axis=0)
-        return largest
+        by_sample = noise_slope[:, None] * self._values
+        by_sample[:, 0] += softness * self._q * radii[0] ** (self._q - 1)  # coordinate 0 has the signal too
+        flat = by_sample.ravel()
+        order = np.lexsort((-flat, self._coordinates))
+        coordinates = self._coordinates[order]
+        rank = np.arange(len(order)) - np.searchsorted(coordinates, coordinates)
+        largest = np.where(rank < self._batch_size, flat[order], 0.0)
+        return np.bincount(coordinates, largest, minlength=self._dimension) / self._batch_size
 
     def _products(self, radii: Radii) -> Radii:
         """|<w, xi_i>| (n,) at most."""

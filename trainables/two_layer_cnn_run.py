@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -83,14 +83,14 @@ class TwoLayerCNNRun:
 
         self._data = patch_data(self.config)
         given, self._given_state = self._given_state, None
-        # Another engine rounds differently: its half of a trajectory is not continued.
-        if given is not None and str(given["engine"]) != self._engine_name:
+        # Another engine rounds differently: its half of a trajectory is not continued; nor an earlier version's state.
+        if given is not None and (str(given["engine"]) != self._engine_name or "certificate_epoch" not in given):
             given = None
         if given is not None:
             self._trace = [self._point_from_row(row) for row in given["trace"]]
             self._num_reported = len(self._trace)
             self._train_seconds = float(given["train_seconds"])
-            certificate_epoch = int(given.get("certificate_epoch", -1))  # states of earlier versions have none
+            certificate_epoch = int(given["certificate_epoch"])
             self._certificate_epoch = certificate_epoch if certificate_epoch >= 0 else None
         self._open(given)
         self.has_begun = True
@@ -137,14 +137,23 @@ class TwoLayerCNNRun:
     def _result(self) -> TrialResult:
         if self._state.epoch >= self.config.num_epochs or not is_finite(self._trace[-1]):
             ending = outcome(self._trace, self.config.num_classes)
+        elif self._is_stopped:
+            return self._stopped_result()
         else:
-            ending = Outcome.STUCK if self._is_stopped else Outcome.UNFINISHED
+            ending = Outcome.UNFINISHED
         return self._make_result(ending, self._state.epoch)
+
+    def _stopped_result(self) -> TrialResult:
+        """As of the epoch of its certificate, also if the state that it was resumed from had gone further."""
+        assert self._certificate_epoch is not None
+        whole = self._make_result(Outcome.STUCK, self._certificate_epoch)
+        trace = tuple(point for point in whole.trace if point.epoch <= self._certificate_epoch)
+        return replace(whole, trace=trace)
 
     def _make_result(self, ending: Outcome, epochs_done: int, error: str | None = None) -> TrialResult:
         digests = _digests(self.config, self._data.digest) if self.has_begun else (None, None, None)
         certificate, certificate_epoch = Certificate.WEIGHT_BOX, self._certificate_epoch
-        if ending is Outcome.DIVERGED:
+        if ending is Outcome.DIVERGED and certificate_epoch is None:  # else the certificate was wrong, and stays
             certificate, certificate_epoch = Certificate.NON_FINITE, epochs_done
         return TrialResult(
             config=self.config,

@@ -23,7 +23,7 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Updates:
-    """One step: the gradient that the optimizer sees (d, 2m), lambda w in it where the decay is coupled; -dW / eta."""
+    """One step: the gradient (d, 2m), lambda w in it where the decay is coupled, and m / (sqrt(v) + epsilon)."""
 
     gradient: Matrix
     update: Matrix
