@@ -108,16 +108,19 @@ def fit_scaling(x: ArrayLike, decay: ArrayLike, works: ArrayLike) -> ScalingFit:
     prior = _Prior.around(log_decay)
     points, log_weights = prior.points(), np.zeros(NUM_POINTS)  # log weights: prior over proposal, without the data
     temperature, refinements = 0.0, 0
+    best = ScalingFit(points, special.softmax(log_weights), log10_x0, len(np.unique(u)), len(u), 0.0)
     for _ in range(_MAX_ROUNDS):
         log_likelihood = _log_likelihood(points, u - log10_x0, log_decay, is_working)
         temperature = _next_temperature(log_weights, log_likelihood, temperature)
         weights = special.softmax(log_weights + temperature * log_likelihood)
         refinements += temperature == 1
-        if refinements > _REFINEMENTS and _effective(weights) >= MIN_EFFECTIVE:
-            return ScalingFit(points, weights, log10_x0, len(np.unique(u)), len(u), _effective(weights))
+        if temperature == 1 and _effective(weights) > best.num_effective:
+            best = ScalingFit(points, weights, log10_x0, len(np.unique(u)), len(u), _effective(weights))
+        if refinements > _REFINEMENTS and best.num_effective >= MIN_EFFECTIVE:
+            break
         points, log_proposal = _proposal(points, weights)
         log_weights = prior.log_density(points) - log_proposal
-    raise RuntimeError(f"the posterior of {len(u)} draws was not reached in {_MAX_ROUNDS} rounds")
+    return best
 
 
 def fit_threshold(decay: ArrayLike, works: ArrayLike) -> ScalingFit:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -60,15 +61,15 @@ def propose_boundary(
     num_design = num if is_blind else min(max(num_startup - first, 0), num)
     design = qmc.Sobol(len(space), rng=np.random.default_rng(seed)).random_base2((first + num).bit_length())
     asked = [_decode(space, row) for row in design[first : first + num_design]]
-    informed = []
-    for one in range(first + num_design, first + num):
-        if one % EXPLORE_EVERY == 0:
-            asked.append(_decode(space, design[num_startup + (one - num_startup) // EXPLORE_EVERY]))
-        else:
-            informed.append(one)
-    if informed:
+    later = range(first + num_design, first + num)
+    tried = [*(params for params, _ in history), *pending, *asked]
+    for _ in range(sum(one % EXPLORE_EVERY == 0 for one in later)):
+        unseen = (point for point in map(partial(_decode, space), design[num_startup:]) if point not in tried)
+        asked.append(next(unseen, _decode(space, design[-1])))
+        tried.append(asked[-1])
+    if num_informed := num - len(asked):
         rng = np.random.default_rng([seed, first])
-        asked += _informative(space, history, [*pending, *asked], len(informed), rng, level)
+        asked += _informative(space, history, [*pending, *asked], num_informed, rng, level)
     return asked
 
 
@@ -80,7 +81,11 @@ def _informative(
     rng: np.random.Generator,
     level: float,
 ) -> list[Params]:
-    """`num` points, one after the other, each knowing where the others are."""
+    """`num` points, one after the other, each knowing where the others are, and an outcome that they may have there.
+
+    With imagined outcomes the boundary moves about as far as it is uncertain, and so do the points of a batch; if it
+    stayed where it is, all of them would lie there.
+    """
     fresh = [_decode(space, row) for row in qmc.Sobol(len(space), rng=rng).random_base2(GRID_BITS)]
     tried, successes, counts = pool(space, history)
     grid = np.array([encode(space, params) for params in fresh])
@@ -92,13 +97,13 @@ def _informative(
         fields.append(_Field(fit(tried[known], successes[known, column], counts[known, column], level), points))
     for field in fields:
         for at in range(len(grid), len(points)):
-            field.observe(at)
+            field.imagine(at, rng)
     chosen = []
     for _ in range(num):
         at = _least_errors(fields)
         chosen.append(fresh[at])
         for field in fields:
-            field.observe(at)
+            field.imagine(at, rng)
     return chosen
 
 
@@ -132,10 +137,14 @@ class _Field:
         odds = np.sqrt(np.maximum(variance - explained, 0.0) / np.maximum(explained, 1e-300))
         return np.asarray(2 * owens_t(self.mean[:NUM_GRID] / np.sqrt(variance), odds).sum(axis=1), dtype=float)
 
-    def observe(self, at: int) -> None:
-        """Shrink the covariance as an outcome at that point will, whatever it is; the mean is expected to stay."""
+    def imagine(self, at: int, rng: np.random.Generator) -> None:
+        """Take in an outcome at that point, drawn as the model expects it."""
         column = self.covariance[at].copy()
-        self.covariance -= self._information(np.array([at]))[0] * np.outer(column, column)
+        here = np.array([at])
+        works, slope = self.model.outcome(self.mean[here], np.diag(self.covariance)[here])
+        pull = slope / works if rng.random() < works else -slope / (1 - works)
+        self.mean = self.mean + pull[0] * column
+        self.covariance -= self._information(here)[0] * np.outer(column, column)
 
     def _information(self, at: NDArray[np.intp]) -> Array:
         return self.model.information(self.mean[at], np.diag(self.covariance)[at])

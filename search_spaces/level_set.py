@@ -110,11 +110,19 @@ class LevelSetModel:
 
         Its root times the covariance with another point is the standard deviation of that point's new mean.
         """
+        p, slope = self.outcome(mean, variance)
+        return np.asarray(slope**2 / (p * (1 - p)), dtype=float)
+
+    def outcome(self, mean: Array, variance: Array) -> tuple[Array, Array]:
+        """Probability that an outcome is 1 where the latent has that mean and variance, and its slope by the mean.
+
+        An outcome of 1 moves the mean by the variance times slope / p, one of 0 by minus slope / (1 - p).
+        """
         scale = np.sqrt(1.0 + variance)
         margin = (mean + ndtri(self.level)) / scale
         p = self.lapse + (1 - 2 * self.lapse) * ndtr(margin)
         slope = (1 - 2 * self.lapse) * np.exp(-0.5 * margin**2) / np.sqrt(2 * np.pi) / scale
-        return np.asarray(slope**2 / (p * (1 - p)), dtype=float)
+        return p, slope
 
     def samples(self, points: ArrayLike, num: int, seed: int) -> Array:
         """`num` joint draws of the latent at points (m, d), for bands around boundary curves; (num, m)."""

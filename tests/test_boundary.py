@@ -194,6 +194,28 @@ def test_a_batch_keeps_clear_of_itself_and_of_what_runs(disc: list[Any]) -> None
     assert distances.min() > 0.02
 
 
+def rounds_with_a_lag(seed: int, edge: float) -> list[tuple[float, bool]]:
+    """Six rounds of eight points on a line that works below `edge`; each knows of all results but the last round's."""
+    space, rounds = {"x": FloatDistribution(0.0, 1.0)}, list[list[tuple[dict[str, Any], tuple[float]]]]()
+    for k in range(6):
+        history = [draw for drawn in rounds[: max(0, k - 1)] for draw in drawn]
+        pending = [params for params, _ in rounds[k - 1]] if k else []
+        asked = propose_boundary(space, history, pending, 8, seed, 8 * k)
+        rounds.append([(params, (float(params["x"] < edge),)) for params in asked])
+    return [(params["x"], bool(works)) for drawn in rounds for params, (works,) in drawn]
+
+
+def test_rounds_that_do_not_know_of_each_other_close_in_on_a_sharp_edge() -> None:
+    """Points that all lay where the edge is believed to be would leave a gap of a fortieth of the line."""
+    gaps = []
+    for seed, edge in enumerate(np.random.default_rng(0).uniform(0.15, 0.85, 8)):
+        drawn = rounds_with_a_lag(seed, edge)
+        gaps.append(min(x for x, works in drawn if not works) - max(x for x, works in drawn if works))
+        # the design goes on where it was: no point of it comes twice
+        assert len({x for x, _ in drawn}) >= len(drawn) - 4
+    assert np.median(gaps) < 0.012
+
+
 def test_values_lie_on_their_axes_and_are_rounded(disc: list[Any]) -> None:
     history: list[Any] = []
     for _ in range(13):

@@ -83,3 +83,20 @@ def test_draws_without_a_logarithm_or_of_unequal_number_are_refused(
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     fits = [fit_scaling(*draws(1, 0.15, 30, seed)).exponent() for seed in range(120)]
     assert np.mean([fit.low <= 1 <= fit.high for fit in fits]) >= 0.9
+
+
+def test_an_edge_with_two_explanations_has_a_band_all_the_same() -> None:
+    """Either two draws are mislabelled, or the transition is wide: two peaks, of which no proposal fits both well."""
+    log_decay = np.array(
+        [-3.881, -3.881, -3.204, -2.817, -2.817, -2.632, -2.173, -1.497, -0.997, -0.812, -0.812, -0.511]
+        + [-0.449] * 4
+        + [-0.448] * 6
+        + [-0.442, -0.442, -0.376, -0.169, -0.162, -0.151, -0.151, -0.139, -0.128, -0.128, -0.126, -0.123, -0.113]
+        + [-0.113, -0.104, -0.076, -0.076, 0.122, 0.392, 1.082, 1.498, 1.697, 1.697, 2.29, 2.981, 2.981]
+    )
+    works = np.array([c == "1" for c in "111111111111110111111111111111111010000000000000"])
+    fit = fit_threshold(10**log_decay, works)
+    assert 100 < fit.num_effective < MIN_EFFECTIVE
+    threshold = fit.threshold(1.0)
+    assert threshold.low < threshold.value < threshold.high
+    assert -0.15 < threshold.value < -0.05
