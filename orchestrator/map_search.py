@@ -40,7 +40,7 @@ class MapSearch:
     lines: tuple[Mapping[str, Any], ...] = ()
     rounds: int = 10
     per_round: int = 8
-    line_rounds: int = 6
+    line_rounds: int = 8
     scaling: str | None = None
     num_steps: int | None = None
     max_epochs: int = 10_000
