@@ -58,8 +58,7 @@ def sign_agreement(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
             _draw_band(upper, own, f"same_sign_{group}", f"same sign, {name}", color=colour)
             _draw_band(upper, own, f"same_size_{group}", f"and size, {name}", color=colour, linestyle=(0, (4, 2)))
         _draw_band(upper, own, "large_share", r"share with $|g| \geq \eta$", color="0.6", linestyle=":")
-        with np.errstate(invalid="ignore"):
-            apart = own.assign(apart=own["sign_distance"] / own["travelled"].where(own["travelled"] > 0))
+        apart = own.assign(apart=own["sign_distance"] / own["travelled"].where(own["travelled"] > 0))
         _draw_band(lower, apart, "apart", "distance / way travelled", color="0.6")
         _draw_band(lower, own, "test_error", "test error", color="0.0")
         _draw_band(lower, own, "sign_test_error", "test error of SignSGD(W)", color="0.0", linestyle=(0, (4, 2)))

@@ -1,7 +1,7 @@
 """The Parquet truth: append, read, dedupe, compact.
 
-`<root>/trials/workload=W/part-<driver>-<n>.parquet`, and the same under `traces/`; what searches asked lies in
-`asks/search=S/round-<k>-<driver>.parquet`. Rules that keep it true:
+`<root>/trials/workload=W/part-<driver>-<n>.parquet`, and the same under `traces/`; what searches asked is beside them
+(`ledger_asks`). Rules that keep it true:
 
 - A commit is one rename locally, one PUT on an object store; a part is never overwritten and never changes.
 - An append writes its traces before its trials; a trace whose trial never came is ignored by readers.
@@ -19,10 +19,9 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -32,7 +31,8 @@ import pyarrow.parquet as pq
 
 from orchestrator import ledger_schema as rules
 from orchestrator.errors import LedgerError, unknown_name
-from orchestrator.ledger_files import bad_part, read_part, reason, resolve, write_locally
+from orchestrator.ledger_asks import Asks
+from orchestrator.ledger_files import Storage, read_part
 from orchestrator.ledger_schema import RANK_COLUMNS, TableName
 from trainables.registry import workload as find_workload
 from trainables.result import Outcome, TrialResult
@@ -67,7 +67,9 @@ class Ledger:
         self.driver_id = driver_id or new_driver_id()
         if not re.fullmatch(r"[A-Za-z0-9._-]+", self.driver_id):
             raise LedgerError(f"a driver id has letters, digits, '.', '_', '-' only, got {self.driver_id!r}")
-        self.root, self._files, self._path = resolve(root)
+        self._storage = Storage(root)
+        self.root, self._files, self._path = self._storage.root, self._storage.files, self._storage.path
+        self.asks = Asks(self._storage, self.driver_id)
         self._own = re.compile(rf"part-{re.escape(self.driver_id)}-(\d+)\.parquet")
         self._lock = threading.RLock()
         self._last_number: dict[str, int] = {}
@@ -76,7 +78,7 @@ class Ledger:
         """Create the folders and write a file into each; raises `LedgerError` in one line."""
         for table in TableName:
             probe = f"{self._path}/{table}/.probe-{self.driver_id}"
-            self._write(probe, pa.py_buffer(b"writable"))
+            self._storage.write(probe, pa.py_buffer(b"writable"))
             self._files.delete_file(probe)
 
     def append(self, results: Sequence[TrialResult]) -> None:
@@ -112,9 +114,9 @@ class Ledger:
         rows = self._read(TableName.TRACES, workload, None, trial_ids)
         return rules.sorted_once(rules.of_attempts(rows, attempts), rules.UNIQUE_BY[TableName.TRACES])
 
-    def settled(self, workload: str, *, trial_ids: Collection[str] | None = None) -> set[str]:
+    def settled(self, workload: str) -> set[str]:
         """Ids of the trials that need not run again."""
-        rows = self._accepted(self._read(TableName.TRIALS, workload, rules.SETTLING_COLUMNS, trial_ids))
+        rows = self._accepted(self._read(TableName.TRIALS, workload, rules.SETTLING_COLUMNS))
         ids: list[Any] = rows["trial_id"].filter(rules.satisfying(rows)).to_pylist()
         return set(ids)
 
@@ -147,31 +149,6 @@ class Ledger:
             )
         ids: list[Any] = rows["trial_id"].to_pylist()
         return ids
-
-    def put_asks(self, search_id: str, round_number: int, params: Sequence[Mapping[str, float]]) -> None:
-        """Record what a search asks in a round, before any of it is dispatched."""
-        rows = [{"search_id": search_id, "round": round_number, "position": i, **p} for i, p in enumerate(params)]
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(rules.asks_marker()), sink)
-        self._write(f"{self._asks(search_id)}/round-{round_number:04d}-{self.driver_id}.parquet", sink.getvalue())
-
-    def asks(self, search_id: str) -> dict[int, list[dict[str, float]]]:
-        """The recorded points of each round of a search; of two drivers' records of one round the earlier driver's."""
-        rounds: dict[int, list[dict[str, float]]] = {}
-        for part in self._list(self._asks(search_id), pafs.FileType.File):
-            try:
-                table = pq.read_table(part, filesystem=self._files)
-            except (OSError, pa.ArrowException) as error:
-                raise bad_part(part, f"is truncated, damaged or not a Parquet file ({reason(error)})") from None
-            if fault := rules.fault_of_marker(table.schema.metadata, rules.ASKS):
-                raise bad_part(part, fault)
-            rows = table.sort_by("position").drop_columns(["search_id", "position"]).to_pylist()
-            number = rows[0].pop("round")
-            rounds.setdefault(number, [{k: v for k, v in row.items() if k != "round"} for row in rows])
-        return rounds
-
-    def _asks(self, search_id: str) -> str:
-        return f"{self._path}/{rules.ASKS}/search={search_id}"
 
     def count_other_versions(self, workload: str, version: int) -> int:
         """Number of trials recorded under another version of the workload, which a version change left behind."""
@@ -280,7 +257,7 @@ class Ledger:
         part = f"{self._folder(table, workload)}/part-{self.driver_id}-{number:06d}.parquet"
         if self._files.get_file_info(part).type != pafs.FileType.NotFound:
             raise LedgerError(f"{part} exists already; another driver uses the id {self.driver_id!r}")
-        self._write(part, sink.getvalue())
+        self._storage.write(part, sink.getvalue())
 
     def _last(self, workload: str) -> int:
         """The highest number among this driver's parts."""
@@ -297,21 +274,10 @@ class Ledger:
     def _count_rows(self, part: str) -> int:
         return int(pq.read_metadata(part, filesystem=self._files).num_rows)
 
-    def _write(self, path: str, content: pa.Buffer) -> None:
-        try:
-            self._files.create_dir(path.rpartition("/")[0], recursive=True)
-            if isinstance(self._files, pafs.LocalFileSystem):
-                write_locally(Path(path), content)
-            else:
-                with self._files.open_output_stream(path) as stream:  # becomes visible when it closes
-                    stream.write(content)
-        except OSError as error:
-            raise LedgerError(
-                f"cannot write to {path.rpartition('/')[0]} ({reason(error)}); choose another output folder"
-            ) from None
-
     def _workloads_of_driver(self) -> list[str]:
-        folders = [path for table in TableName for path in self._list(f"{self._path}/{table}", pafs.FileType.Directory)]
+        folders = [
+            path for table in TableName for path in self._storage.list(f"{self._path}/{table}", pafs.FileType.Directory)
+        ]
         names = {path.rpartition(f"/{_WORKLOAD_FOLDER}")[2] for path in folders if f"/{_WORKLOAD_FOLDER}" in path}
         return sorted(name for name in names if self._last(name))
 
@@ -322,24 +288,12 @@ class Ledger:
         sources. Two equal listings in a row rule that out.
         """
         folder = self._folder(table, workload)
-        parts = self._list(folder, pafs.FileType.File)
+        parts = self._storage.list(folder, pafs.FileType.File)
         for _ in range(_LISTINGS):
-            previous, parts = parts, self._list(folder, pafs.FileType.File)
+            previous, parts = parts, self._storage.list(folder, pafs.FileType.File)
             if parts == previous:
                 break
         return [part for part in parts if part.endswith(".parquet")]
-
-    def _list(self, folder: str, file_type: pafs.FileType) -> list[str]:
-        """Sorted paths in a folder, without hidden ones."""
-        way = [folder, folder.rpartition("/")[0], self._path]
-        blocking = [i.path for i in self._files.get_file_info(way) if i.type == pafs.FileType.File]
-        if blocking:
-            raise LedgerError(f"{blocking[0]} is a file where a folder belongs; move it away")
-        try:
-            infos = self._files.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
-        except OSError as error:
-            raise LedgerError(f"cannot list {folder} ({reason(error)})") from None
-        return sorted(i.path for i in infos if i.type == file_type and not i.base_name.startswith((".", "_")))
 
     def _folder(self, table: TableName, workload: str) -> str:
         return f"{self._path}/{table}/{_WORKLOAD_FOLDER}{workload}"

@@ -18,7 +18,40 @@ from orchestrator.errors import LedgerError
 from orchestrator.ledger_schema import TableName
 
 
-def resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
+class Storage:
+    """The folder or object-store URI under a ledger; raises `LedgerError` for one that cannot be opened."""
+
+    def __init__(self, root: str) -> None:
+        self.root, self.files, self.path = _resolve(root)
+
+    def write(self, path: str, content: pa.Buffer) -> None:
+        """Make a file, whole or not at all; raises `LedgerError` in one line."""
+        try:
+            self.files.create_dir(path.rpartition("/")[0], recursive=True)
+            if isinstance(self.files, pafs.LocalFileSystem):
+                _write_locally(Path(path), content)
+            else:
+                with self.files.open_output_stream(path) as stream:  # becomes visible when it closes
+                    stream.write(content)
+        except OSError as error:
+            raise LedgerError(
+                f"cannot write to {path.rpartition('/')[0]} ({reason(error)}); choose another output folder"
+            ) from None
+
+    def list(self, folder: str, file_type: pafs.FileType) -> list[str]:
+        """Sorted paths in a folder, without hidden ones."""
+        way = [folder, folder.rpartition("/")[0], self.path]
+        blocking = [i.path for i in self.files.get_file_info(way) if i.type == pafs.FileType.File]
+        if blocking:
+            raise LedgerError(f"{blocking[0]} is a file where a folder belongs; move it away")
+        try:
+            infos = self.files.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+        except OSError as error:
+            raise LedgerError(f"cannot list {folder} ({reason(error)})") from None
+        return sorted(i.path for i in infos if i.type == file_type and not i.base_name.startswith((".", "_")))
+
+
+def _resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
     """A folder or URI as (absolute name, file system, path in it)."""
     if "://" not in root:
         path = str(Path(root).expanduser().absolute())
@@ -30,7 +63,7 @@ def resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
     return root.rstrip("/"), files, path.rstrip("/")
 
 
-def write_locally(path: Path, content: pa.Buffer) -> None:
+def _write_locally(path: Path, content: pa.Buffer) -> None:
     """Write beside the final name and rename, so that no reader sees half a file, not even after a power cut."""
     hidden = path.with_name(f".tmp-{path.name}.part")
     try:

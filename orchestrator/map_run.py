@@ -205,7 +205,7 @@ class _ClaimRounds:
         settings = {"rule": rule, "cells": cells, "first": self.typical.trial_id}
         self._id = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
         self._num_rounds = 0
-        recorded = ledger.asks(self._id)
+        recorded = ledger.asks.rounds(self._id)
         while self._num_rounds in recorded:
             self._add_round([int(row["num_seeds"]) for row in recorded[self._num_rounds]])
 
@@ -225,7 +225,7 @@ class _ClaimRounds:
             if num_seeds == self._num_seeds:
                 self.is_finished = True
                 return
-            self._ledger.put_asks(self._id, self._num_rounds, [{"num_seeds": num} for num in num_seeds])
+            self._ledger.asks.put(self._id, self._num_rounds, [{"num_seeds": num} for num in num_seeds])
             self._add_round(num_seeds)
 
     def _wanted(self) -> list[int]:
@@ -259,7 +259,7 @@ class _BoundaryRounds:
         self._seed = int(draws.search.space_key(setting, **named)[:8], 16)
         self._points: list[list[Mapping[str, Any]]] = []
         self._asked: list[list[TrialConfig]] = []
-        recorded = ledger.asks(self._id)
+        recorded = ledger.asks.rounds(self._id)
         while len(self._asked) in recorded and len(self._asked) < num_rounds:
             self._add_round(recorded[len(self._asked)])
 
@@ -299,7 +299,7 @@ class _BoundaryRounds:
                 number=number * self._draws.search.per_round,
             )
             points = [{name: axis.nearest(point[name]) for name, axis in self._axes.items()} for point in params]
-            self._ledger.put_asks(self._id, number, points)
+            self._ledger.asks.put(self._id, number, points)
             self._add_round(points)
 
     def _add_round(self, points: Sequence[Mapping[str, Any]]) -> None:

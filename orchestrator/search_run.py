@@ -164,7 +164,7 @@ class _CellSearch:
         self._id = search.key({**cell, "middle": self._middle.trial_id})
         self._num_epochs = self._middle.num_epochs
         self._rungs = search.rungs(self._num_epochs)
-        recorded = ledger.asks(self._id)
+        recorded = ledger.asks.rounds(self._id)
         self._asked: list[list[dict[str, float]]] = []
         self._rounds: list[list[TrialConfig]] = []
         while len(self._asked) in recorded:
@@ -181,7 +181,7 @@ class _CellSearch:
             text = f"{self._id}:{self._search.seed}:{number}"
             seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
             params = propose(self._space, history, self._search.per_round, seed)
-            self._ledger.put_asks(self._id, number, params)
+            self._ledger.asks.put(self._id, number, params)
             self._add_round(params)
 
     def configs(self) -> list[TrialConfig]:

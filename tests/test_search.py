@@ -289,7 +289,7 @@ def test_a_damaged_file_of_asks_is_named(finished: tuple[Path, str], tmp_path: P
     (line,) = done.stderr.splitlines()
     assert str(part) in line
     with pytest.raises(LedgerError, match="truncated"):
-        Ledger(str(folder / "results")).asks(part.parent.name.removeprefix("search="))
+        Ledger(str(folder / "results")).asks.rounds(part.parent.name.removeprefix("search="))
 
 
 def test_a_search_has_no_max_trials(tmp_path: Path) -> None:
