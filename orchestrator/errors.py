@@ -15,4 +15,17 @@ class ClusterError(UserError):
     """The Ray cluster asked for cannot be reached or started."""
 
 
-__all__ = ["ClusterError", "ConfigError", "DataError", "LedgerError", "SweepError", "UserError", "unknown_name"]
+class SubmitError(UserError):
+    """A sweep cannot be made a job of a Kubernetes cluster, or the cluster does not take it."""
+
+
+__all__ = [
+    "ClusterError",
+    "ConfigError",
+    "DataError",
+    "LedgerError",
+    "SubmitError",
+    "SweepError",
+    "UserError",
+    "unknown_name",
+]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from orchestrator.errors import UserError, unknown_name
+from orchestrator.errors import DataError, UserError, unknown_name
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -91,6 +92,12 @@ def run(
     data: Data = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: the fastest that is there")] = "auto",
     cpus_per_trial: Annotated[int, typer.Option(min=1, help="threads of a trial that trains on the CPU")] = 1,
+    max_nodes: Annotated[
+        int | None, typer.Option(min=1, help="let the cluster at --address grow to so many worker nodes")
+    ] = None,
+    slots_per_node: Annotated[
+        int | None, typer.Option(min=1, help="trials that such a node runs at once (default: seen from the first)")
+    ] = None,
 ) -> None:
     """Run what is missing of a sweep; end with table, figures, Parquet and MLflow in place."""
     sweep = _sweep(name, module, sets, seeds, workload, data)
@@ -99,7 +106,17 @@ def run(
     from orchestrator.runner import RunOptions, run_sweep
 
     options = RunOptions(
-        out, executor, address, max_trials, mlflow, figures, checkpoint_seconds, device, cpus_per_trial
+        out,
+        executor,
+        address,
+        max_trials,
+        mlflow,
+        figures,
+        checkpoint_seconds,
+        device,
+        cpus_per_trial,
+        max_nodes,
+        slots_per_node,
     )
     summary = run_sweep(sweep, options)
     if summary.interrupted:
@@ -107,6 +124,43 @@ def run(
     if summary.failed:
         typer.echo(f"{summary.failed} trials failed: `launch status {name}` shows why", err=True)
         raise typer.Exit(EXIT_FAILED_TRIALS)
+
+
+@app.command()
+def submit(
+    name: SweepName,
+    overlay: Annotated[str, typer.Option(help="where to: an overlay of k8s/overlays", metavar="NAME")],
+    component: Annotated[
+        list[str] | None, typer.Option(help="of k8s/components: gpu, gpu-spot, ...; repeatable", metavar="NAME")
+    ] = None,
+    sets: Sets = None,
+    seeds: Seeds = None,
+    out: Annotated[str | None, typer.Option(help="results: a URI or a path on a shared volume")] = None,
+    workload: Workload = None,
+    max_nodes: Annotated[int | None, typer.Option(min=1, help="worker nodes at most (default: the overlay's)")] = None,
+    cpus_per_trial: Annotated[int, typer.Option(min=1, help="threads of a trial that trains on the CPU")] = 1,
+    image: Annotated[
+        str | None, typer.Option(help="REPOSITORY:TAG (default: the overlay's, tagged with this commit)")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the job instead of creating it")] = False,
+) -> None:
+    """Run a sweep on Kubernetes: make it a RayJob, and create that with kubectl."""
+    from orchestrator import submit as kubernetes
+
+    sweep = _sweep(name, None, sets, seeds, workload, None)
+    num_trials = None
+    with suppress(DataError):  # images are there, not here
+        sweep.configs()
+        num_trials = sweep.num_trials
+    arguments = [name, *(word for text in sets or () for word in ("--set", text))]
+    arguments += ["--seeds", seeds] if seeds else []
+    arguments += ["--workload", workload] if workload else []
+    job = kubernetes.job_of(
+        kubernetes.Submission(
+            sweep, tuple(arguments), num_trials, overlay, tuple(component or ()), cpus_per_trial, max_nodes, out, image
+        )
+    )
+    typer.echo(kubernetes.as_yaml(job) if dry_run else kubernetes.create(job))
 
 
 @app.command()

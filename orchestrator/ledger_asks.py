@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from orchestrator import ledger_schema as rules
-from orchestrator.ledger_files import Storage, bad_part, reason
+from orchestrator.ledger_files import Storage, bad_part, unreadable
 
 
 class Asks:
@@ -37,7 +37,7 @@ class Asks:
             try:
                 table = pq.read_table(part, filesystem=self._storage.files)
             except (OSError, pa.ArrowException) as error:
-                raise bad_part(part, f"is truncated, damaged or not a Parquet file ({reason(error)})") from None
+                raise unreadable(part, error) from None
             if fault := rules.fault_of_marker(table.schema.metadata, rules.ASKS):
                 raise bad_part(part, fault)
             rows = table.sort_by("position").drop_columns(["search_id", "position"]).to_pylist()

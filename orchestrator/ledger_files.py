@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,69 +18,90 @@ import pyarrow.parquet as pq
 from orchestrator import ledger_schema as rules
 from orchestrator.errors import LedgerError
 from orchestrator.ledger_schema import TableName
+from trainables.file_systems import open_root, write_whole
+
+STORE_REMEDY = "the environment gives an object store's address and keys (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...)"
+
+_STORE_ERROR = re.compile(r"AWS Error (?P<kind>\w+).*? operation:\s*(?P<text>.*?)(?: \(Request ID.*)?$")
 
 
 class Storage:
-    """The folder or object-store URI under a ledger; raises `LedgerError` for one that cannot be opened."""
+    """The folder or object-store URI under a ledger; raises `LedgerError` for one that cannot be opened.
+
+    `root` names it, `path` is where it lies in the file system `files`.
+    """
 
     def __init__(self, root: str) -> None:
         self.root, self.files, self.path = _resolve(root)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a folder, with locks and renames."""
+        return isinstance(self.files, pafs.LocalFileSystem)
+
     def write(self, path: str, content: pa.Buffer) -> None:
-        """Make a file, whole or not at all; raises `LedgerError` in one line."""
+        """Make or replace a file, whole or not at all; raises `LedgerError` in one line."""
         try:
-            self.files.create_dir(path.rpartition("/")[0], recursive=True)
-            if isinstance(self.files, pafs.LocalFileSystem):
-                _write_locally(Path(path), content)
-            else:
-                with self.files.open_output_stream(path) as stream:  # becomes visible when it closes
-                    stream.write(content)
+            write_whole(self.files, path, content)
         except OSError as error:
-            raise LedgerError(
-                f"cannot write to {path.rpartition('/')[0]} ({reason(error)}); choose another output folder"
-            ) from None
+            raise self._fault("write to", path.rpartition("/")[0], error) from None
+
+    def infos(self, folder: str) -> list[pafs.FileInfo]:
+        """What is in a folder; nothing if it is not there. Raises `LedgerError` for a bucket that is not there."""
+        try:
+            infos = self.files.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+            if not infos and self.files.type_name == "s3":
+                self._check_bucket()
+        except OSError as error:
+            raise self._fault("list", folder, error) from None
+        return infos
 
     def list(self, folder: str, file_type: pafs.FileType) -> list[str]:
         """Sorted paths in a folder, without hidden ones."""
-        way = [folder, folder.rpartition("/")[0], self.path]
-        blocking = [i.path for i in self.files.get_file_info(way) if i.type == pafs.FileType.File]
-        if blocking:
-            raise LedgerError(f"{blocking[0]} is a file where a folder belongs; move it away")
-        try:
-            infos = self.files.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
-        except OSError as error:
-            raise LedgerError(f"cannot list {folder} ({reason(error)})") from None
+        if self.is_local:
+            way = [folder, folder.rpartition("/")[0], self.path]
+            blocking = [i.path for i in self.files.get_file_info(way) if i.type == pafs.FileType.File]
+            if blocking:
+                raise LedgerError(f"{blocking[0]} is a file where a folder belongs; move it away")
+        infos = self.infos(folder)
         return sorted(i.path for i in infos if i.type == file_type and not i.base_name.startswith((".", "_")))
+
+    def _check_bucket(self) -> None:
+        """A bucket that is not there lists as an empty one."""
+        bucket = self.path.partition("/")[0]
+        if self.files.get_file_info(bucket).type == pafs.FileType.NotFound:
+            raise LedgerError(f"cannot list {self.root}: there is no bucket {bucket!r}")
+
+    def _fault(self, action: str, folder: str, error: OSError) -> LedgerError:
+        remedy = "choose another output folder" if self.is_local else STORE_REMEDY
+        return LedgerError(f"cannot {action} {self.root}{folder.removeprefix(self.path)} ({reason(error)}); {remedy}")
 
 
 def _resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
     """A folder or URI as (absolute name, file system, path in it)."""
     if "://" not in root:
-        path = str(Path(root).expanduser().absolute())
-        return path, pafs.LocalFileSystem(), path
+        root = str(Path(root).expanduser().absolute())
+    else:
+        _check_uri(root)
     try:
-        files, path = pafs.FileSystem.from_uri(root)
+        files, path = open_root(root)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise LedgerError(f"cannot open {root} ({reason(error)}); give a folder or a URI as s3://bucket/path") from None
-    return root.rstrip("/"), files, path.rstrip("/")
+    path = path.rstrip("/")
+    return path if isinstance(files, pafs.LocalFileSystem) else root.rstrip("/"), files, path
 
 
-def _write_locally(path: Path, content: pa.Buffer) -> None:
-    """Write beside the final name and rename, so that no reader sees half a file, not even after a power cut."""
-    hidden = path.with_name(f".tmp-{path.name}.part")
-    try:
-        with hidden.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.rename(path)
-    finally:
-        hidden.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def _check_uri(root: str) -> None:
+    """Results, states and figures lie under the URI, and it is printed: it names a place and nothing else."""
+    uri = urlsplit(root)
+    if not uri.netloc and uri.scheme != "file":
+        raise LedgerError(f"{root} names no bucket; give a folder or a URI as s3://bucket/path")
+    if uri.password is not None:
+        raise LedgerError(
+            f"{uri.scheme}://{uri.hostname}{uri.path}: no passwords in a URI, which is shown; {STORE_REMEDY}"
+        )
+    if uri.query or uri.fragment:
+        raise LedgerError(f"{root}: an output URI ends with its path; {STORE_REMEDY}")
 
 
 def read_part(
@@ -99,7 +122,7 @@ def read_part(
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
-        raise bad_part(part, f"is truncated, damaged or not a Parquet file ({reason(error)})") from None
+        raise unreadable(part, error) from None
     if trial_ids is None:
         return rows
     return rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(trial_ids, pa.string())))
@@ -122,8 +145,16 @@ def _row_groups(metadata: pq.FileMetaData, trial_ids: Sequence[str] | None) -> l
 def reason(error: BaseException) -> str:
     """In one line what the system or a library says."""
     number = getattr(error, "errno", None)
-    text = os.strerror(number) if number else str(error) or type(error).__name__
-    return text.splitlines()[0].rstrip(". ")
+    text = (os.strerror(number) if number else str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+    said = _STORE_ERROR.search(text)
+    return f"{said['kind']}: {said['text']}".rstrip(": ") if said else text
+
+
+def unreadable(part: str, error: BaseException) -> LedgerError:
+    """The error for a part that could not be read: its store did not answer, or it is not whole."""
+    if _STORE_ERROR.search(str(error)):
+        return LedgerError(f"cannot read {part} ({reason(error)}); {STORE_REMEDY}")
+    return bad_part(part, f"is truncated, damaged or not a Parquet file ({reason(error)})")
 
 
 def bad_part(part: str, fault: str) -> LedgerError:

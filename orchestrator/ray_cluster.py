@@ -19,6 +19,7 @@ _LOCAL_SETTINGS = {
 }
 _VARIABLES = "LAMBDA_ATLAS_"
 """Variables of the driver that begin so reach the workers of a cluster that it joins."""
+_TOKEN_FAULT = "InvalidAuthToken"
 _PROBE_SECONDS = 5.0
 _CODE_CHECK_SECONDS = 120.0
 
@@ -71,6 +72,11 @@ def _connect(address: str | None) -> None:
         environment = {"runtime_env": {"env_vars": ours}} if ours else {}
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **environment)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        if _TOKEN_FAULT in str(error.__cause__):
+            raise ClusterError(
+                f"the Ray cluster at --address {address} refuses this token: set RAY_AUTH_MODE=token, and "
+                "RAY_AUTH_TOKEN_PATH to a file with the cluster's"
+            ) from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ClusterError(f"no Ray cluster at --address {address}: {reason}") from None
     _check_same_code()
@@ -92,7 +98,7 @@ def _probe(address: str) -> None:
 def _check_same_code() -> None:
     """A worker that runs another version of `trainables` would write wrong rows under right names."""
     try:
-        remote_digest = ray.get(ray.remote(num_cpus=0)(code_digest).remote(), timeout=_CODE_CHECK_SECONDS)
+        remote_digest = ray.get(ray.remote(num_cpus=0)(_digest).remote(), timeout=_CODE_CHECK_SECONDS)
     except RayError as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ClusterError(f"lambda-atlas does not run on the cluster's nodes: {reason}") from None
@@ -101,3 +107,8 @@ def _check_same_code() -> None:
             f"the cluster runs other code (trainables {remote_digest}) than this driver ({code_digest()}): "
             "install the same version on both"
         )
+
+
+def _digest() -> str:
+    """The cached function itself is nothing that Ray takes for a function."""
+    return code_digest()

@@ -21,6 +21,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.cluster_room import GPU_NODES, ClusterRoom
 from orchestrator.executor import ReportSink
 from orchestrator.packing import PackQueue
 from orchestrator.ray_cluster import Cluster
@@ -36,6 +37,7 @@ _TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # no snapshots of what the ledger already describes
     "RAY_AIR_NEW_OUTPUT": "0",  # no configuration box
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # how many packs wait is the searcher's to say
 }
 _NEWS_SECONDS = 0.5
 
@@ -43,11 +45,20 @@ _NEWS_SECONDS = 0.5
 class RayExecutor:
     """Runs packs on a cluster, which it leaves when it is closed; raises `ClusterError` if that cannot be had.
 
-    A pack has one GPU and one CPU where `device` is `cuda`, else `cpus_per_trial` CPUs: its members train in turn.
-    `device` None is `cuda` if the cluster has a GPU now.
+    A pack has one GPU and one CPU where `device` is `cuda`, else `cpus_per_trial` CPUs of a node that is not kept for
+    GPU packs: its members train in turn. `device` None is `cuda` if the cluster has a GPU now. For `max_nodes` and
+    `slots_per_node` see `ClusterRoom`.
     """
 
-    def __init__(self, states_root: str, cluster: Cluster, device: str | None, cpus_per_trial: int = 1) -> None:
+    def __init__(
+        self,
+        states_root: str,
+        cluster: Cluster,
+        device: str | None,
+        cpus_per_trial: int = 1,
+        max_nodes: int | None = None,
+        slots_per_node: int | None = None,
+    ) -> None:
         self._store = StateStore(states_root)
         for name, value in _TUNE_SETTINGS.items():
             os.environ.setdefault(name, value)
@@ -55,7 +66,8 @@ class RayExecutor:
         cluster.wait()
         self.device = device or ("cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu")
         self.num_threads = cpus_per_trial
-        self._resources = {"gpu": 1, "cpu": 1} if self.device == "cuda" else {"cpu": cpus_per_trial}
+        self._pack: dict[str, float] = {"CPU": 1, "GPU": 1} if self.device == "cuda" else {"CPU": cpus_per_trial}
+        self._room = ClusterRoom(self._pack, max_nodes, slots_per_node)
         self._exchange_name = f"exchange-{uuid.uuid4().hex}"
         self._exchange = (
             ray.remote(num_cpus=0)(PackExchange)
@@ -72,9 +84,8 @@ class RayExecutor:
 
     @property
     def slots(self) -> int:
-        """Packs that run at once: as many as the cluster's CPUs and GPUs are enough for."""
-        there = ray.cluster_resources()
-        return max(1, min(int(there.get(name.upper(), 0) // count) for name, count in self._resources.items()))
+        """Packs that run at once, or will when the nodes that are asked for have come."""
+        return self._room.wanted
 
     def run(self, queue: PackQueue, sink: ReportSink) -> None:
         """Run everything in the queue; returns when it is finished."""
@@ -98,12 +109,11 @@ class RayExecutor:
 
     def _tuner(self, queue: PackQueue, sink: ReportSink, scratch: str) -> tune.Tuner:
         return tune.Tuner(
-            tune.with_resources(PackTrainable, self._resources),
+            tune.with_resources(PackTrainable, self._placement()),
             tune_config=tune.TuneConfig(
                 search_alg=_PackSearcher(self, queue),
                 scheduler=_PackEnds(queue, self, sink),
                 num_samples=-1,
-                max_concurrent_trials=self.slots,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
@@ -113,6 +123,13 @@ class RayExecutor:
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         )
+
+    def _placement(self) -> tune.PlacementGroupFactory:
+        """Resources of a pack, and nodes that it must not take."""
+        if self.device == "cuda":
+            return tune.PlacementGroupFactory([self._pack])
+        others = [{name: f"!{value}" for name, value in GPU_NODES.items()}]
+        return tune.PlacementGroupFactory([self._pack], bundle_label_selector=others)
 
     def offer(self, order: PackOrder) -> dict[str, Any]:
         """Send an order to where its worker fetches it; returns the Tune config that names it."""
@@ -174,21 +191,25 @@ class _DriverOnly:
 
 
 class _PackSearcher(_DriverOnly, Searcher):
-    """Pulls a pack from the queue whenever Tune has room for a trial."""
+    """Pulls a pack from the queue whenever the cluster has room for one, or may grow for it."""
 
     def __init__(self, executor: RayExecutor, queue: PackQueue) -> None:
         super().__init__(metric=None, mode=None)
         self._executor, self._queue = executor, queue
+        self._in_flight: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next pack's id; None while others run that may come back, FINISHED at the end."""
-        order = self._queue.next_pack(self._executor.slots)
+        slots = self._executor.slots
+        order = self._queue.next_pack(slots) if len(self._in_flight) < slots else None
         if order is None:
             return str(Searcher.FINISHED) if self._queue.is_finished else None
+        self._in_flight.add(trial_id)
         return self._executor.offer(order)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the queue learns it from `_PackEnds`, which knows the pack."""
+        """There is room for another; the queue learns it from `_PackEnds`, which knows the pack."""
+        self._in_flight.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what is left to do is read from the ledger."""

@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.errors import SweepError, unknown_name
 from orchestrator.executor import Executor, InlineExecutor
+from orchestrator.lease import lease
 from orchestrator.ledger import Ledger
+from orchestrator.ledger_files import Storage
 from orchestrator.map_search import MapSearch
 from orchestrator.plan import Plan, ledger_of, plan_sweep
 from orchestrator.sweep import Sweep
@@ -50,6 +52,8 @@ class RunOptions:
     checkpoint_seconds: float = 30.0
     device: str = AUTO
     cpus_per_trial: int = 1
+    max_nodes: int | None = None
+    slots_per_node: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +73,13 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
     console = _console()
     if options.executor not in EXECUTORS:
         raise SweepError(unknown_name("executor", options.executor, EXECUTORS))
+    if options.max_nodes is not None and (options.address is None or options.executor != "ray"):
+        raise SweepError("--max-nodes is for a Ray cluster that can grow: give its --address as well")
     device = _device(sweep, options)
     ledger = ledger_of(sweep, options.out)
     ledger.check_writable()
     options = replace(options, out=ledger.root)
-    with _lease(options.out, sweep.name):
+    with lease(options.out, sweep.name):
         plan = plan_sweep(sweep, ledger, options.max_trials)
         _announce(console, plan)
         with _connected(plan, options, device) as executor, _mlflow(sweep, options) as view:
@@ -109,11 +115,11 @@ def export_mlflow(sweep: Sweep, out: str) -> int:
     view = MlflowView(default_tracking_uri(out), sweep.name, sweep.title)
     present = view.present()
     missing = [row for row in recorded[0] if row["trial_id"] not in present]
-    view.add(missing, recorded[1])
+    num_written = view.add(missing, recorded[1])
     folder = _figure_folder(out, sweep)
     view.add_artifacts(sorted(folder.glob("*.p*")) if folder.is_dir() else [])
     view.close(finished=plan.is_complete)
-    return len(missing)
+    return num_written
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,27 +167,6 @@ def _announce(console: Console, plan: Plan) -> None:
         )
 
 
-@contextmanager
-def _lease(out: str, sweep: str) -> Iterator[None]:
-    """One driver at a time for a sweep in an output folder; ends with the process, however it ends."""
-    if "://" in out:
-        yield  # object stores have no locks; the ledger counts a trial once all the same
-        return
-    folder = Path(out) / ".leases"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{sweep}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise SweepError(
-            f"sweep {sweep!r} is being run into {out!r} by another process: wait for it, or give another --out"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _device(sweep: Sweep, options: RunOptions) -> str | None:
     """The kind of device to train on; None: what the cluster has. Raises `SweepError` for one that is not there."""
     here = options.executor == "inline" or options.address is None
@@ -214,7 +199,14 @@ def _connected(plan: Plan, options: RunOptions, device: str | None) -> Iterator[
         try:
             from orchestrator.ray_executor import RayExecutor  # imports Tune while Ray starts
 
-            yield RayExecutor(states_root(options.out), cluster, device, options.cpus_per_trial)
+            yield RayExecutor(
+                states_root(options.out),
+                cluster,
+                device,
+                options.cpus_per_trial,
+                options.max_nodes,
+                options.slots_per_node,
+            )
         finally:
             cluster.close()
 
@@ -276,6 +268,7 @@ def _show(plan: Plan, ledger: Ledger, options: RunOptions, console: Console) -> 
     else:
         traces = ledger.traces(sweep.workload, trial_ids=trial_ids).to_pandas()
         paths = [path for name in sweep.figures for path in figures.draw(name, trials, traces, folder, note)]
+    _copy_to_store(paths, options.out)
     console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
     return paths
 
@@ -298,8 +291,16 @@ def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:
 
 
 def _figure_folder(out: str, sweep: Sweep) -> Path:
-    """Figures lie beside the results; for an object store in the current folder, from where MLflow takes them."""
+    """Figures lie beside the results; for an object store in the current folder, with a copy there."""
     return Path("." if "://" in out else out) / "figures" / sweep.name
+
+
+def _copy_to_store(figures: Sequence[Path], out: str) -> None:
+    """Figures of the current folder into the object store that has the results."""
+    storage = Storage(out)
+    if not storage.is_local:
+        for figure in figures:
+            storage.write(f"{storage.path}/{figure.as_posix()}", pa.py_buffer(figure.read_bytes()))
 
 
 def _rows(

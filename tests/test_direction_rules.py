@@ -19,7 +19,12 @@ SIBLINGS = {
     "search_spaces": set(),
 }
 ONLY_IN = {
-    "ray": {"orchestrator/ray_cluster.py", "orchestrator/ray_executor.py", "trainables/tune_trainable.py"},
+    "ray": {
+        "orchestrator/cluster_room.py",
+        "orchestrator/ray_cluster.py",
+        "orchestrator/ray_executor.py",
+        "trainables/tune_trainable.py",
+    },
     "mlflow": {"orchestrator/mlflow_view.py"},
     "matplotlib": {
         f"orchestrator/{name}.py"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trainables.file_systems import UNFINISHED
 from trainables.state_store import StateStore
 
 
@@ -111,8 +112,9 @@ def test_a_writer_killed_at_any_moment_leaves_whole_files_only(tmp_path: Path) -
         loaded = store.load(store.index()["a"], "a")
         assert loaded is not None
         assert (loaded["weights"] == int(loaded["epoch"])).all()
-    for leftover in tmp_path.glob("*.tmp"):
+    for leftover in tmp_path.glob(f"{UNFINISHED}*"):
         os.utime(leftover, (0, 0))
-    (tmp_path / "of-a-writer-at-work.npz.tmp").touch()
+    at_work = tmp_path / f"{UNFINISHED}of-a-writer-at-work.npz.part"
+    at_work.touch()
     store.collect({"a"})
-    assert [path.name for path in tmp_path.iterdir()] == ["of-a-writer-at-work.npz.tmp"]
+    assert list(tmp_path.iterdir()) == [at_work]

@@ -1,7 +1,7 @@
-"""Member states on disk: one file a save, indexed by trial_id, so that any later pack can go on from it.
+"""Member states in a folder or an object store: one file a save, by trial_id, so that any later pack can go on from it.
 
-Files are `.npz` archives without pickles, written under another name and renamed (one PUT on an object store): a kill
-at any moment leaves whole files only.
+Files are `.npz` archives without pickles, and whole: a kill at any moment leaves no half of one. The epochs of all
+members come first in a file, so that an index needs its beginning and its end only.
 """
 
 from __future__ import annotations
@@ -10,37 +10,39 @@ import io
 import time
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from pyarrow import fs
 
+from trainables.file_systems import UNFINISHED, open_root, write_whole
 from trainables.workload import State
 
 _SUFFIX = ".npz"
-_UNFINISHED = ".tmp"
+_EPOCH = "epoch"
 _ABANDONED_NS = 600 * 10**9
+_READ_AHEAD = 2**22
+"""Bytes of one request: an object store answers slowly, and numpy asks for little at a time."""
+_DAMAGE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class StateStore:
     """States of half-done packs under one folder or URI, shared by the driver and all workers."""
 
     def __init__(self, root: str) -> None:
-        self._files, self._root = fs.FileSystem.from_uri(root) if "://" in root else (fs.LocalFileSystem(), root)
+        self._files, self._root = open_root(root)
 
     def save(self, pack_id: str, states: Mapping[str, State]) -> None:
         """Replace the pack's earlier saves by one file with these states."""
         earlier = self._paths(pack_id)
         if states:
-            self._files.create_dir(self._root, recursive=True)
-            path = f"{self._root}/{pack_id}.{time.time_ns()}{_SUFFIX}"
             buffer = io.BytesIO()
             np.savez(buffer, allow_pickle=False, **_flat(states))
-            with self._files.open_output_stream(path + _UNFINISHED) as file:
-                file.write(buffer.getbuffer())
-            self._files.move(path + _UNFINISHED, path)
+            path = f"{self._root}/{pack_id}.{time.time_ns()}{_SUFFIX}"
+            write_whole(self._files, path, pa.py_buffer(buffer.getbuffer()))
         for old in earlier:
             self._delete(old)
 
@@ -55,12 +57,12 @@ class StateStore:
 
     def load(self, path: str, trial_id: str) -> State | None:
         """One member's state; None, so that it starts anew, if the file has gone or is damaged."""
+        prefix = f"{trial_id}/"
         try:
-            with self._files.open_input_file(path) as file, np.load(file, allow_pickle=False) as arrays:
-                prefix = f"{trial_id}/"
+            with self._open(path) as arrays:
                 state = {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
                 return state or None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        except (OSError, *_DAMAGE):
             return None
 
     def collect(self, recorded: Collection[str]) -> None:
@@ -69,12 +71,12 @@ class StateStore:
             if all(trial_id in recorded for trial_id in self._epochs(path)):
                 self._delete(path)
         for info in self._listing():
-            if info.path.endswith(_UNFINISHED) and time.time_ns() - (info.mtime_ns or 0) > _ABANDONED_NS:
+            if info.base_name.startswith(UNFINISHED) and time.time_ns() - (info.mtime_ns or 0) > _ABANDONED_NS:
                 self._delete(info.path)
 
     def _paths(self, pack_id: str | None = None) -> list[str]:
-        names = ((info.path, info.path.rpartition("/")[2]) for info in self._listing())
         start = "" if pack_id is None else f"{pack_id}."
+        names = ((info.path, info.base_name) for info in self._listing())
         return sorted(path for path, name in names if name.endswith(_SUFFIX) and name.startswith(start))
 
     def _listing(self) -> list[fs.FileInfo]:
@@ -83,11 +85,19 @@ class StateStore:
     def _epochs(self, path: str) -> dict[str, int]:
         """Epoch of each trial in a file; empty if it vanished meanwhile or is not a whole archive."""
         try:
-            with self._files.open_input_file(path) as file, np.load(file, allow_pickle=False) as arrays:
-                names = [name for name in arrays.files if name.endswith("/epoch")]
-                return {name.removesuffix("/epoch"): int(arrays[name]) for name in names}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+            with self._open(path) as arrays:
+                names = [name for name in arrays.files if name.endswith(f"/{_EPOCH}")]
+                return {name.removesuffix(f"/{_EPOCH}"): int(arrays[name]) for name in names}
+        except (FileNotFoundError, *_DAMAGE):
             return {}
+
+    @contextmanager
+    def _open(self, path: str) -> Iterator[Any]:
+        """A file's arrays by name, each read when it is asked for."""
+        with self._files.open_input_file(path) as file:
+            raw: Any = file  # lacks a method of the type that BufferedReader asks for, and does not need it
+            with io.BufferedReader(raw, _READ_AHEAD) as ahead, np.load(ahead, allow_pickle=False) as arrays:
+                yield arrays
 
     def _delete(self, path: str) -> None:
         with suppress(FileNotFoundError):
@@ -95,5 +105,6 @@ class StateStore:
 
 
 def _flat(states: Mapping[str, State]) -> dict[str, Any]:
-    """Arrays of all members under `trial_id/name`."""
-    return {f"{tid}/{name}": array for tid, state in states.items() for name, array in state.items()}
+    """Arrays of all members under `trial_id/name`, epochs first."""
+    arrays = {f"{tid}/{name}": array for tid, state in states.items() for name, array in state.items()}
+    return dict(sorted(arrays.items(), key=lambda item: not item[0].endswith(f"/{_EPOCH}")))
