@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from orchestrator.sweeps import find_sweep
 from tests.images import make_images
-from tests.launching import ROOT, checked, environment, make_folder
+from tests.launching import ROOT, checked, command, environment, make_folder
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python -m orchestrator\.launch (.+?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
@@ -32,7 +33,7 @@ def run_python(code: str, folder: Path) -> str:
     return done.stdout
 
 
-NO_LAUNCHES = {"list", "status", "export-mlflow", "export-optuna", "data"}
+NO_LAUNCHES = {"list", "status", "export-mlflow", "export-optuna", "data", "submit"}
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.split()[0] not in NO_LAUNCHES])
@@ -46,6 +47,16 @@ def test_each_launch_can_be_planned(line: str, tmp_path: Path, monkeypatch: pyte
             del arguments[arguments.index(option) : arguments.index(option) + 2]
     output = checked(make_folder(tmp_path), *([] if arguments[0] == "plan" else ["plan"]), *arguments)
     assert "to run" in output
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl on PATH")
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.split()[0] == "submit"])
+def test_each_submission_makes_a_job(line: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(*shlex.split(line), "--dry-run"), env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "kind: RayJob" in done.stdout
 
 
 def on_few_images(arguments: list[str], home: Path) -> list[str]:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from orchestrator.launch import app
 from orchestrator.submit import LONGEST_NAME
-from tests.launching import ROOT, environment, launch, make_folder
+from tests.launching import ROOT, command, environment, launch, make_folder
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl on PATH")
 LOCAL = ("--overlay", "local")
@@ -148,8 +148,6 @@ def test_without_kubectl_it_says_so(tmp_path: Path) -> None:
 
 
 def run_submit(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    from tests.launching import command
-
     return subprocess.run(
         command("submit", *arguments), env=environment(**more), capture_output=True, text=True, check=False, timeout=60
     )

@@ -1,0 +1,151 @@
+"""What KubeRay's operator refuses, and what it needs to run a sweep to its end."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+from tests.manifests import Documents, environment_names, named, of_kind, pods, ray_clusters
+
+PRIVATE_FOLDERS = ("HOME", "LAMBDA_ATLAS_CACHE", "MPLCONFIGDIR", "NUMBA_CACHE_DIR")
+
+
+def ray_names_are_valid(documents: Documents) -> Iterator[str]:
+    for document in of_kind(documents, "RayJob", "RayCluster"):
+        most = 47 if document["kind"] == "RayJob" else 53
+        if not re.fullmatch(rf"[a-z]([-a-z0-9]{{0,{most - 2}}}[a-z0-9])?", document["metadata"]["name"]):
+            yield f"{named(document)}: not a DNS label of at most {most} characters"
+
+
+def sweeps_end(documents: Documents) -> Iterator[str]:
+    for job in of_kind(documents, "RayJob"):
+        spec = job["spec"]
+        if not spec.get("shutdownAfterJobFinishes"):
+            yield f"{named(job)}: the cluster stays, and the operator refuses ttlSecondsAfterFinished and suspend"
+        if spec.get("submissionMode") != "HTTPMode" or "submitterPodTemplate" in spec or "clusterSelector" in spec:
+            yield f"{named(job)}: not posted by the operator"
+        if spec.get("backoffLimit", 0) < 1:
+            yield f"{named(job)}: a driver that fails is not started again"
+
+
+def clusters_grow(documents: Documents) -> Iterator[str]:
+    for owner, spec in ray_clusters(documents):
+        if not spec.get("enableInTreeAutoscaling") or spec.get("autoscalerOptions", {}).get("version") != "v2":
+            yield f"{owner}: not Ray's autoscaler v2"
+        if "RAY_enable_autoscaler_v2" in environment_names(spec["headGroupSpec"]["template"]):
+            yield f"{owner}: both autoscalerOptions.version and RAY_enable_autoscaler_v2"
+        for group in spec["workerGroupSpecs"]:
+            if not 0 == group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]:
+                yield f"{owner} {group['groupName']}: not 0 = minReplicas <= replicas <= maxReplicas"
+
+
+def ray_resources_are_said_once(documents: Documents) -> Iterator[str]:
+    for owner, spec in ray_clusters(documents):
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            if group.get("resources") and {"num-cpus", "num-gpus", "memory", "resources"} & {*group["rayStartParams"]}:
+                yield f"{owner}: resources in rayStartParams and in the group"
+
+
+def ray_pods_do_not_restart(documents: Documents) -> Iterator[str]:
+    for pod in pods(documents):
+        if pod.is_ray and pod.spec.get("restartPolicy") != "Never":
+            yield f"{pod.owner}: restartPolicy is not Never"
+
+
+def ray_is_new_enough(documents: Documents) -> Iterator[str]:
+    for owner, spec in ray_clusters(documents):
+        version = tuple(map(int, spec.get("rayVersion", "0.0").split(".")[:2]))
+        needed = (2, 56) if any(group.get("priority") for group in spec["workerGroupSpecs"]) else (2, 52)
+        if version < needed:
+            yield f"{owner}: rayVersion is below {needed}"
+
+
+def no_gate_is_needed(documents: Documents) -> Iterator[str]:
+    for owner, spec in ray_clusters(documents):
+        gated = {"networkPolicy", "tlsOptions", "historyServerOptions"} & {*spec}
+        if gated or spec.get("gcsFaultToleranceOptions", {}).get("backend") == "rocksdb":
+            yield f"{owner}: a feature that is off by default: {gated or 'rocksdb'}"
+
+
+def fault_tolerance_is_the_operators(documents: Documents) -> Iterator[str]:
+    for owner, spec in ray_clusters(documents):
+        if "gcsFaultToleranceOptions" not in spec:
+            continue
+        set_twice = {"RAY_REDIS_ADDRESS", "REDIS_PASSWORD", "REDIS_USERNAME"} & environment_names(
+            spec["headGroupSpec"]["template"]
+        )
+        if set_twice or "redis-password" in spec["headGroupSpec"]["rayStartParams"]:
+            yield f"{owner}: Valkey's address or password is set beside gcsFaultToleranceOptions"
+
+
+def heads_run_no_trials(documents: Documents) -> Iterator[str]:
+    for owner, spec in ray_clusters(documents):
+        if spec["headGroupSpec"]["rayStartParams"].get("num-cpus") != "0":
+            yield f"{owner}: the head has CPUs for trials"
+
+
+def gpu_groups_are_kept_for_gpu_packs(documents: Documents) -> Iterator[str]:
+    for owner, spec in ray_clusters(documents):
+        for group in spec["workerGroupSpecs"]:
+            limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+            labelled = group.get("labels", {}).get("lambda-atlas/device") == "cuda"
+            if ("nvidia.com/gpu" in limits) != labelled:
+                yield f"{owner} {group['groupName']}: a GPU and the label lambda-atlas/device do not go together"
+
+
+def sweeps_ask_for_nodes_that_may_come(documents: Documents) -> Iterator[str]:
+    for job in of_kind(documents, "RayJob"):
+        words = shlex.split(job["spec"]["entrypoint"])
+        asked = int(words[words.index("--max-nodes") + 1]) if "--max-nodes" in words else 0
+        most = sum(group["maxReplicas"] for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"])
+        if not 1 <= asked <= most:
+            yield f"{named(job)}: --max-nodes {asked} of {most}"
+
+
+def results_are_shared(documents: Documents) -> Iterator[str]:
+    """Results and saved states lie where every pod of the sweep sees them."""
+    for job in of_kind(documents, "RayJob"):
+        words = shlex.split(job["spec"]["entrypoint"])
+        out = words[words.index("--out") + 1] if "--out" in words else "results"
+        if out.startswith(("gs://", "s3://")):
+            continue
+        for pod in pods([job]):
+            claims = {volume["name"] for volume in pod.spec["volumes"] if "persistentVolumeClaim" in volume}
+            mounts = pod.spec["containers"][0]["volumeMounts"]
+            if not any(m["name"] in claims and m["mountPath"] == out and not m.get("readOnly") for m in mounts):
+                yield f"{pod.owner}: {out} is not shared"
+
+
+def caches_are_writable(documents: Documents) -> Iterator[str]:
+    (settings,) = (found["data"] for found in of_kind(documents, "ConfigMap"))
+    for pod in pods(documents):
+        if not pod.is_ray:
+            continue
+        empty = {volume["name"] for volume in pod.spec["volumes"] if "emptyDir" in volume}
+        for container in pod.containers:
+            mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            folders = ["/tmp", *(settings[name] for name in PRIVATE_FOLDERS)]
+            for folder in folders:
+                if not any(name in empty and f"{folder}/".startswith(f"{at}/") for at, name in mounts.items()):
+                    yield f"{pod.owner} {container['name']}: {folder} is not in an emptyDir"
+        if settings["LAMBDA_ATLAS_DATA"] not in [m["mountPath"] for m in pod.spec["containers"][0]["volumeMounts"]]:
+            yield f"{pod.owner}: {settings['LAMBDA_ATLAS_DATA']} is no mount"
+
+
+def queues_lead_to_quota(documents: Documents) -> Iterator[str]:
+    flavors = {found["metadata"]["name"] for found in of_kind(documents, "ResourceFlavor")}
+    queues = {found["metadata"]["name"]: found["spec"] for found in of_kind(documents, "ClusterQueue")}
+    local = {found["metadata"]["name"]: found["spec"]["clusterQueue"] for found in of_kind(documents, "LocalQueue")}
+    for name, spec in queues.items():
+        for group in spec["resourceGroups"]:
+            for flavor in group["flavors"]:
+                quota = [resource["name"] for resource in flavor["resources"] if resource["nominalQuota"]]
+                if flavor["name"] not in flavors or quota != group["coveredResources"]:
+                    yield f"ClusterQueue/{name}: no flavor {flavor['name']}, or other resources than covered"
+    yield from (f"LocalQueue/{name}: no ClusterQueue {queue}" for name, queue in local.items() if queue not in queues)
+    for job in of_kind(documents, "RayJob") if queues else ():
+        if job["metadata"]["labels"].get("kueue.x-k8s.io/queue-name") not in local or not job["spec"].get("suspend"):
+            yield f"{named(job)}: does not wait in a queue"
+        if job["metadata"].get("annotations", {}).get("kueue.x-k8s.io/elastic-job") != "true":
+            yield f"{named(job)}: Kueue refuses a cluster that grows"
