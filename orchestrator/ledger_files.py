@@ -81,9 +81,8 @@ def _resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
     """A folder or URI as (absolute name, file system, path in it)."""
     if "://" not in root:
         root = str(Path(root).expanduser().absolute())
-    else:
-        _check_uri(root)
     try:
+        _check_uri(root)
         files, path = open_root(root)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise LedgerError(f"cannot open {root} ({reason(error)}); give a folder or a URI as s3://bucket/path") from None
@@ -93,6 +92,8 @@ def _resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
 
 def _check_uri(root: str) -> None:
     """Results, states and figures lie under the URI, and it is printed: it names a place and nothing else."""
+    if "://" not in root:
+        return
     uri = urlsplit(root)
     if not uri.netloc and uri.scheme != "file":
         raise LedgerError(f"{root} names no bucket; give a folder or a URI as s3://bucket/path")

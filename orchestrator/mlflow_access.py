@@ -16,8 +16,11 @@ from filelock import FileLock
 from orchestrator.errors import UserError
 
 SQLITE = "sqlite:///"
+POSTGRESQL = "postgresql"
 
 _CREATION_SECONDS = 300.0
+_CONNECT_SECONDS = 10
+_ADVISORY_KEY = int.from_bytes(b"lambda_a")
 _MAX_LINE = 300
 _CHATTY_LOGGERS = ("mlflow.store.db.utils", "mlflow.store.tracking.sqlalchemy_store", "urllib3.connectionpool")
 _SERVER_SETTINGS = {
@@ -59,12 +62,32 @@ def set_environment(tracking_uri: str) -> None:
             os.environ.setdefault(name, value)
 
 
-def creation_lock(database: Path | None) -> AbstractContextManager[Any]:
-    """One process at a time: several that create one SQLite database at once crash in MLflow's migrations."""
+def creation_lock(tracking_uri: str) -> AbstractContextManager[Any]:
+    """One process at a time: several that create one database at once crash in MLflow's migrations.
+
+    A server creates its own. Raises SQLAlchemy's errors for a PostgreSQL that cannot be reached, within seconds;
+    MLflow would try for minutes.
+    """
+    if tracking_uri.startswith(POSTGRESQL):
+        return _advisory_lock(tracking_uri)
+    database = local_database(tracking_uri)
     if database is None:
         return nullcontext()
     database.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(f"{database}.lock", timeout=_CREATION_SECONDS)
+
+
+@contextmanager
+def _advisory_lock(tracking_uri: str) -> Iterator[None]:
+    """A lock of the database's own, which ends with the connection that has it."""
+    from sqlalchemy import NullPool, create_engine, text
+
+    waits = {"connect_timeout": _CONNECT_SECONDS}
+    engine = create_engine(tracking_uri, poolclass=NullPool, connect_args=waits, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"SET lock_timeout = '{_CREATION_SECONDS:.0f}s'"))
+        connection.execute(text(f"SELECT pg_advisory_lock({_ADVISORY_KEY})"))
+        yield
 
 
 @contextmanager

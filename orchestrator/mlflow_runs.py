@@ -13,12 +13,16 @@ PARENT_TAG = "mlflow.parentRunId"
 """MLflow's own name for the tag that nests a run under another."""
 
 TRIAL_TAG = "trial_id"
+STOPPED_TAG = "stopped"
+"""Marks the run of a trial that was stopped for its certificate, before its last epoch."""
+
 FINISHED = "FINISHED"
 RUNNING = "RUNNING"
 
 _COMMIT_TAG = "mlflow.source.git.commit"
 _RESULT_METRICS = ("epochs_done", "train_seconds")
 _MAX_TAG_LENGTH = 5000
+_FINAL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,15 @@ class ChildRun:
     tags: Mapping[str, str]
     points: Mapping[tuple[str, int], float]
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the trial was stopped for its certificate."""
+        return STOPPED_TAG in self.tags
+
+    def known(self, run_id: str) -> KnownRun:
+        """This run once MLflow has it."""
+        return KnownRun(run_id, self.trial_id, self.status, self.end_ms, self.is_stopped)
+
 
 @dataclass(frozen=True, slots=True)
 class KnownRun:
@@ -43,11 +56,29 @@ class KnownRun:
     trial_id: str
     status: str
     end_ms: int | None
+    is_stopped: bool
 
 
-def supersedes(new: ChildRun, old: ChildRun | KnownRun | None) -> bool:
-    """Whether `new` takes the place of `old`: a settled trial stays, any other run gives way to another attempt."""
-    return old is None or (old.status != FINISHED and (old.status, old.end_ms) != (new.status, new.end_ms))
+def supersedes(new: ChildRun | KnownRun, old: ChildRun | KnownRun | None) -> bool:
+    """Whether `new` takes the place of `old`, by the ledger's rule.
+
+    A trial that ran to its end stays; one that was stopped for its certificate gives way to it, and any other run to
+    another attempt.
+    """
+    if old is None or _rank(new) > _rank(old):
+        return True
+    return old.status != FINISHED and (old.status, old.end_ms) != (new.status, new.end_ms)
+
+
+def is_final(run: KnownRun) -> bool:
+    """Whether nothing can take the run's place."""
+    return _rank(run) == _FINAL
+
+
+def _rank(run: ChildRun | KnownRun) -> int:
+    if run.status != FINISHED:
+        return 0
+    return 1 if run.is_stopped else _FINAL
 
 
 def child_run(row: Mapping[str, Any], trace: Sequence[Mapping[str, Any]]) -> ChildRun:
@@ -74,6 +105,8 @@ def child_run(row: Mapping[str, Any], trace: Sequence[Mapping[str, Any]]) -> Chi
     }
     if row.get("git_sha") is not None:
         tags[_COMMIT_TAG] = str(row["git_sha"])
+    if row["outcome"] == Outcome.STUCK and epochs_done < row["num_epochs"]:
+        tags[STOPPED_TAG] = "true"
     return ChildRun(
         trial_id=str(row[TRIAL_TAG]),
         name=_name(row),

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.mlflow_runs import PARENT_TAG, TRIAL_TAG, ChildRun, KnownRun
+from orchestrator.mlflow_runs import PARENT_TAG, STOPPED_TAG, TRIAL_TAG, ChildRun, KnownRun
 
 _TABLES = {
     "runs": (
@@ -32,10 +32,11 @@ _TABLES = {
 _BUSY_SECONDS = 30.0
 
 _CHILDREN = """
-    SELECT runs.run_uuid, trial.value, runs.status, runs.end_time
+    SELECT runs.run_uuid, trial.value, runs.status, runs.end_time, stopped.value IS NOT NULL
     FROM tags AS parent
     JOIN runs ON runs.run_uuid = parent.run_uuid AND runs.lifecycle_stage = 'active'
     JOIN tags AS trial ON trial.run_uuid = parent.run_uuid AND trial.key = ?
+    LEFT JOIN tags AS stopped ON stopped.run_uuid = parent.run_uuid AND stopped.key = ?
     WHERE parent.key = ? AND parent.value = ?
     ORDER BY runs.start_time, runs.run_uuid
 """
@@ -62,7 +63,11 @@ class SqliteRuns:
     def children(self, parent_id: str) -> list[KnownRun]:
         """Active runs under the parent, oldest first."""
         with self._transaction() as connection:
-            return [KnownRun(*row) for row in connection.execute(_CHILDREN, (TRIAL_TAG, PARENT_TAG, parent_id))]
+            found = connection.execute(_CHILDREN, (TRIAL_TAG, STOPPED_TAG, PARENT_TAG, parent_id))
+            return [
+                KnownRun(run_id, trial_id, status, end_ms, bool(stopped))
+                for run_id, trial_id, status, end_ms, stopped in found
+            ]
 
     def insert(self, parent_id: str, runs: Sequence[ChildRun]) -> list[KnownRun]:
         """Write the runs with everything in them, all or none."""
@@ -72,7 +77,7 @@ class SqliteRuns:
             for run in runs:
                 run_id = uuid.uuid4().hex
                 _insert_run(connection, run, run_id, parent_id, f"{artifacts}/{run_id}/artifacts", self._experiment_id)
-                written.append(KnownRun(run_id, run.trial_id, run.status, run.end_ms))
+                written.append(run.known(run_id))
         return written
 
     def move_artifacts(self, location: str) -> None:

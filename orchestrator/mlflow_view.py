@@ -31,7 +31,18 @@ from orchestrator.mlflow_access import (
     quiet,
     set_environment,
 )
-from orchestrator.mlflow_runs import FINISHED, PARENT_TAG, RUNNING, TRIAL_TAG, ChildRun, KnownRun, child_run, supersedes
+from orchestrator.mlflow_runs import (
+    FINISHED,
+    PARENT_TAG,
+    RUNNING,
+    STOPPED_TAG,
+    TRIAL_TAG,
+    ChildRun,
+    KnownRun,
+    child_run,
+    is_final,
+    supersedes,
+)
 from orchestrator.mlflow_sqlite import SqliteRuns, UnknownSchemaError
 
 if TYPE_CHECKING:
@@ -55,7 +66,7 @@ _logger = logging.getLogger(__name__)
 class MlflowView:
     """The runs of one sweep; adding a trial twice gives one run, and a half-written run is written anew.
 
-    `tracking_uri` is MLflow's; a local SQLite database is created when it does not exist, one process at a time, and
+    `tracking_uri` is MLflow's; a database is created when it does not exist, one process at a time; a local SQLite one
     keeps artifacts in `artifact_root`, by default `mlflow-artifacts` beside it. Raises `MlflowUnavailable` within
     seconds when MLflow cannot be reached, here and in every method.
     """
@@ -69,7 +80,7 @@ class MlflowView:
         set_environment(tracking_uri)
         self._fast: SqliteRuns | None = None
         with self._reported():
-            with creation_lock(self._database):
+            with creation_lock(tracking_uri):
                 self._client = _open_client(tracking_uri, self._database, artifact_root)
                 self._experiment_id = self._find_experiment(artifact_root)
                 self._parent_id = self._find_parent(title)
@@ -78,11 +89,14 @@ class MlflowView:
             self._known = self._find_children()
 
     def present(self) -> set[str]:
-        """Trials that have a complete run with a settling outcome; a failed or pruned one may yet be replaced."""
-        return {run.trial_id for run in self._known.values() if run.status == FINISHED}
+        """Trials that have a complete run which nothing replaces: not failed, not pruned, not stopped early."""
+        return {run.trial_id for run in self._known.values() if is_final(run)}
 
-    def add(self, rows: Sequence[Row], traces: Traces) -> None:
-        """Write the trials' runs: flat rows as `TrialResult.trial_row` gives them, flat trace rows by trial_id."""
+    def add(self, rows: Sequence[Row], traces: Traces) -> int:
+        """Write the trials' runs where MLflow has none or a lesser one; returns their number.
+
+        Flat rows as `TrialResult.trial_row` gives them, flat trace rows by trial_id.
+        """
         new: dict[str, ChildRun] = {}
         for row in rows:
             run = child_run(row, traces.get(str(row[TRIAL_TAG]), ()))
@@ -92,6 +106,7 @@ class MlflowView:
         with self._reported():
             for start in range(0, len(runs), _BATCH_RUNS):
                 self._write(runs[start : start + _BATCH_RUNS])
+        return len(runs)
 
     def add_artifacts(self, paths: Sequence[Path]) -> None:
         """Copy files onto the sweep's run; a file of the same name is replaced."""
@@ -135,7 +150,7 @@ class MlflowView:
         params = [Param(name, value) for name, value in run.params.items()]
         self._client.log_batch(run_id, metrics, params)
         self._client.set_terminated(run_id, run.status, run.end_ms)
-        return KnownRun(run_id, run.trial_id, run.status, run.end_ms)
+        return run.known(run_id)
 
     def _find_experiment(self, artifact_root: str | None) -> str:
         from mlflow.exceptions import MlflowException
@@ -166,19 +181,22 @@ class MlflowView:
         """The sweep's runs by trial_id; of two runs of one trial, left by two drivers at once, the worse is deleted."""
         known: dict[str, KnownRun] = {}
         for run in self._fast.children(self._parent_id) if self._fast else self._children_by_client():
-            old = known.get(run.trial_id)
-            if old is None:
-                known[run.trial_id] = run
-            elif run.status == FINISHED != old.status:
-                self._client.delete_run(old.run_id)
-                known[run.trial_id] = run
-            else:
-                self._client.delete_run(run.run_id)
+            lesser: KnownRun | None = run
+            if supersedes(run, known.get(run.trial_id)):
+                lesser, known[run.trial_id] = known.get(run.trial_id), run
+            if lesser is not None:
+                self._client.delete_run(lesser.run_id)
         return known
 
     def _children_by_client(self) -> list[KnownRun]:
         return [
-            KnownRun(run.info.run_id, run.data.tags[TRIAL_TAG], run.info.status, run.info.end_time)
+            KnownRun(
+                run.info.run_id,
+                run.data.tags[TRIAL_TAG],
+                run.info.status,
+                run.info.end_time,
+                STOPPED_TAG in run.data.tags,
+            )
             for run in self._search(f"tags.`{PARENT_TAG}` = '{self._parent_id}'")
             if TRIAL_TAG in run.data.tags
         ]
@@ -224,7 +242,7 @@ class BackgroundView:
     def __init__(self, tracking_uri: str, sweep: str, title: str) -> None:
         self.tracking_uri = tracking_uri
         self.problem: str | None = None
-        self._jobs: queue.SimpleQueue[Callable[[MlflowView], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[MlflowView], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, args=(sweep, title), name="mlflow", daemon=True)
         self._thread.start()
 

@@ -454,6 +454,12 @@ class TestOtherReaders:
         assert "momentum" not in rows[result(2).trial_id]
 
 
+def test_a_folder_given_as_a_uri_is_that_folder(tmp_path: Path) -> None:
+    Ledger(f"file://{tmp_path}/out").append([result(0)])
+    assert Ledger(f"file://{tmp_path}/out").root == str(tmp_path / "out")
+    assert Ledger(str(tmp_path / "out")).settled(WORKLOAD) == {result(0).trial_id}
+
+
 class KilledError(Exception):
     """The moment at which a driver dies."""
 
