@@ -171,6 +171,17 @@ def test_a_sweep_ends_with_tables_figures_and_mlflow_from_images(folder: Path) -
 
 
 @pytest.mark.slow
+def test_a_map_of_images_runs_to_its_end(folder: Path) -> None:
+    small = ("num_epochs=2", "batch_size=8,48", "weight_decay=1e-4,1", "learning_rate=3e-3")
+    sets = ("--workload", "tiny_resnet8", *(part for one in small for part in ("--set", one)))
+    output = checked(folder, "map_wd", *sets, "--no-mlflow", "--executor", "inline")
+    verdicts = [line for line in output.splitlines() if line.startswith(("│ 8 ", "│ 48 "))]
+    assert len(verdicts) == 4
+    assert (folder / "results/figures/map_wd_tiny_resnet8/phase_diagram.png").stat().st_size > 10_000
+    assert "0 to run" in checked(folder, "map_wd", *sets, *INLINE)
+
+
+@pytest.mark.slow
 def test_a_driver_without_images_plans_by_the_manifest(folder: Path) -> None:
     planned = checked(folder, "plan", "grid_bsz", *SHORT)
     for arrays in (folder / "cache").rglob("*.npy"):
