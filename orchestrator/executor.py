@@ -7,6 +7,7 @@ from typing import Protocol
 
 from orchestrator.packing import PackQueue
 from trainables.pack import PackWorker
+from trainables.result import TrialResult
 from trainables.workload import Report
 
 ReportSink = Callable[[Sequence[Report]], None]
@@ -14,6 +15,11 @@ ReportSink = Callable[[Sequence[Report]], None]
 
 
 _WAIT_SECONDS = 1.0
+
+
+def given_up_reports(results: Sequence[TrialResult]) -> list[Report]:
+    """Results of trials that no worker will report, as reports."""
+    return [Report(result.trial_id, result.epochs_done, (), result) for result in results]
 
 
 class Executor(Protocol):
@@ -62,7 +68,7 @@ class InlineExecutor:
             while not worker.is_done:
                 sink(worker.step())
                 worker.forget(tuple(self._recorded))
-            queue.completed(order.pack_id)
+            sink(given_up_reports(queue.completed(order.pack_id)))
 
     def acknowledge(self, trial_ids: Collection[str]) -> None:
         """These trials are recorded: their states may go."""

@@ -19,6 +19,8 @@ from trainables.result import Outcome, TrialResult
 LONGEST_PACK_SECONDS = 120.0
 SHORTEST_PACK_SECONDS = 1.0
 """A pack costs some tens of milliseconds to start: shorter ones are not worth cutting."""
+SECONDS_PER_SLOT = 0.02
+"""The driver needs some milliseconds for a pack: with many slots even the last packs last so long that it keeps up."""
 ROUNDS_LEFT = 2
 """A pack is at most this fraction of a slot's share of what is left: large packs first, small ones level the end."""
 MAX_LOSSES = 3
@@ -58,8 +60,9 @@ class PackQueue:
     def add(self, members: Sequence[MemberOrder]) -> None:
         """More to run, the costliest first."""
         with self._changed:
-            self._waiting = deque(_longest_first([*self._waiting, *members]))
-            self._cost_waiting += sum(_cost(member) for member in members)
+            if members:  # every recorded batch comes by here, and to sort a million trials takes seconds
+                self._waiting = deque(_longest_first([*self._waiting, *members]))
+                self._cost_waiting += sum(_cost(member) for member in members)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -112,7 +115,7 @@ class PackQueue:
     def lost(self, pack_id: str, error: str, state_paths: Mapping[str, str]) -> list[TrialResult]:
         """A pack's worker died: its unfinished members go on in two halves, so that a deadly member ends up alone.
 
-        Returns the results of members that are given up.
+        Returns the results of members that are given up: `ended` takes them as it takes a worker's.
         """
         with self._lock:
             order = self._in_flight.pop(pack_id, None)
@@ -132,7 +135,6 @@ class PackQueue:
                 if losses < MAX_LOSSES:
                     self._requeued.append((member,))
                     continue
-                self._ended[member.config.trial_id] = math.inf
                 return [_given_up(member, pack_id, error)]
             return []
 
@@ -140,8 +142,9 @@ class PackQueue:
         return self._ended.get(member.config.trial_id, -1) >= member.last_epoch
 
     def _cut(self, slots: int) -> tuple[MemberOrder, ...]:
-        budget = self._cost_waiting / (ROUNDS_LEFT * max(1, slots))
-        budget = min(max(budget, SHORTEST_PACK_SECONDS), LONGEST_PACK_SECONDS)
+        share_of_cost = self._cost_waiting / max(1, slots)
+        shortest = max(SHORTEST_PACK_SECONDS, min(SECONDS_PER_SLOT * slots, share_of_cost))
+        budget = min(max(share_of_cost / ROUNDS_LEFT, shortest), LONGEST_PACK_SECONDS)
         share = math.ceil(len(self._waiting) / max(1, slots))
         members: list[MemberOrder] = []
         cost = 0.0

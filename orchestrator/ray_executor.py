@@ -22,14 +22,13 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster_room import GPU_NODES, ClusterRoom
-from orchestrator.executor import ReportSink
+from orchestrator.executor import ReportSink, given_up_reports
 from orchestrator.packing import PackQueue
 from orchestrator.ray_cluster import Cluster
 from trainables.pack import PackOrder
 from trainables.pack_exchange import PackExchange
 from trainables.state_store import StateStore
 from trainables.tune_trainable import EXCHANGE, EXCHANGE_NAMESPACE, PACK_ID, PackTrainable
-from trainables.workload import Report
 
 _TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no log files for each trial
@@ -140,7 +139,7 @@ class RayExecutor:
         """A pack is through, or its worker died: take what it had reported, put the rest back into the queue."""
         self._drain(sink)
         given_up = queue.completed(pack_id) if error is None else queue.lost(pack_id, error, self._store.index(pack_id))
-        sink([Report(result.trial_id, result.epochs_done, (), result) for result in given_up])
+        sink(given_up_reports(given_up))
         self._exchange.close.remote(pack_id)
 
     def _drain(self, sink: ReportSink) -> None:

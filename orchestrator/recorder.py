@@ -14,8 +14,16 @@ from orchestrator.ledger import Ledger
 from trainables.result import TrialResult
 from trainables.workload import Report
 
-BATCH_SECONDS = 1.0
-"""Results that come within this time share one commit."""
+BATCH_SECONDS = (1.0, 10.0)
+"""Results that come within this time share one commit: the least, and the most in long runs."""
+BATCH_SHARE = 0.01
+"""Share of the time since the start that a batch may take: a day of steady results makes 9,000 commits, not 86,400."""
+
+
+def batch_seconds(elapsed: float) -> float:
+    """How long a batch stays open that many seconds after the start."""
+    least, most = BATCH_SECONDS
+    return min(max(least, BATCH_SHARE * elapsed), most)
 
 
 class Recorder:
@@ -35,6 +43,7 @@ class Recorder:
         self._inbox: queue.SimpleQueue[Sequence[Report] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._problem: BaseException | None = None
+        self._started = time.monotonic()
 
     def put(self, reports: Sequence[Report]) -> None:
         """Take reports; returns at once."""
@@ -65,7 +74,7 @@ class Recorder:
             self._problem = problem
 
     def _next_batch(self) -> tuple[list[TrialResult], bool]:
-        """Results of the next `BATCH_SECONDS`, and whether more may come."""
+        """Results until `batch_seconds` after the first one, and whether more may come."""
         results: list[TrialResult] = []
         deadline = math.inf
         while True:
@@ -76,13 +85,18 @@ class Recorder:
                 return results, True
             if reports is None:
                 return results, False
-            for report in reports:
-                if report.result is not None:
-                    results.append(report.result)
-                else:
-                    self._on_moved(report)
+            self._take(reports, results)
             if results and deadline == math.inf:
-                deadline = time.monotonic() + BATCH_SECONDS
+                now = time.monotonic()
+                deadline = now + batch_seconds(now - self._started)
+
+    def _take(self, reports: Sequence[Report], results: list[TrialResult]) -> None:
+        """Put the results of ended trials into the batch."""
+        for report in reports:
+            if report.result is not None:
+                results.append(report.result)
+            else:
+                self._on_moved(report)
 
     def _raise_problem(self) -> None:
         if self._problem is not None:

@@ -12,9 +12,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.launching import (
+    ROOT,
     checked,
     descendants,
     environment,
@@ -83,6 +85,53 @@ def test_ctrl_c_ends_at_once_and_keeps_what_is_finished(tmp_path: Path) -> None:
     checked(folder, "longer", *PLAIN)
     assert {trial_id: row for trial_id, row in rows(folder / "results").items() if trial_id in finished} == finished
     assert rows(folder / "results") == rows(undisturbed / "results")
+
+
+DEADLY = """
+import os
+from typing import Literal
+
+from orchestrator.sweep import Grid, Sweep
+from orchestrator.sweeps import sweep
+from trainables.config import TwoLayerCNNConfig
+from trainables.registry import WORKLOADS
+from trainables.two_layer_cnn import TwoLayerCNN
+
+class DeadlyConfig(TwoLayerCNNConfig):
+    workload: Literal["deadly"] = "deadly"
+
+class Deadly(TwoLayerCNN):
+    config_type = DeadlyConfig
+
+    def open(self, members, device="cpu", engine=None, num_threads=1):
+        if any(member.config.seed == 1 for member in members):
+            os._exit(1)
+        return super().open(members, device, engine, num_threads)
+
+WORKLOADS["deadly"] = "my_sweeps:Deadly"
+
+@sweep
+def deadly() -> Sweep:
+    decays = {"adam": {"weight_decay": 1e-5}, "adamw": {"weight_decay": 1e-2}}
+    base = {"num_train": 40, "num_test": 100, "dimension": 60, "noise_sparsity": 10, "num_filters": 4}
+    grid = Grid(decays, {}, {**base, "num_epochs": 30, "batch_size": 4})
+    return Sweep("deadly", "two trials end their workers", (grid,), seeds=(0, 1, 2), workload="deadly")
+"""
+
+
+@pytest.mark.slow
+def test_a_trial_that_ends_every_worker_is_a_failed_row_and_costs_no_other(tmp_path: Path) -> None:
+    (tmp_path / "my_sweeps.py").write_text(DEADLY)
+    done = launch(tmp_path, "deadly", *PLAIN, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "2 trials failed" in done.stderr
+    columns = ["seed", "outcome", "error"]
+    trials = pd.read_parquet(tmp_path / "results" / "trials")[columns]
+    found = list(trials.itertuples(index=False, name=None))
+    assert sorted((seed, outcome == "failed") for seed, outcome, _ in found) == [
+        *[(0, False)] * 2, *[(1, True)] * 2, *[(2, False)] * 2,
+    ]  # fmt: skip
+    assert all("its pack was lost 3 times" in error for seed, _, error in found if seed == 1)
 
 
 def test_an_address_where_nothing_listens_is_one_line(tmp_path: Path) -> None:

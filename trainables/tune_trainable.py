@@ -5,6 +5,7 @@ The only file of this package that imports ray.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,8 @@ PACK_ID, EXCHANGE = "pack_id", "exchange"
 """Keys of a Tune config that names a pack of our executor instead of describing a trial."""
 EXCHANGE_NAMESPACE = "lambda-atlas"
 
+TUNE_STEP_SECONDS = 30.0
+"""Between two results of a pack that Tune sees: each costs the driver more than a millisecond, and tells it nothing."""
 _STATE_FILE = "state.npz"
 
 
@@ -41,7 +44,7 @@ class PackTrainable(tune.Trainable):
         self._task = _ExchangedPack(config) if PACK_ID in config else _FlatTrial(config)
 
     def step(self) -> dict[str, Any]:
-        """Train for about a second; a flat trial up to its next trace point at least."""
+        """Train for half a minute at most; a flat trial about a second, and up to its next trace point at least."""
         return self._task.step()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -68,8 +71,10 @@ class _ExchangedPack:
         self._worker = PackWorker(ray.get(self._exchange.fetch.remote(self._pack_id)))
 
     def step(self) -> dict[str, Any]:
-        reports = self._worker.step()
-        self._worker.forget(ray.get(self._exchange.report.remote(self._pack_id, reports)))
+        deadline = time.monotonic() + TUNE_STEP_SECONDS
+        while not self._worker.is_done and time.monotonic() < deadline:
+            reports = self._worker.step()
+            self._worker.forget(ray.get(self._exchange.report.remote(self._pack_id, reports)))
         return {"done": self._worker.is_done}
 
     def save(self, path: Path) -> None:
