@@ -17,6 +17,8 @@ _logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 1.0
 """Wall time between two reports of a pack."""
+TUNE_STEP_SECONDS = 30.0
+"""Between two results of a pack that Tune sees: each costs the driver more than a millisecond, and tells it nothing."""
 
 
 @dataclass(frozen=True, slots=True)

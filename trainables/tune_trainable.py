@@ -16,7 +16,7 @@ import ray
 from ray import tune
 
 from trainables.config import TrialConfig
-from trainables.pack import REPORT_SECONDS, PackWorker
+from trainables.pack import REPORT_SECONDS, TUNE_STEP_SECONDS, PackWorker
 from trainables.registry import config_from_values, workload
 from trainables.workload import Member
 
@@ -24,8 +24,6 @@ PACK_ID, EXCHANGE = "pack_id", "exchange"
 """Keys of a Tune config that names a pack of our executor instead of describing a trial."""
 EXCHANGE_NAMESPACE = "lambda-atlas"
 
-TUNE_STEP_SECONDS = 30.0
-"""Between two results of a pack that Tune sees: each costs the driver more than a millisecond, and tells it nothing."""
 _STATE_FILE = "state.npz"
 
 

@@ -38,15 +38,15 @@ from orchestrator.sweep import Grid, Sweep
 from search_spaces.space import decades
 from tests.benchmarks.simulated_cluster import SimulatedCluster, SimulatedRecorder
 from tests.benchmarks.simulated_pack import seconds_of
-from trainables.pack import MemberOrder
+from trainables.pack import REPORT_SECONDS, TUNE_STEP_SECONDS, MemberOrder
 from trainables.provenance import provenance
 from trainables.result import Outcome
 from trainables.workload import Report
 
 TUNE_SECONDS_PER_PACK = 0.0066
 """Tune's own CPU time in the driver for a trial of one step: 450 on two workers with reused actors, Ray 2.60."""
-TUNE_SECONDS_PER_REPORT = 0.00125
-"""The same for a step that goes on: 1,800 of them."""
+TUNE_SECONDS_PER_STEP = 0.00125
+"""The same for a step after which a trial goes on: 1,800 of them."""
 CHECKPOINT_SECONDS = 30.0
 
 SIZES = ((2, 1000), (4, 2000), (20, 10_000), (200, 10_000))
@@ -139,7 +139,8 @@ class Launch:
         """A line of the table."""
         cluster, is_whole = self.cluster, self.num_done == self.num_trials
         busy = self.driver / cluster.makespan
-        tune = cluster.num_packs * TUNE_SECONDS_PER_PACK + cluster.num_reports * TUNE_SECONDS_PER_REPORT
+        num_steps = cluster.num_reports * REPORT_SECONDS / TUNE_STEP_SECONDS
+        tune = cluster.num_packs * TUNE_SECONDS_PER_PACK + num_steps * TUNE_SECONDS_PER_STEP
         kilobytes = [parts.num_bytes / self.num_done / 1e3 for parts in (self.grown, self.compacted)]
         cells = (
             f"{self.num_trials:,}" if is_whole else f"{self.num_done:,} of {self.num_trials:,}",
