@@ -11,7 +11,7 @@ from trainables.result import TrialResult
 from trainables.workload import Report
 
 ReportSink = Callable[[Sequence[Report]], None]
-"""Takes reports as they come; never blocks for long."""
+"""Takes reports as they come; never blocks for long. Raises what went wrong with earlier ones, also when given none."""
 
 
 _WAIT_SECONDS = 1.0
@@ -63,6 +63,7 @@ class InlineExecutor:
             order = queue.next_pack(self.slots)
             if order is None:
                 queue.wait(_WAIT_SECONDS)
+                sink(())  # raises if what waits for results waits in vain
                 continue
             worker = PackWorker(order)
             while not worker.is_done:

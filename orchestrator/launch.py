@@ -160,6 +160,8 @@ def submit(
             sweep, tuple(arguments), num_trials, overlay, tuple(component or ()), cpus_per_trial, max_nodes, out, image
         )
     )
+    if beside := kubernetes.needs(overlay, component or ()):
+        typer.echo(f"needs {', '.join(beside)} in the cluster: see k8s/README.md, Components", err=True)
     typer.echo(kubernetes.as_yaml(job) if dry_run else kubernetes.create(job))
 
 

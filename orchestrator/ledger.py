@@ -79,7 +79,7 @@ class Ledger:
         for table in TableName:
             probe = f"{self._path}/{table}/.probe-{self.driver_id}"
             self._storage.write(probe, pa.py_buffer(b"writable"))
-            self._files.delete_file(probe)
+            self._storage.delete(probe)
 
     def append(self, results: Sequence[TrialResult]) -> None:
         """Record results; they are durable and visible when this returns, all of one workload at the same moment."""
@@ -165,7 +165,7 @@ class Ledger:
                 kept = rules.worth_keeping(self._read(TableName.TRIALS, name, set(RANK_COLUMNS)), self.driver_id)
                 for table in TableName:
                     for part in self._merge(table, name, kept):
-                        self._files.delete_file(part)
+                        self._storage.delete(part)
 
     def _merge(self, table: TableName, workload: str, attempts: pa.Table) -> list[str]:
         """Commit the rows of `attempts` as sorted parts; the sources, now superfluous, are returned."""
@@ -255,7 +255,7 @@ class Ledger:
         pq.write_table(rows, sink, row_group_size=ROWS_PER_GROUP, compression="zstd", write_statistics=["trial_id"])
         self._last_number[workload] = number = self._last(workload) + 1
         part = f"{self._folder(table, workload)}/part-{self.driver_id}-{number:06d}.parquet"
-        if self._files.get_file_info(part).type != pafs.FileType.NotFound:
+        if self._storage.exists(part):
             raise LedgerError(f"{part} exists already; another driver uses the id {self.driver_id!r}")
         self._storage.write(part, sink.getvalue())
 

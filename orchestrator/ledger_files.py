@@ -46,6 +46,20 @@ class Storage:
         except OSError as error:
             raise self._fault("write to", path.rpartition("/")[0], error) from None
 
+    def exists(self, path: str) -> bool:
+        """Whether a file is there; raises `LedgerError` in one line."""
+        try:
+            return bool(self.files.get_file_info(path).type != pafs.FileType.NotFound)
+        except OSError as error:
+            raise self._fault("read", path, error) from None
+
+    def delete(self, path: str) -> None:
+        """Delete a file; raises `LedgerError` in one line."""
+        try:
+            self.files.delete_file(path)
+        except OSError as error:
+            raise self._fault("delete", path, error) from None
+
     def infos(self, folder: str) -> list[pafs.FileInfo]:
         """What is in a folder; nothing if it is not there. Raises `LedgerError` for a bucket that is not there."""
         try:

@@ -227,7 +227,7 @@ class MlflowView:
         try:
             with quiet():
                 yield
-        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError) as error:
             raise MlflowUnavailable(one_line(f"MLflow at {self.tracking_uri}: {error}")) from error
 
 

@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster_room import GPU_NODES, ClusterRoom
+from orchestrator.errors import ClusterError
 from orchestrator.executor import ReportSink, given_up_reports
 from orchestrator.packing import PackQueue
 from orchestrator.ray_cluster import Cluster
@@ -67,6 +68,9 @@ class RayExecutor:
         self.num_threads = cpus_per_trial
         self._pack: dict[str, float] = {"CPU": 1, "GPU": 1} if self.device == "cuda" else {"CPU": cpus_per_trial}
         self._room = ClusterRoom(self._pack, max_nodes, slots_per_node)
+        if max_nodes is None and not self._room.now:
+            needed = ", ".join(f"{count:g} {name}" for name, count in self._pack.items())
+            raise ClusterError(f"no node of the cluster has room for a trial ({needed}); --max-nodes N lets it grow")
         self._exchange_name = f"exchange-{uuid.uuid4().hex}"
         self._exchange = (
             ray.remote(num_cpus=0)(PackExchange)
@@ -137,17 +141,21 @@ class RayExecutor:
 
     def pack_ended(self, queue: PackQueue, sink: ReportSink, pack_id: str, error: str | None = None) -> None:
         """A pack is through, or its worker died: take what it had reported, put the rest back into the queue."""
-        self._drain(sink)
-        given_up = queue.completed(pack_id) if error is None else queue.lost(pack_id, error, self._store.index(pack_id))
-        sink(given_up_reports(given_up))
+        try:
+            self._drain(sink)
+            given_up = (
+                queue.completed(pack_id) if error is None else queue.lost(pack_id, error, self._store.find(pack_id))
+            )
+            sink(given_up_reports(given_up))
+        except BaseException as problem:
+            self._problem = problem  # Tune makes text of what is raised here
+            raise
         self._exchange.close.remote(pack_id)
 
     def _drain(self, sink: ReportSink) -> None:
         """Hand on every report that is there; when this returns, no other thread still has one in hand."""
         with self._drain_lock:
-            reports = ray.get(self._exchange.drain.remote())
-            if reports:
-                sink(reports)
+            sink(ray.get(self._exchange.drain.remote()))
 
     @contextmanager
     def _draining(self, sink: ReportSink) -> Iterator[None]:
@@ -199,6 +207,7 @@ class _PackSearcher(_DriverOnly, Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next pack's id; None while others run that may come back, FINISHED at the end."""
+        self._executor.raise_problem()
         slots = self._executor.slots
         order = self._queue.next_pack(slots) if len(self._in_flight) < slots else None
         if order is None:

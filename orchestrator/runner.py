@@ -75,6 +75,8 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         raise SweepError(unknown_name("executor", options.executor, EXECUTORS))
     if options.max_nodes is not None and (options.address is None or options.executor != "ray"):
         raise SweepError("--max-nodes is for a Ray cluster that can grow: give its --address as well")
+    if options.slots_per_node is not None and options.max_nodes is None:
+        raise SweepError("--slots-per-node says what the nodes of --max-nodes hold: give that as well")
     device = _device(sweep, options)
     ledger = ledger_of(sweep, options.out)
     ledger.check_writable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import shlex
@@ -11,12 +12,14 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from orchestrator.errors import SubmitError, unknown_name
+from orchestrator.image_sweeps import IMAGES
 from orchestrator.sweep import Sweep
 from trainables.registry import workload
 
@@ -52,6 +55,10 @@ class Submission:
 def job_of(submission: Submission) -> Document:
     """The RayJob that runs the sweep; raises `SubmitError` for an overlay or component that is not there."""
     job = _only_job(render(submission.overlay, submission.components))
+    if submission.sweep.workload == IMAGES and not _has_data(job):
+        raise SubmitError(
+            f"overlay {submission.overlay} mounts no data sets: --component gpu and --component gpu-spot do"
+        )
     groups = list(_groups(job, submission))
     if not groups:
         raise SubmitError(f"no worker group of overlay {submission.overlay} holds a pack of this sweep")
@@ -61,7 +68,7 @@ def job_of(submission: Submission) -> Document:
     num_nodes = max(1, min(most, useful))
     for group, _ in groups:
         group["maxReplicas"] = min(num_nodes, submission.max_nodes or group["maxReplicas"])
-    out = submission.out or _option(job["spec"]["entrypoint"], "--out")
+    out = submission.out or _out_of(job)
     if "://" not in out and not out.startswith("/"):
         raise SubmitError(f"--out is a URI, or a path on a volume that all pods mount, got {out!r}")
     job["spec"]["entrypoint"] = shlex.join(
@@ -97,6 +104,16 @@ def render(overlay: str, components: Sequence[str] = ()) -> list[Document]:
         return list(yaml.safe_load_all(_kubectl("kustomize", folder)))
 
 
+def needs(overlay: str, components: Sequence[str]) -> list[str]:
+    """Objects that components bring beside the job, which must be in the cluster before it starts."""
+    plain = {_named(document) for document in render(overlay)}
+    return sorted({_named(document) for document in render(overlay, components)} - plain)
+
+
+def _named(document: Document) -> str:
+    return f"{document['kind']} {document['metadata']['name']}"
+
+
 def create(job: Document) -> str:
     """Create the job in kubectl's current cluster; returns what kubectl says."""
     return _kubectl("create", "-f", "-", text=as_yaml(job)).strip()
@@ -127,9 +144,21 @@ def _groups(job: Document, submission: Submission) -> Iterator[tuple[Document, i
     for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         num_gpus = int(limits.get(_GPU, 0))
-        slots = num_gpus if device == "cuda" else 0 if num_gpus else int(limits["cpu"]) // submission.cpus_per_trial
+        slots = num_gpus if device == "cuda" else 0 if num_gpus else _cpus(limits) // submission.cpus_per_trial
         if slots:
             yield group, slots
+
+
+def _cpus(limits: Document) -> int:
+    """CPUs that Ray sees in a pod: thousandths are rounded up."""
+    text = str(limits["cpu"])
+    return math.ceil(float(text.removesuffix("m")) / (1000 if text.endswith("m") else 1))
+
+
+def _has_data(job: Document) -> bool:
+    """Whether the head, which reads the images' digest, mounts a volume of data sets."""
+    volumes = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["volumes"]
+    return any(volume["name"] == "datasets" and "emptyDir" not in volume for volume in volumes)
 
 
 def _device(submission: Submission) -> str:
@@ -137,9 +166,13 @@ def _device(submission: Submission) -> str:
     return "cuda" if has_gpus and "cuda" in workload(submission.sweep.workload).devices else "cpu"
 
 
-def _option(entrypoint: str, name: str) -> str:
-    words = shlex.split(entrypoint)
-    return words[words.index(name) + 1]
+def _out_of(job: Document) -> str:
+    """Where the overlay's own entrypoint puts results."""
+    words = shlex.split(job["spec"]["entrypoint"])
+    for word, following in pairwise([*words, ""]):
+        if word == "--out" or word.startswith("--out="):
+            return word.partition("=")[2] or following
+    raise SubmitError("the overlay's entrypoint has no --out: give one")
 
 
 def _containers(job: Document) -> Iterator[Document]:
@@ -150,19 +183,20 @@ def _containers(job: Document) -> Iterator[Document]:
 
 
 def _image_of_checkout(image: str) -> str:
-    """The overlay's image with this checkout's commit as tag; as it is where this is no checkout."""
+    """The overlay's image with this checkout's commit as tag; as it is where this is no checkout, or with a digest."""
     done = subprocess.run(
         ["git", "-C", str(K8S.parent), "rev-parse", f"--short={_SHA_DIGITS}", "HEAD"],
         capture_output=True,
         text=True,
         check=False,
     )
-    repository, colon, _ = image.rpartition(":")
-    return f"{repository}:{done.stdout.strip()}" if colon and done.returncode == 0 else image
+    if done.returncode or "@" in image:
+        return image
+    folder, slash, name = image.rpartition("/")
+    return f"{folder}{slash}{name.partition(':')[0]}:{done.stdout.strip()}"
 
 
 def _name(sweep: str, job: Document) -> str:
-    """The sweep's name and a digest of what the job runs: the same command twice is one job."""
-    what = job["spec"]["entrypoint"] + next(_containers(job))["image"]
-    digest = hashlib.sha256(what.encode()).hexdigest()[:6]
+    """The sweep's name and a digest of the job: the same command twice is one job."""
+    digest = hashlib.sha256(json.dumps(job["spec"], sort_keys=True).encode()).hexdigest()[:6]
     return f"{sweep.replace('_', '-')[: LONGEST_NAME - 7]}-{digest}"

@@ -108,7 +108,7 @@ class Training:
         for result in results:
             self._attempts[result.trial_id] = result.attempt
             if result.outcome is Outcome.UNFINISHED:
-                self._state_paths.update(self._states.index(result.trial_id))
+                self._state_paths.update(self._states.find(result.trial_id))
             else:
                 self._done(result.config, result.outcome)
         if self._view is not None:

@@ -166,6 +166,25 @@ def test_more_nodes_need_a_cluster(tmp_path: Path) -> None:
     assert refused.stderr == "error: --max-nodes is for a Ray cluster that can grow: give its --address as well\n"
 
 
+def test_what_a_node_holds_is_of_nodes_that_come(tmp_path: Path) -> None:
+    refused = launch(make_folder(tmp_path), "small", "--slots-per-node", "3", *PLAIN)
+    assert refused.returncode == 2
+    assert refused.stderr == "error: --slots-per-node says what the nodes of --max-nodes hold: give that as well\n"
+
+
+@pytest.mark.slow
+def test_a_cluster_without_room_is_one_line_unless_it_may_grow(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    with autoscaled_cluster(cpu=NodeType({"CPU": 1}, most=1)) as cluster:
+        join = ("small", "--address", cluster.address, *PLAIN)
+        refused = launch(folder, *join, **cluster.environment)
+        checked(folder, *join, "--max-nodes", "1", **cluster.environment)
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "error: no node of the cluster has room for a trial (1 CPU); --max-nodes N lets it grow\n"
+    )
+
+
 @pytest.mark.slow
 def test_a_token_of_another_cluster_is_named(tmp_path: Path) -> None:
     with autoscaled_cluster(cpu=NodeType({"CPU": 1}, most=1)) as cluster:

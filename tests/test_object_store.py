@@ -205,13 +205,19 @@ def test_a_store_that_goes_away_is_not_taken_for_damage(tmp_path: Path, monkeypa
         states = StateStore(f"{out}/states")
         states.save("pack", {"a": state(1)})
         (path,) = states.index().values()
-        files = Ledger(out)._storage.files
+        ledger = Ledger(out)
+        files = ledger._storage.files
     schema = trial_schema(TwoLayerCNNConfig, TwoLayerCNNTracePoint)
     with pytest.raises(LedgerError, match=r"cannot read brief/part\.parquet.*NETWORK_CONNECTION"):
         read_part(files, "brief/part.parquet", TableName.TRIALS, schema, None)
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):
-        states.collect({"a"})
+        states.index()
+    assert states.find("pack") == {}
+    states.collect({"a"})
     assert states.load(path, "a") is None
+    for call in (lambda: ledger._storage.exists("brief/part.parquet"), lambda: ledger._storage.delete("brief/x")):
+        with pytest.raises(LedgerError, match="NETWORK_CONNECTION"):
+            call()
 
 
 def state(epoch: int, num_weights: int = 6) -> dict[str, np.ndarray]:

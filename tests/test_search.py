@@ -296,3 +296,19 @@ def test_a_search_has_no_max_trials(tmp_path: Path) -> None:
     done = launch(folder_of(tmp_path), "searched", "--max-trials", "3", *INLINE)
     assert done.returncode == 2
     assert "--max-trials is for grids" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", [INLINE, PLAIN], ids=["inline", "ray"])
+def test_results_that_cannot_be_written_end_a_search_in_one_line(where: tuple[str, ...], tmp_path: Path) -> None:
+    """Nothing is in flight at a rung's end, and what would put more there waits for the results."""
+    folder = folder_of(tmp_path, num_epochs=2700)
+    process = start(folder, "searched", *where)
+    results = folder / "results" / "trials" / f"workload={WORKLOAD}"
+    wait_for(lambda: list(results.glob("*.parquet")), process)
+    results.rename(folder / "away")
+    results.write_text("a file where a folder belongs")
+    _stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2, stderr
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1

@@ -19,7 +19,7 @@ import yaml
 from typer.testing import CliRunner
 
 from orchestrator.launch import app
-from orchestrator.submit import LONGEST_NAME
+from orchestrator.submit import LONGEST_NAME, _cpus
 from tests.launching import ROOT, command, environment, launch, make_folder
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl on PATH")
@@ -97,7 +97,8 @@ def test_the_same_command_is_the_same_job_and_another_one_is_not() -> None:
     name = submitted("grid_bsz", *LOCAL)["metadata"]["name"]
     assert name == submitted("grid_bsz", *LOCAL)["metadata"]["name"]
     assert name != submitted("grid_bsz", *LOCAL, "--seeds", "0-9")["metadata"]["name"]
-    long_name = submitted("grid_betas", "--workload", "fashion_mnist_resnet101", *LOCAL)["metadata"]["name"]
+    images = ("grid_betas", "--workload", "fashion_mnist_resnet101", "--component", "gpu")
+    long_name = submitted(*images, *LOCAL)["metadata"]["name"]
     assert len(long_name) <= LONGEST_NAME
     assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", long_name)
 
@@ -127,6 +128,7 @@ def test_the_image_is_this_commits_unless_one_is_given() -> None:
         (("grid_bsz", *LOCAL, "--set", "batch_size=0"), "batch_size"),
         (("grid_bsz", *LOCAL, "--out", "results"), "--out is a URI, or a path on a volume that all pods mount"),
         (("grid_bsz", *LOCAL, "--cpus-per-trial", "999"), "no worker group of overlay local holds a pack"),
+        (("grid_bsz", "--workload", "cifar10_resnet18", *LOCAL), "overlay local mounts no data sets"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: tuple[str, ...], line: str, tmp_path: Path) -> None:
@@ -135,6 +137,22 @@ def test_a_mistake_is_one_line(arguments: tuple[str, ...], line: str, tmp_path: 
     assert refused.stderr.count("\n") == 1
     assert line in refused.stderr
     assert refused.stdout == ""
+
+
+@needs_kubectl
+def test_components_with_objects_of_their_own_say_what_the_job_needs() -> None:
+    queued = run_submit("grid_bsz", *LOCAL, "--component", "kueue", "--dry-run")
+    assert queued.returncode == 0
+    assert queued.stderr.startswith("needs ClusterQueue lambda-atlas, LocalQueue sweeps, ")
+    (job,) = yaml.safe_load_all(queued.stdout)
+    assert job["spec"]["suspend"] is True
+    plain = submitted("grid_bsz", *LOCAL)["metadata"]["name"]
+    assert job["metadata"]["name"] != plain, "another job of the same sweep"
+
+
+@pytest.mark.parametrize(("limit", "cpus"), [("4", 4), (4, 4), ("3500m", 4), ("500m", 1), ("1.5", 2)])
+def test_a_pods_cpus_are_counted_as_ray_counts_them(limit: str | int, cpus: int) -> None:
+    assert _cpus({"cpu": limit}) == cpus
 
 
 def test_without_kubectl_it_says_so(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ members come first in a file, so that an index needs its beginning and its end o
 from __future__ import annotations
 
 import io
+import logging
 import time
 import zipfile
 import zlib
@@ -21,6 +22,7 @@ from pyarrow import fs
 from trainables.file_systems import UNFINISHED, open_root, write_whole
 from trainables.workload import State
 
+_logger = logging.getLogger(__name__)
 _SUFFIX = ".npz"
 _EPOCH = "epoch"
 _ABANDONED_NS = 600 * 10**9
@@ -55,6 +57,14 @@ class StateStore:
                     furthest[trial_id] = (epoch, path)
         return {trial_id: path for trial_id, (_, path) in furthest.items()}
 
+    def find(self, pack_id: str) -> dict[str, str]:
+        """As `index`, empty where the store does not answer: a state only saves time."""
+        try:
+            return self.index(pack_id)
+        except OSError as error:
+            _logger.warning("states of %s were not found: %s", pack_id, error)
+            return {}
+
     def load(self, path: str, trial_id: str) -> State | None:
         """One member's state; None, so that it starts anew, if the file has gone or is damaged."""
         prefix = f"{trial_id}/"
@@ -66,7 +76,13 @@ class StateStore:
             return None
 
     def collect(self, recorded: Collection[str]) -> None:
-        """Delete the files whose members are all recorded, and what a killed writer left behind."""
+        """Delete files whose members are all recorded, and what a killed writer left, if the store answers."""
+        try:
+            self._collect(recorded)
+        except OSError as error:
+            _logger.warning("old states are left: %s", error)
+
+    def _collect(self, recorded: Collection[str]) -> None:
         for path in self._paths():
             if all(trial_id in recorded for trial_id in self._epochs(path)):
                 self._delete(path)
