@@ -63,7 +63,7 @@ class InlineExecutor:
             order = queue.next_pack(self.slots)
             if order is None:
                 queue.wait(_WAIT_SECONDS)
-                sink(())  # raises if what waits for results waits in vain
+                sink(())  # raises if there is nothing to wait for: results could not be recorded
                 continue
             worker = PackWorker(order)
             while not worker.is_done:

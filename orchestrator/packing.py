@@ -82,6 +82,12 @@ class PackQueue:
         with self._lock:
             return not (self._is_open or self._waiting or self._requeued or self._in_flight)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is in flight: what comes next depends on results."""
+        with self._lock:
+            return not (self._waiting or self._requeued or self._in_flight)
+
     def next_pack(self, slots: int) -> PackOrder | None:
         """Cut the next pack for one of `slots` workers; None if nothing waits now."""
         with self._lock:

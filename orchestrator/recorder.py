@@ -16,7 +16,7 @@ from trainables.workload import Report
 
 BATCH_SECONDS = (1.0, 10.0)
 """Results that come within this time share one commit: the least, and the most in long runs."""
-BATCH_SHARE = 0.003
+BATCH_SHARE = 0.01
 """Share of the time since the start that a batch may take: a day of steady results makes 9,000 commits, not 86,400."""
 
 
@@ -30,7 +30,8 @@ class Recorder:
     """Context manager: `put` takes reports from any thread; leaving it writes what is left.
 
     `on_recorded` is called with each committed batch, `on_moved` with every report of a trial that goes on, both in the
-    recorder's thread. An error there, a full disk for instance, is raised by the next `put` and on leaving.
+    recorder's thread. An error there, a full disk for instance, is raised by the next `put` and on leaving. A batch
+    ends early where `is_waited_for` says, after a `put`, that nothing else will come before it is recorded.
     """
 
     def __init__(
@@ -38,18 +39,19 @@ class Recorder:
         ledger: Ledger,
         on_recorded: Callable[[Sequence[TrialResult]], None],
         on_moved: Callable[[Report], None],
+        is_waited_for: Callable[[], bool] = lambda: False,
     ) -> None:
         self._ledger, self._on_recorded, self._on_moved = ledger, on_recorded, on_moved
+        self._is_waited_for = is_waited_for
         self._inbox: queue.SimpleQueue[Sequence[Report] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._problem: BaseException | None = None
         self._started = time.monotonic()
 
     def put(self, reports: Sequence[Report]) -> None:
-        """Take reports; returns at once. Without any it only tells whether the recorder is well."""
+        """Take reports; returns at once."""
         self._raise_problem()
-        if reports:
-            self._inbox.put(reports)
+        self._inbox.put(reports)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -87,6 +89,8 @@ class Recorder:
             if reports is None:
                 return results, False
             self._take(reports, results)
+            if results and self._is_waited_for():
+                return results, True
             if results and deadline == math.inf:
                 now = time.monotonic()
                 deadline = now + batch_seconds(now - self._started)

@@ -59,7 +59,10 @@ class Training:
             plan.sweep.name, plan.num_trials, plan.num_done, plan.forecast_core_seconds, console
         )
         interrupted = False
-        with self._progress, Recorder(self._ledger, self._recorded, self._moved) as recorder:
+        with (
+            self._progress,
+            Recorder(self._ledger, self._recorded, self._moved, lambda: self._queue.is_idle) as recorder,
+        ):
 
             def sink(reports: Sequence[Report]) -> None:
                 recorder.put([r for r in reports if r.result is None or self._queue.ended(r.result)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +124,6 @@ def test_joint_draws_have_the_latents_mean_and_deviation(disc: list[Any]) -> Non
     np.testing.assert_allclose(draws.mean(axis=0), mean, atol=0.1 * std.max())
     np.testing.assert_allclose(draws.std(axis=0), std, rtol=0.1)
     np.testing.assert_array_equal(model.samples(points, 5, seed=1), model.samples(points, 5, seed=1))
-
-
-def test_many_points_are_fitted_in_well_under_a_few_seconds() -> None:
-    points = np.random.default_rng(3).random((600, 3))
-    started = time.perf_counter()
-    fit(points, in_two_discs(points[:, :2]), np.ones(600))
-    assert time.perf_counter() - started < 5
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def saved(store: ObjectStore, bucket: str) -> list[str]:
     return [key for key in store.keys(bucket) if "/states/" in key]
 
 
+@pytest.mark.slow
 def test_results_equal_those_in_a_folder_and_are_read_from_anywhere(
     store: ObjectStore, bucket: str, tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_ray_workers_save_their_states_to_the_store(store: ObjectStore, bucket: 
     assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == ["my_sweeps.py", "results"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("out", "change", "said"),
     [
@@ -299,6 +301,7 @@ def end(*processes: subprocess.Popen[str]) -> None:
         assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_one_driver_at_a_time_until_it_ends_or_is_killed(store: ObjectStore, bucket: str) -> None:
     out = f"s3://{bucket}/p"
     (first,) = holders(out, 1)
