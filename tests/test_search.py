@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from orchestrator.sweep import Grid, Sweep
 from orchestrator.training import Training
 from search_spaces.halving import Observation, propose, rung_epochs, survivors
 from search_spaces.space import LogUniform
-from tests.launching import WORKLOAD, checked, kill_tree, launch, rows, start, traces, wait_for
+from tests.launching import WORKLOAD, checked, environment, kill_tree, launch, rows, start, traces, wait_for
 from trainables.registry import workload
 from trainables.result import Outcome
 from trainables.workload import Member
@@ -298,17 +300,67 @@ def test_a_search_has_no_max_trials(tmp_path: Path) -> None:
     assert "--max-trials is for grids" in done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("where", [INLINE, PLAIN], ids=["inline", "ray"])
-def test_results_that_cannot_be_written_end_a_search_in_one_line(where: tuple[str, ...], tmp_path: Path) -> None:
-    """Nothing is in flight at a rung's end, and what would put more there waits for the results."""
-    folder = folder_of(tmp_path, num_epochs=2700)
-    process = start(folder, "searched", *where)
-    results = folder / "results" / "trials" / f"workload={WORKLOAD}"
-    wait_for(lambda: list(results.glob("*.parquet")), process)
-    results.rename(folder / "away")
-    results.write_text("a file where a folder belongs")
-    _stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 2, stderr
-    assert stderr.startswith("error: ")
-    assert stderr.count("\n") == 1
+WAITING = """
+import io, sys
+from dataclasses import replace
+from pathlib import Path
+from rich.console import Console
+from orchestrator.errors import LedgerError
+from orchestrator.plan import ledger_of, plan_sweep
+from orchestrator.sweeps import find_sweep
+from orchestrator.training import Training
+
+class UntilRecorded:
+    \"\"\"A plan's work that goes on, as a search does, when its results are recorded.\"\"\"
+    is_finished = False
+
+    def __init__(self, work):
+        self._work = work
+
+    def __getattr__(self, name):
+        return getattr(self._work, name)
+
+    def advance(self, results=()):
+        self.is_finished = bool(results)
+        return ([], []) if results else self._work.advance()
+
+if __name__ == "__main__":
+    sweep = find_sweep("grid_bsz").with_overrides(["num_epochs=20", "batch_size=200"], "0")
+    ledger = ledger_of(sweep, "results")
+    ledger.check_writable()
+    plan = plan_sweep(sweep, ledger)
+    if sys.argv[1] == "inline":
+        from orchestrator.executor import InlineExecutor
+        executor = InlineExecutor()
+    else:
+        from orchestrator.ray_cluster import Cluster
+        from orchestrator.ray_executor import RayExecutor
+        cluster = Cluster()
+        executor = RayExecutor(str(Path("results/states").resolve()), cluster, "cpu")
+    waiting = replace(plan, work=UntilRecorded(plan.work))
+    training = Training(waiting, ledger, executor, None, "results/states", 30.0)
+    Path("results/trials/workload=two_layer_cnn").write_text("a file where a folder belongs")
+    try:
+        training.run(Console(file=io.StringIO()))
+    except LedgerError as error:
+        print("raised", error)
+    if sys.argv[1] == "ray":
+        cluster.close()
+"""
+
+
+@pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
+def test_a_search_ends_when_the_results_that_it_waits_for_cannot_be_written(executor: str, tmp_path: Path) -> None:
+    """Nothing is in flight then, and nothing comes that could find the fault."""
+    (tmp_path / "waiting.py").write_text(WAITING)
+    done = subprocess.run(
+        [sys.executable, "waiting.py", executor],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("raised "), done.stdout + done.stderr
