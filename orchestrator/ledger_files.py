@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from orchestrator import ledger_schema as rules
 from orchestrator.errors import LedgerError
 from orchestrator.ledger_schema import TableName
-from trainables.file_systems import open_root, write_whole
+from trainables.file_systems import is_absent, open_root, write_whole
 
 STORE_REMEDY = "the environment gives an object store's address and keys (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...)"
 
@@ -122,7 +122,10 @@ def _check_uri(root: str) -> None:
 def read_part(
     files: pafs.FileSystem, part: str, table: TableName, schema: pa.Schema, trial_ids: Sequence[str] | None
 ) -> pa.Table:
-    """The rows of a part that is ours, in `schema`: absent columns are null, unknown ones are left out."""
+    """The rows of a part that is ours, in `schema`: absent columns are null, unknown ones are left out.
+
+    Raises `LedgerError` for one that cannot be read, FileNotFoundError for one that is not there.
+    """
     try:
         with pq.ParquetFile(part, filesystem=files) as file:
             fault = rules.fault_of_marker(file.schema_arrow.metadata, table)
@@ -134,9 +137,9 @@ def read_part(
         rows = pa.concat_tables(
             [pa.Table.from_batches([], schema), rows.replace_schema_metadata(None)], promote_options="default"
         )
-    except FileNotFoundError:
-        raise
     except (OSError, pa.ArrowException) as error:
+        if is_absent(error):
+            raise FileNotFoundError(part) from None
         raise unreadable(part, error) from None
     if trial_ids is None:
         return rows

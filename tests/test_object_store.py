@@ -226,6 +226,16 @@ def state(epoch: int, num_weights: int = 6) -> dict[str, np.ndarray]:
     return {"weights": np.full(num_weights, epoch, np.float32), "epoch": np.array(epoch)}
 
 
+def test_a_part_that_another_driver_has_merged_meanwhile_is_absent_not_damaged(store: ObjectStore, bucket: str) -> None:
+    ledger, states = Ledger(f"s3://{bucket}/results"), StateStore(f"s3://{bucket}/states")
+    schema = trial_schema(TwoLayerCNNConfig, TwoLayerCNNTracePoint)
+    for ids in (None, ["a"]):
+        with pytest.raises(FileNotFoundError):
+            read_part(ledger._storage.files, f"{bucket}/results/part-1.parquet", TableName.TRIALS, schema, ids)
+    assert states._epochs(f"{bucket}/states/pack.1.npz") == {}
+    assert states.load(f"{bucket}/states/pack.1.npz", "a") is None
+
+
 def test_states_in_the_store(store: ObjectStore, bucket: str) -> None:
     states = StateStore(f"s3://{bucket}/states")
     assert states.index() == {}

@@ -12,6 +12,7 @@ from pyarrow import fs
 UNFINISHED = ".tmp-"
 """How the hidden name of a file begins that a local writer has not finished, or never will: it was killed."""
 
+_ABSENT = ("AWS Error NO_SUCH_KEY", "AWS Error RESOURCE_NOT_FOUND")
 _ONE_REQUEST = "?allow_delayed_open=true"
 
 
@@ -23,6 +24,11 @@ def open_root(root: str) -> tuple[fs.FileSystem, str]:
         with suppress(pa.ArrowInvalid):  # a pyarrow without the option makes three requests of a small file
             return fs.FileSystem.from_uri(f"{root}{_ONE_REQUEST}")
     return fs.FileSystem.from_uri(root)
+
+
+def is_absent(error: BaseException) -> bool:
+    """Whether a file that was opened or read is not there, or no longer: object stores say so in words, on the read."""
+    return isinstance(error, FileNotFoundError) or any(kind in str(error) for kind in _ABSENT)
 
 
 def write_whole(files: fs.FileSystem, path: str, content: pa.Buffer) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
-from trainables.file_systems import UNFINISHED, open_root, write_whole
+from trainables.file_systems import UNFINISHED, is_absent, open_root, write_whole
 from trainables.workload import State
 
 _logger = logging.getLogger(__name__)
@@ -104,7 +104,9 @@ class StateStore:
             with self._open(path) as arrays:
                 names = [name for name in arrays.files if name.endswith(f"/{_EPOCH}")]
                 return {name.removesuffix(f"/{_EPOCH}"): int(arrays[name]) for name in names}
-        except (FileNotFoundError, *_DAMAGE):
+        except (OSError, *_DAMAGE) as error:
+            if isinstance(error, OSError) and not is_absent(error):
+                raise
             return {}
 
     @contextmanager
