@@ -16,9 +16,6 @@ from typer.core import TyperGroup
 from orchestrator.errors import DataError, UserError, unknown_name
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from orchestrator.plan import Plan
     from orchestrator.sweep import Sweep
 
 EXIT_FAILED_TRIALS, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
@@ -152,12 +149,10 @@ def submit(
     with suppress(DataError):  # images are there, not here
         sweep.configs()
         num_trials = sweep.num_trials
-    arguments = [name, *(word for text in sets or () for word in ("--set", text))]
-    arguments += ["--seeds", seeds] if seeds else []
-    arguments += ["--workload", workload] if workload else []
+    arguments = kubernetes.run_arguments(name, sets or (), seeds, workload)
     job = kubernetes.job_of(
         kubernetes.Submission(
-            sweep, tuple(arguments), num_trials, overlay, tuple(component or ()), cpus_per_trial, max_nodes, out, image
+            sweep, arguments, num_trials, overlay, tuple(component or ()), cpus_per_trial, max_nodes, out, image
         )
     )
     if beside := kubernetes.needs(overlay, component or ()):
@@ -180,9 +175,10 @@ def plan(
     from rich.console import Console
 
     from orchestrator.plan import ledger_of, plan_sweep
+    from orchestrator.plan_table import plan_table
 
     sweep = _sweep(name, module, sets, seeds, workload, data)
-    Console().print(_plan_table(plan_sweep(sweep, ledger_of(sweep, out), max_trials)))
+    Console().print(plan_table(plan_sweep(sweep, ledger_of(sweep, out), max_trials)))
 
 
 @app.command(name="list")
@@ -328,43 +324,6 @@ def _set_data_folder(data: str | None) -> None:
 
 def _names_module(args: list[str]) -> bool:
     return any(arg == "--module" or arg.startswith("--module=") for arg in args)
-
-
-def _plan_table(planned: Plan) -> Table:
-    """Cells by arm, seeds, trials, forecast."""
-    from rich.table import Table
-
-    sweep = planned.sweep
-    cores = os.cpu_count() or 1
-    table = Table(title=f"{sweep.name}: {sweep.title}", show_header=False, title_justify="left")
-    for grid in sweep.grids:
-        axes = {axis: ", ".join(map(_short, values)) for axis, values in grid.axes.items()}
-        for arm, coupled in grid.arms.items():
-            fields = {**grid.base, **coupled, **axes}
-            searched = sweep.search.space.get(arm, {}) if sweep.search else {}
-            lines = [f"{field} = {_short(value)}" for field, value in fields.items()]
-            lines += [f"{f} {axis}" for f, axis in searched.items() if f not in fields]
-            table.add_row(arm, "\n".join(lines))
-    table.add_row("seeds", _seeds_text(sweep))
-    table.add_row("trials", f"{planned.num_trials}: {planned.num_done} done, {planned.num_pending} to run")
-    seconds = planned.forecast_core_seconds
-    table.add_row("forecast", f"{seconds / 3600:.2f} core hours, {seconds / 60 / cores:.1f} minutes on {cores} cores")
-    if planned.stale_rows:
-        table.add_row("other versions", f"{planned.stale_rows} rows of another workload version are left behind")
-    return table
-
-
-def _seeds_text(sweep: Sweep) -> str:
-    from orchestrator.map_search import MapSearch
-
-    if isinstance(sweep.search, MapSearch):
-        rule = sweep.search.rule
-        return f"{rule.min_seeds} to {rule.max_seeds} of each cell's own, as its verdict needs"
-    return ", ".join(map(str, sweep.seeds))
-
-
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

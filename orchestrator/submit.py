@@ -52,6 +52,12 @@ class Submission:
     image: str | None = None
 
 
+def run_arguments(name: str, sets: Sequence[str], seeds: str | None, workload_name: str | None) -> tuple[str, ...]:
+    """What `launch run` is told in the job, as it was told here."""
+    options = [("--set", text) for text in sets] + [("--seeds", seeds), ("--workload", workload_name)]
+    return (name, *(word for option, value in options if value for word in (option, value)))
+
+
 def job_of(submission: Submission) -> Document:
     """The RayJob that runs the sweep; raises `SubmitError` for an overlay or component that is not there."""
     job = _only_job(render(submission.overlay, submission.components))
