@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 
@@ -12,7 +13,11 @@ GPU_NODES = {"lambda-atlas/device": "cuda"}
 
 MOST_WAITING = 1000
 """Packs that wait for nodes at most: each is a placement group that Ray's autoscaler looks at in every round."""
+LONELY_SECONDS = 300.0
+"""A node of a cloud has come by then."""
 _LOOK_SECONDS = 1.0
+
+_logger = logging.getLogger(__name__)
 
 
 class ClusterRoom:
@@ -28,6 +33,7 @@ class ClusterRoom:
         self._pack, self._max_nodes, self._slots_per_node = pack, max_nodes, slots_per_node
         self._looked_at = -_LOOK_SECONDS
         self._by_node: list[int] = []
+        self._roomy_at: float | None = time.monotonic()  # None: it was said that there is no room
 
     @property
     def now(self) -> int:
@@ -49,7 +55,26 @@ class ClusterRoom:
             slots = [self._slots(node) for node in ray.nodes() if node["Alive"]]
             self._by_node = [num for num in slots if num]
             self._looked_at = time.monotonic()
+            self._say_if_lonely(self._looked_at)
         return self._by_node
+
+    def _say_if_lonely(self, now: float) -> None:
+        """The autoscaler tells nobody that no node type holds what is asked for, nor that a cloud has none left."""
+        if self._by_node:
+            self._roomy_at = now
+        elif self._roomy_at is not None and now - self._roomy_at > LONELY_SECONDS:
+            self._roomy_at = None
+            _logger.warning(
+                "no node with room for a trial (%s) has been there for %.0f s: does a node type hold that? "
+                "`ray status` on the head says what the autoscaler waits for",
+                self.pack_text,
+                LONELY_SECONDS,
+            )
+
+    @property
+    def pack_text(self) -> str:
+        """What a pack needs, for people."""
+        return ", ".join(f"{count:g} {name}" for name, count in self._pack.items())
 
     def _slots(self, node: Mapping[str, Mapping[str, float]]) -> int:
         if "GPU" not in self._pack and GPU_NODES.items() <= node["Labels"].items():

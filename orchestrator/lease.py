@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from orchestrator.errors import LedgerError, SweepError
 from orchestrator.ledger import new_driver_id
-from orchestrator.ledger_files import Storage
+from orchestrator.storage import Storage
 
 BEAT_SECONDS = 3.0
 SILENT_SECONDS = 20.0

@@ -32,8 +32,9 @@ import pyarrow.parquet as pq
 from orchestrator import ledger_schema as rules
 from orchestrator.errors import LedgerError, unknown_name
 from orchestrator.ledger_asks import Asks
-from orchestrator.ledger_files import Storage, read_part
+from orchestrator.ledger_parts import read_part
 from orchestrator.ledger_schema import RANK_COLUMNS, TableName
+from orchestrator.storage import Storage
 from trainables.registry import workload as find_workload
 from trainables.result import Outcome, TrialResult
 
@@ -73,6 +74,10 @@ class Ledger:
         self._own = re.compile(rf"part-{re.escape(self.driver_id)}-(\d+)\.parquet")
         self._lock = threading.RLock()
         self._last_number: dict[str, int] = {}
+
+    def wait_for_store(self, seconds: float) -> None:
+        """From now on ask an object store that does not answer again, for that long at most, before it is an error."""
+        self._storage.patience_seconds = seconds
 
     def check_writable(self) -> None:
         """Create the folders and write a file into each; raises `LedgerError` in one line."""
@@ -244,7 +249,7 @@ class Ledger:
         schema = _schema(table, workload).remove_metadata()
         schema = pa.schema([field for field in schema if columns is None or field.name in columns])
         wanted = None if trial_ids is None else sorted(trial_ids)
-        read = partial(read_part, self._files, table=table, schema=schema, trial_ids=wanted)
+        read = partial(read_part, self._storage, table=table, schema=schema, trial_ids=wanted)
         with ThreadPoolExecutor(_READERS) as pool:
             return pa.concat_tables([pa.Table.from_batches([], schema), *pool.map(read, parts)])
 
@@ -272,7 +277,7 @@ class Ledger:
         return int(match[1]) if match else 0
 
     def _count_rows(self, part: str) -> int:
-        return int(pq.read_metadata(part, filesystem=self._files).num_rows)
+        return int(self._storage.patiently(lambda: pq.read_metadata(part, filesystem=self._files)).num_rows)
 
     def _workloads_of_driver(self) -> list[str]:
         folders = [

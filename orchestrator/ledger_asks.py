@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from orchestrator import ledger_schema as rules
-from orchestrator.ledger_files import Storage, bad_part, unreadable
+from orchestrator.ledger_parts import bad_part, unreadable
+from orchestrator.storage import Storage
 
 
 class Asks:
@@ -35,7 +37,7 @@ class Asks:
         rounds: dict[int, list[dict[str, float]]] = {}
         for part in self._storage.list(self._folder(search_id), pafs.FileType.File):
             try:
-                table = pq.read_table(part, filesystem=self._storage.files)
+                table = self._storage.patiently(partial(pq.read_table, part, filesystem=self._storage.files))
             except (OSError, pa.ArrowException) as error:
                 raise unreadable(part, error) from None
             if fault := rules.fault_of_marker(table.schema.metadata, rules.ASKS):

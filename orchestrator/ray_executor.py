@@ -69,8 +69,9 @@ class RayExecutor:
         self._pack: dict[str, float] = {"CPU": 1, "GPU": 1} if self.device == "cuda" else {"CPU": cpus_per_trial}
         self._room = ClusterRoom(self._pack, max_nodes, slots_per_node)
         if max_nodes is None and not self._room.now:
-            needed = ", ".join(f"{count:g} {name}" for name, count in self._pack.items())
-            raise ClusterError(f"no node of the cluster has room for a trial ({needed}); --max-nodes N lets it grow")
+            raise ClusterError(
+                f"no node of the cluster has room for a trial ({self._room.pack_text}); --max-nodes N lets it grow"
+            )
         self._exchange_name = f"exchange-{uuid.uuid4().hex}"
         self._exchange = (
             ray.remote(num_cpus=0)(PackExchange)

@@ -18,9 +18,9 @@ from orchestrator.errors import SweepError, unknown_name
 from orchestrator.executor import Executor, InlineExecutor
 from orchestrator.lease import lease
 from orchestrator.ledger import Ledger
-from orchestrator.ledger_files import Storage
 from orchestrator.map_search import MapSearch
 from orchestrator.plan import Plan, ledger_of, plan_sweep
+from orchestrator.storage import Storage
 from orchestrator.sweep import Sweep
 from orchestrator.training import Training
 from trainables.gpu import gpu_is_here
@@ -37,6 +37,8 @@ AUTO = "auto"
 """The fastest kind of device that is there and that the workload trains on."""
 PLAIN_WIDTH = 140
 """Characters of a line where standard output is a file or a pipe."""
+STORE_PATIENCE_SECONDS = 900.0
+"""How long a sweep that has begun outlasts a silent object store: workers train on, results wait in the driver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         with _connected(plan, options, device) as executor, _mlflow(sweep, options) as view:
             if view is not None:
                 _catch_up(view, plan, ledger)
+            ledger.wait_for_store(STORE_PATIENCE_SECONDS)
             outcomes, interrupted = Counter[str](), False
             if executor is not None:
                 training = Training(plan, ledger, executor, view, states_root(options.out), options.checkpoint_seconds)
@@ -300,6 +303,7 @@ def _figure_folder(out: str, sweep: Sweep) -> Path:
 def _copy_to_store(figures: Sequence[Path], out: str) -> None:
     """Figures of the current folder into the object store that has the results."""
     storage = Storage(out)
+    storage.patience_seconds = STORE_PATIENCE_SECONDS
     if not storage.is_local:
         for figure in figures:
             storage.write(f"{storage.path}/{figure.as_posix()}", pa.py_buffer(figure.read_bytes()))

@@ -72,6 +72,7 @@ class Training:
                 self._executor.run(self._queue, sink)
             except KeyboardInterrupt:
                 interrupted = True
+                self._ledger.wait_for_store(0)  # nobody waits minutes for Ctrl-C
         self._executor.close()
         self._states.collect(self._ledger.settled(self._workload))
         return self._outcomes, interrupted

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -70,6 +71,51 @@ def object_store(folder: Path, **environment: str) -> Iterator[ObjectStore]:
     with log.open("w") as output, _running(arguments, stdout=output, stderr=output, environment=environment) as process:
         _await(lambda: _answers(f"http://127.0.0.1:{port}/moto-api/"), process)
         yield ObjectStore(f"http://127.0.0.1:{port}", log)
+
+
+class Way:
+    """A TCP port that leads to a server's, unless it is closed: the network between a store and its users."""
+
+    def __init__(self, url: str) -> None:
+        self._to = int(url.rpartition(":")[2])
+        self._port = free_port()
+        self._listener: socket.socket | None = None
+        self._open_ends: list[socket.socket] = []
+        self.open()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def open(self) -> None:
+        """Take connections, again if it was closed."""
+        self._listener = socket.create_server(("127.0.0.1", self._port))
+        threading.Thread(target=self._take, args=(self._listener,), daemon=True).start()
+
+    def close(self) -> None:
+        """Cut all connections and refuse new ones."""
+        assert self._listener is not None
+        ends, self._open_ends = [self._listener, *self._open_ends], []
+        for end in ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _take(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._to))
+                self._open_ends += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,20 @@ def test_a_cluster_without_room_is_one_line_unless_it_may_grow(tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_a_trial_that_no_node_type_holds_is_told_of(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    with (folder / "my_sweeps.py").open("a") as module:
+        module.write("import orchestrator.cluster_room\norchestrator.cluster_room.LONELY_SECONDS = 2.0\n")
+    with autoscaled_cluster(cpu=NodeType({"CPU": 1}, most=1)) as cluster:
+        grow = ("--address", cluster.address, "--max-nodes", "1", "--cpus-per-trial", "2")
+        process = start(folder, "small", *grow, *PLAIN, **cluster.environment)
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "no node" in line)
+        kill_tree(process)
+    assert said.startswith("no node with room for a trial (2 CPU) has been there for 2 s")
+
+
+@pytest.mark.slow
 def test_a_token_of_another_cluster_is_named(tmp_path: Path) -> None:
     with autoscaled_cluster(cpu=NodeType({"CPU": 1}, most=1)) as cluster:
         token = tmp_path / "token"

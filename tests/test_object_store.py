@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -18,11 +19,12 @@ import pytest
 
 from orchestrator.errors import LedgerError
 from orchestrator.ledger import Ledger
-from orchestrator.ledger_files import Storage, read_part
+from orchestrator.ledger_parts import read_part
 from orchestrator.ledger_schema import TableName, trial_schema
+from orchestrator.storage import Storage
 from orchestrator.sweeps import find_sweep
 from tests.launching import CIRCUMSTANCES, WORKLOAD, checked, kill_tree, launch, make_folder, start, wait_for
-from tests.servers import ObjectStore, free_port, object_store
+from tests.servers import ObjectStore, Way, free_port, object_store
 from trainables.config import TwoLayerCNNConfig
 from trainables.file_systems import is_absent
 from trainables.result import TwoLayerCNNTracePoint
@@ -121,6 +123,55 @@ def test_a_killed_driver_goes_on_from_states_in_the_store(store: ObjectStore, bu
 
 
 @pytest.mark.slow
+def test_a_sweep_outlasts_a_store_that_is_away(store: ObjectStore, bucket: str, tmp_path: Path) -> None:
+    out, folder, undisturbed = f"s3://{bucket}/p", make_folder(tmp_path / "cut"), make_folder(tmp_path / "undisturbed")
+    way = Way(store.url)
+    process = start(folder, "longer", *INLINE, *SAVES, "--out", out, AWS_ENDPOINT_URL=way.url)
+    wait_for(lambda: Ledger(out).settled(WORKLOAD), process)
+    way.close()
+    until_it_waits(process)
+    time.sleep(10)  # every trial is trained by now
+    assert len(Ledger(out).settled(WORKLOAD)) < 6
+    way.open()
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stdout + stderr
+    checked(undisturbed, "longer", *INLINE)
+    assert numbers(out) == numbers(undisturbed / "results")
+    assert saved(store, bucket) == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_does_not_wait_for_a_store_that_is_away(bucket: str, store: ObjectStore, tmp_path: Path) -> None:
+    out, folder = f"s3://{bucket}/p", make_folder(tmp_path)
+    way = Way(store.url)
+    process = start(folder, "longer", *INLINE, *SAVES, "--out", out, AWS_ENDPOINT_URL=way.url)
+    wait_for(lambda: Ledger(out).settled(WORKLOAD), process)
+    way.close()
+    until_it_waits(process)
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 2
+    assert stderr.splitlines()[-1].startswith("error: cannot "), stderr
+    assert "Traceback" not in stderr
+    before = finished_at(out)
+    checked(folder, "longer", *INLINE, "--out", out)
+    assert before
+    assert {trial_id: when for trial_id, when in finished_at(out).items() if trial_id in before} == before
+
+
+def until_it_waits(process: subprocess.Popen[str]) -> None:
+    """Return when the launch says that it waits for the store."""
+    assert process.stderr is not None
+    said = list(itertools.takewhile(lambda line: "asked again for up to 15 minutes" not in line, process.stderr))
+    assert process.poll() is None, said
+
+
+def finished_at(out: str) -> dict[str, float]:
+    rows = Ledger(out).trials(WORKLOAD, columns=("trial_id", "finished_at")).to_pylist()
+    return {row["trial_id"]: row["finished_at"] for row in rows}
+
+
+@pytest.mark.slow
 def test_four_sweeps_at_once_share_a_ledger(bucket: str, tmp_path: Path) -> None:
     out, names = f"s3://{bucket}/shared", ("small", "overlapping", "diverging", "longer")
     folder = make_folder(tmp_path)
@@ -210,10 +261,9 @@ def test_a_store_that_goes_away_is_not_taken_for_damage(tmp_path: Path, monkeypa
         states.save("pack", {"a": state(1)})
         (path,) = states.index().values()
         ledger = Ledger(out)
-        files = ledger._storage.files
     schema = trial_schema(TwoLayerCNNConfig, TwoLayerCNNTracePoint)
     with pytest.raises(LedgerError, match=r"cannot read brief/part\.parquet.*NETWORK_CONNECTION"):
-        read_part(files, "brief/part.parquet", TableName.TRIALS, schema, None)
+        read_part(ledger._storage, "brief/part.parquet", TableName.TRIALS, schema, None)
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):
         states.index()
     assert states.find("pack") == {}
@@ -234,7 +284,7 @@ def test_a_part_that_another_driver_has_merged_meanwhile_is_absent_not_damaged(s
     part = f"{storage.path}/part-1.parquet"
     schema = trial_schema(TwoLayerCNNConfig, TwoLayerCNNTracePoint)
     with pytest.raises(FileNotFoundError):
-        read_part(storage.files, part, TableName.TRIALS, schema, None)
+        read_part(storage, part, TableName.TRIALS, schema, None)
     for opened in (storage.files.open_input_file, storage.files.open_input_stream):
         storage.write(part, pa.py_buffer(b"PAR1" * 1000))
         file = opened(part)

@@ -1,38 +1,59 @@
-"""Files of the ledger: where they lie, how one is written whole or not at all, and what makes one unreadable."""
+"""Where results lie, a folder or an object store: its faults in one line, its outages waited out."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
-from orchestrator import ledger_schema as rules
 from orchestrator.errors import LedgerError
-from orchestrator.ledger_schema import TableName
 from trainables.file_systems import is_absent, open_root, write_whole
 
 STORE_REMEDY = "the environment gives an object store's address and keys (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...)"
 
 _STORE_ERROR = re.compile(r"AWS Error (?P<kind>\w+).*? operation:\s*(?P<text>.*?)(?: \(Request ID.*)?$")
+_AWAY = re.compile("NETWORK_CONNECTION|UNAVAILABLE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT|INTERNAL_FAILURE|status 5")
+"""What object stores say of faults that pass."""
+_LONGEST_WAIT_SECONDS = 10.0
+
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class Storage:
     """The folder or object-store URI under a ledger; raises `LedgerError` for one that cannot be opened.
 
-    `root` names it, `path` is where it lies in the file system `files`.
+    `root` names it, `path` is where it lies in the file system `files`. An object store that does not answer is asked
+    again for `patience_seconds`, which may be changed at any time.
     """
 
     def __init__(self, root: str) -> None:
         self.root, self.files, self.path = _resolve(root)
+        self.patience_seconds = 0.0
+
+    def patiently(self, request: Callable[[], _T]) -> _T:
+        """The request's result; one that can be repeated, for it is while the store does not answer."""
+        asking = Retrying(
+            retry=retry_if_exception(lambda error: not self.is_local and bool(_AWAY.search(str(error)))),
+            stop=lambda state: (state.seconds_since_start or 0.0) >= self.patience_seconds,
+            wait=wait_exponential(max=_LONGEST_WAIT_SECONDS),
+            before_sleep=self._say_waiting,
+            reraise=True,
+        )
+        return asking(request)
+
+    def _say_waiting(self, state: RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome is not None and (error := state.outcome.exception()):
+            minutes = self.patience_seconds / 60
+            _logger.warning("%s: %s; asked again for up to %.0f minutes", self.root, reason(error), minutes)
 
     @property
     def is_local(self) -> bool:
@@ -42,28 +63,30 @@ class Storage:
     def write(self, path: str, content: pa.Buffer) -> None:
         """Make or replace a file, whole or not at all; raises `LedgerError` in one line."""
         try:
-            write_whole(self.files, path, content)
+            self.patiently(lambda: write_whole(self.files, path, content))
         except OSError as error:
             raise self._fault("write to", path.rpartition("/")[0], error) from None
 
     def exists(self, path: str) -> bool:
         """Whether a file is there; raises `LedgerError` in one line."""
         try:
-            return bool(self.files.get_file_info(path).type != pafs.FileType.NotFound)
+            return bool(self.patiently(lambda: self.files.get_file_info(path)).type != pafs.FileType.NotFound)
         except OSError as error:
             raise self._fault("read", path, error) from None
 
     def delete(self, path: str) -> None:
         """Delete a file; raises `LedgerError` in one line."""
         try:
-            self.files.delete_file(path)
+            self.patiently(lambda: self.files.delete_file(path))
         except OSError as error:
+            if is_absent(error):  # an earlier request got through, its answer did not
+                return
             raise self._fault("delete", path, error) from None
 
     def infos(self, folder: str) -> list[pafs.FileInfo]:
         """What is in a folder; nothing if it is not there. Raises `LedgerError` for a bucket that is not there."""
         try:
-            infos = self.files.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+            infos = self.patiently(lambda: self.files.get_file_info(pafs.FileSelector(folder, allow_not_found=True)))
             if not infos and self.files.type_name == "s3":
                 self._check_bucket()
         except OSError as error:
@@ -119,45 +142,9 @@ def _check_uri(root: str) -> None:
         raise LedgerError(f"{root}: an output URI ends with its path; {STORE_REMEDY}")
 
 
-def read_part(
-    files: pafs.FileSystem, part: str, table: TableName, schema: pa.Schema, trial_ids: Sequence[str] | None
-) -> pa.Table:
-    """The rows of a part that is ours, in `schema`: absent columns are null, unknown ones are left out.
-
-    Raises `LedgerError` for one that cannot be read, FileNotFoundError for one that is not there.
-    """
-    try:
-        with pq.ParquetFile(part, filesystem=files) as file:
-            fault = rules.fault_of_marker(file.schema_arrow.metadata, table)
-            if fault:
-                raise bad_part(part, fault)
-            names = [name for name in schema.names if name in file.schema_arrow.names]
-            groups = _row_groups(file.metadata, trial_ids)
-            rows = file.read_row_groups(groups, columns=names, use_threads=len(groups) > 1)
-        rows = pa.concat_tables(
-            [pa.Table.from_batches([], schema), rows.replace_schema_metadata(None)], promote_options="default"
-        )
-    except (OSError, pa.ArrowException) as error:
-        if is_absent(error):
-            raise FileNotFoundError(part) from None
-        raise unreadable(part, error) from None
-    if trial_ids is None:
-        return rows
-    return rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(trial_ids, pa.string())))
-
-
-def _row_groups(metadata: pq.FileMetaData, trial_ids: Sequence[str] | None) -> list[int]:
-    """The row groups that may hold one of `trial_ids`, which are sorted, as the rows of compacted parts are."""
-    numbers = range(metadata.num_row_groups)
-    if trial_ids is None:
-        return list(numbers)
-    held = []
-    for number in numbers:
-        ids: Any = metadata.row_group(number).column(0).statistics
-        nearest = bisect_left(trial_ids, ids.min)
-        if nearest < len(trial_ids) and trial_ids[nearest] <= ids.max:
-            held.append(number)
-    return held
+def is_store_fault(error: BaseException) -> bool:
+    """Whether an object store says so, and not what a file holds."""
+    return bool(_STORE_ERROR.search(str(error)))
 
 
 def reason(error: BaseException) -> str:
@@ -166,15 +153,3 @@ def reason(error: BaseException) -> str:
     text = (os.strerror(number) if number else str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
     said = _STORE_ERROR.search(text)
     return f"{said['kind']}: {said['text']}".rstrip(": ") if said else text
-
-
-def unreadable(part: str, error: BaseException) -> LedgerError:
-    """The error for a part that could not be read: its store did not answer, or it is not whole."""
-    if _STORE_ERROR.search(str(error)):
-        return LedgerError(f"cannot read {part} ({reason(error)}); {STORE_REMEDY}")
-    return bad_part(part, f"is truncated, damaged or not a Parquet file ({reason(error)})")
-
-
-def bad_part(part: str, fault: str) -> LedgerError:
-    """The error that names a part, its fault and the remedy."""
-    return LedgerError(f"{part} {fault}; move it out of the ledger or delete it, its trials then run again")
