@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar
 
 import pytest
 import torch
 
 from tests.images import image_folders
 from trainables.config import TrialConfig
+from trainables.image_device import fitting
 from trainables.image_training import ImageMemberRun
 from trainables.member_pack import MemberPackRun, MemberRun
 from trainables.registry import config_from_values
@@ -62,13 +66,13 @@ def one_by_one(images: None) -> dict[str, object]:
 def test_members_at_once_have_the_numbers_that_they_have_alone(
     at_once: int, seconds: float, one_by_one: dict[str, object]
 ) -> None:
-    run = MemberPackRun(members(), open_member, lambda num_active: at_once)
+    run = MemberPackRun(members(), open_member, lambda crowd: at_once)
     assert numbers(finish(run, seconds)) == one_by_one
 
 
 @pytest.mark.parametrize(("at_once", "recorded"), [(1, 1), (2, 2), (8, 3)])
 def test_a_row_says_how_many_trained_side_by_side(at_once: int, recorded: int) -> None:
-    results = finish(MemberPackRun(members(), open_member, lambda num_active: at_once))
+    results = finish(MemberPackRun(members(), open_member, lambda crowd: at_once))
     assert max(result.provenance.side_by_side for result in results.values()) == recorded
     assert {result.provenance.peak_memory_bytes for result in results.values()} == {None}  # measured on GPUs
 
@@ -77,7 +81,7 @@ def test_threads_leave_the_numbers_of_the_states_alone() -> None:
     """Bitwise: the weights too, not only what the trace shows of them."""
     ended = []
     for at_once in (1, 3):
-        run = MemberPackRun(members(), open_member, lambda num_active, at_once=at_once: at_once)  # type: ignore[misc]
+        run = MemberPackRun(members(), open_member, lambda crowd, at_once=at_once: at_once)  # type: ignore[misc]
         finish(run, 0.0)
         ended.append({tid: state["weights"].tobytes() for tid, state in run.states().items()})
     assert len(ended[0]) == 3
@@ -93,7 +97,7 @@ def test_members_with_dropout_do_not_draw_each_others_masks() -> None:
     two = [Member(config, 1) for config in configs]
     apart = numbers(finish(MemberPackRun(two, open_member)))
     # slices of one step: both are between their seed and their masks at the same time
-    assert numbers(finish(MemberPackRun(two, open_member, lambda num_active: 2), 0.0)) == apart
+    assert numbers(finish(MemberPackRun(two, open_member, lambda crowd: 2), 0.0)) == apart
 
 
 # --- members that fail ---
@@ -126,6 +130,9 @@ class _Breaking:
     def state_arrays(self) -> State:
         return self._run.state_arrays()
 
+    def close(self) -> None:
+        self._run.close()
+
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 @pytest.mark.parametrize("at", [0, 5])
@@ -140,7 +147,7 @@ def test_a_failing_member_is_a_row_with_its_traceback_and_its_neighbours_never_n
             return open_member(member)
         return _Breaking(member, at, lambda: True, RuntimeError("torn image"))
 
-    run = MemberPackRun(members(), opened, lambda num_active: at_once)
+    run = MemberPackRun(members(), opened, lambda crowd: at_once)
     results = finish(run, 0.0)
     failed = results.pop(broken)
     assert failed.outcome is Outcome.FAILED
@@ -149,6 +156,93 @@ def test_a_failing_member_is_a_row_with_its_traceback_and_its_neighbours_never_n
     assert failed.error.endswith("RuntimeError: torn image\n")
     assert numbers(results) == {tid: result for tid, result in one_by_one.items() if tid != broken}
     assert set(run.states()) == set(results)
+
+
+def test_a_fault_of_the_device_itself_loses_the_pack_and_fails_no_trial() -> None:
+    """After it nothing runs in this process: its neighbours would fail for it."""
+    error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    run = MemberPackRun(members(), lambda member: _Breaking(member, 0, lambda: True, error), lambda crowd: 2)
+    with pytest.raises(torch.AcceleratorError):
+        run.advance(0.0)
+
+
+# --- a device shared ---
+
+
+class _Watched:
+    """A real member that notes who else trains while it takes its first step, and when it was closed."""
+
+    training: ClassVar[list[str]] = []
+    first_steps_beside: ClassVar[list[int]] = []
+    closed: ClassVar[list[str]] = []
+
+    def __init__(self, member: Member) -> None:
+        self._run = open_member(member)
+
+    @property
+    def config(self) -> TrialConfig:
+        return self._run.config
+
+    @property
+    def has_begun(self) -> bool:
+        return self._run.has_begun
+
+    def advance(self, deadline: float) -> Report:
+        is_first = not self.has_begun
+        self.training.append(self.config.trial_id)
+        try:
+            report = self._run.advance(deadline)
+            if is_first:
+                self.first_steps_beside.append(len(self.training) - 1)
+            return report
+        finally:
+            self.training.remove(self.config.trial_id)
+
+    def failed(self, error: str) -> Report:
+        return self._run.failed(error)
+
+    def state_arrays(self) -> State:
+        assert self.config.trial_id not in self.closed
+        return self._run.state_arrays()
+
+    def close(self) -> None:
+        self.closed.append(self.config.trial_id)
+        self._run.close()
+
+
+def test_members_begin_alone_and_give_back_what_they_hold_when_they_end(one_by_one: dict[str, object]) -> None:
+    run = MemberPackRun(members(), _Watched, lambda crowd: 3)
+    assert numbers(finish(run, 0.0)) == one_by_one
+    assert _Watched.first_steps_beside == [0, 0, 0]
+    assert sorted(_Watched.closed) == sorted(member.config.trial_id for member in members())
+
+
+def test_members_that_run_out_of_memory_leave_none_of_it_behind() -> None:
+    """Exceptions hold frames, and those the tensors of a model: a collector that comes by later is too late."""
+    alive: list[weakref.ref[MemberRun]] = []
+    active: set[int] = set()
+
+    def opened(member: Member) -> MemberRun:
+        run = _Crowded(member, active, 1)
+        alive.append(weakref.ref(run))
+        return run
+
+    run = MemberPackRun(members()[:2], opened, lambda crowd: 2)
+    gc.disable()
+    try:
+        run.advance(0.0)
+        assert [ref() is None for ref in alive] == [False, True]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("crowd", "taken", "fit"),
+    [(0, 0, 1), (0, 50, 1), (1, 10, 6), (1, 100, 1), (2, 20, 6), (8, 80, 6), (1, 1, 8), (1, 0, 1)],
+)
+def test_how_many_fit_is_judged_by_what_a_crowd_took(crowd: int, taken: float, fit: int) -> None:
+    """Also when most of that crowd has ended: what it took is the peak, and stays."""
+    assert fitting(crowd, taken, budget=64, most=8) == fit
 
 
 # --- too little memory ---
@@ -168,7 +262,7 @@ def slices(at_once: int, saves: bool) -> tuple[list[int], dict[str, TrialResult]
         begun_at.append(0 if member.state is None else int(member.state["step"]))
         return _Breaking(member, 6, lambda: len(begun_at) == 1, torch.OutOfMemoryError("out of memory"))
 
-    run = MemberPackRun(members(), opened, lambda num_active: at_once)
+    run = MemberPackRun(members(), opened, lambda crowd: at_once)
     results: dict[str, TrialResult] = {}
     for number in itertools.count():
         if run.is_done:
@@ -193,19 +287,23 @@ def test_a_member_put_back_goes_on_from_its_last_saved_state(
 
 
 def test_members_resumed_and_put_back_go_on_from_where_they_were_resumed(one_by_one: dict[str, object]) -> None:
-    earlier = MemberPackRun(members(), open_member, lambda num_active: 3)
+    earlier = MemberPackRun(members(), open_member, lambda crowd: 3)
     for _ in range(5):
         earlier.advance(0.0)
     states = earlier.states()
     resumed = [Member(m.config, m.until_epoch, states[m.config.trial_id]) for m in members()]
     active: set[int] = set()
-    run = MemberPackRun(resumed, lambda member: _Crowded(member, active, 1), lambda num_active: 3)
-    steps = []
+    run = MemberPackRun(resumed, lambda member: _Crowded(member, active, 1), lambda crowd: 3)
+    lowest = dict.fromkeys(states, math.inf)
     results: dict[str, TrialResult] = {}
     while not run.is_done:
         results |= {report.trial_id: report.result for report in run.advance(0.0) if report.result is not None}
-        steps += [int(state["step"]) for state in run.states().values()]
-    assert min(steps) == 5, "no work is lost"
+        for tid, state in run.states().items():
+            lowest[tid] = min(lowest[tid], int(state["step"]))
+    begun_at = {tid: int(state["step"]) for tid, state in states.items()}
+    assert min(begun_at.values()) >= 5
+    assert all(lowest[tid] >= begun_at[tid] for tid in states), "no work is lost"
+    assert any(lowest[tid] == begun_at[tid] for tid in states), "some were put back"
     assert numbers(results) == one_by_one
 
 
@@ -218,6 +316,7 @@ class _Crowded:
     def __init__(self, member: Member, active: set[int], room: int) -> None:
         self._run = open_member(member)
         self._active, self._room = active, room
+        self.is_closed = False
         active.add(id(self))
 
     @property
@@ -243,26 +342,31 @@ class _Crowded:
     def state_arrays(self) -> State:
         return self._run.state_arrays()
 
+    def close(self) -> None:
+        self.is_closed = True
+        self._run.close()
 
-def crowded(room: int) -> tuple[MemberPackRun, list[int]]:
-    """A pack on such a device, and how many were in training whenever it was asked for more."""
+
+def crowded(room: int) -> tuple[MemberPackRun, list[_Crowded]]:
+    """A pack on such a device, and all runs that it opens, those put back included."""
     active: set[int] = set()
-    seen: list[int] = []
+    opened: list[_Crowded] = []
 
-    def concurrency(num_active: int) -> int:
-        seen.append(num_active)
-        return 3
+    def open_crowded(member: Member) -> MemberRun:
+        opened.append(_Crowded(member, active, room))
+        return opened[-1]
 
-    return MemberPackRun(members(), lambda member: _Crowded(member, active, room), concurrency), seen
+    return MemberPackRun(members(), open_crowded, lambda crowd: 3), opened
 
 
 @pytest.mark.parametrize("room", [1, 2])
 def test_where_memory_is_too_small_fewer_train_at_once_and_nothing_is_lost(
     room: int, one_by_one: dict[str, object]
 ) -> None:
-    run, seen = crowded(room)
+    run, opened = crowded(room)
     assert numbers(finish(run, 0.0)) == one_by_one
-    assert max(seen[3:]) <= room, "after the first shortage"
+    assert len(opened) == 3 + 1, "one shortage tells how many fit"
+    assert all(one.is_closed for one in opened)
 
 
 def test_a_member_that_is_too_large_alone_is_a_row_and_the_others_go_on() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_DRIVER = Path("/proc/driver/nvidia")
+_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")  # the last one under Windows' Linux
 
 
 def gpu_is_here() -> bool:
     """Whether torch sees a GPU."""
-    if not _DRIVER.exists():
+    if not any(Path(driver).exists() for driver in _DRIVERS):
         return False
     import torch
 

@@ -38,6 +38,12 @@ class DeviceImages:
         moments = (data.manifest.mean, data.manifest.std)
         self._mean, self._std = (torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in moments)
         self._dtype = dtype
+        self.device = device
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the device that the images take."""
+        return sum(t.nbytes for t in (self._images, self._test_images, self.labels, self.test_labels))
 
     def train_batch(self, index_b: Tensor, augmentation: Augmentation | None, padding: int) -> Tensor:
         """Training images (B, C, H, W) in the order of their indices."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from weakref import WeakSet
 
 import torch
 
@@ -14,12 +16,16 @@ from trainables.image_config import ImageClassifierConfig
 from trainables.image_data import Selection, open_images
 
 _USED_SHARE = 0.8
-"""Of a GPU's memory; the rest is left to fragmentation and to what cuDNN asks for meanwhile."""
+"""Of a GPU's free memory; the rest is left to fragmentation and to what cuDNN asks for meanwhile."""
+
+_resident: WeakSet[DeviceImages] = WeakSet()
+_free_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
+"""Streams of members that ended: torch deals out 32 of them in turn, and live members must not share one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device of this process; `concurrency` maps the number of trials in training to the number that may be."""
+    """A device of this process; `concurrency` maps the most trials that trained at once to the number that may."""
 
     torch_device: torch.device
     concurrency: Callable[[int], int]
@@ -33,17 +39,38 @@ def open_device(kind: str, most_at_once: int) -> Device:
         raise ConfigError("device 'cuda' is not there: this process sees no GPU")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
     device = torch.device("cuda", torch.cuda.current_device())
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    _, total = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_reserved(device)  # images of earlier packs
+    budget = _USED_SHARE * (torch.cuda.mem_get_info(device)[0] + held)
 
-    def room(num_active: int) -> int:
-        """As many as fit by the memory that those in training have taken so far; the first one is measured alone."""
-        peak = torch.cuda.max_memory_allocated(device)
-        if not num_active or not peak:
-            return 1
-        return max(1, min(most_at_once, int(_USED_SHARE * total * num_active / peak)))
+    def room(crowd: int) -> int:
+        """As many as fit by what those that trained at once have reserved; the first one is measured alone.
+
+        Reserved, since recorded steps keep the memory of their activations without counting as allocated.
+        """
+        images = max(held, sum(one.num_bytes for one in _resident if one.device == device))
+        return fitting(crowd, torch.cuda.max_memory_reserved(device) - images, budget - images, most_at_once)
 
     return Device(device, room)
+
+
+def fitting(crowd: int, taken: float, budget: float, most: int) -> int:
+    """Trials that fit into `budget` bytes where `crowd` of them took `taken`; at least 1, at most `most`."""
+    if not crowd or taken <= 0:
+        return 1
+    return max(1, min(most, int(budget * crowd / taken)))
+
+
+def take_stream(device: torch.device) -> torch.cuda.Stream:
+    """A queue of launches that no other member in training has."""
+    free = _free_streams[device]
+    return free.pop() if free else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def give_stream_back(stream: torch.cuda.Stream) -> None:
+    """The next member may have it, and the memory that torch keeps for it."""
+    _free_streams[stream.device].append(stream)
 
 
 def device_images(config: ImageClassifierConfig, device: torch.device) -> DeviceImages:
@@ -55,4 +82,6 @@ def device_images(config: ImageClassifierConfig, device: torch.device) -> Device
 
 @lru_cache(maxsize=4)
 def _device_images(selection: Selection, digest: str, device: torch.device, dtype: torch.dtype) -> DeviceImages:
-    return DeviceImages(open_images(selection, digest), device, dtype)
+    images = DeviceImages(open_images(selection, digest), device, dtype)
+    _resident.add(images)
+    return images

@@ -124,6 +124,13 @@ def _stage(channels: int, filters: int, norm: NormLayer) -> nn.Module:
     return cast(nn.Module, BasicBlock(channels, filters, stride=2, downsample=shortcut, norm_layer=norm))
 
 
+def without_counters(model: nn.Module) -> None:
+    """Take the batch counters from its BatchNorm layers: they enter no number, and each is an operation a step."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked = None
+
+
 def has_dropout(model: nn.Module) -> bool:
     """Whether training draws random numbers of its own."""
     return any(isinstance(module, nn.Dropout) for module in model.modules())

@@ -5,6 +5,7 @@ Shapes: B images of a batch.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -21,7 +22,9 @@ from trainables.image_config import ImageClassifierConfig
 TOP = 5
 _WARM_UP_STEPS = 3
 _recording = threading.Lock()
-"""Held while a graph is recorded: threads that train other members must not record at the same time."""
+"""Held while a graph is recorded: one at a time in a process."""
+
+_logger = logging.getLogger(__name__)
 
 
 class Step(Protocol):
@@ -33,6 +36,10 @@ class Step(Protocol):
 
     def __call__(self, index_b: Tensor) -> None:
         """Train the images with these indices."""
+        ...
+
+    def close(self) -> None:
+        """Free what a replay needs; it is not called again."""
         ...
 
 
@@ -64,9 +71,14 @@ class EagerStep:
             labels = self._images.labels[part]
             loss = cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
             share = loss if len(part) == len(index_b) else loss * (len(part) / len(index_b))
-            share.backward()  # type: ignore[no-untyped-call]
+            # In this thread: torch has one for all backward passes of a device, and members would queue in it.
+            with torch.autograd.set_multithreading_enabled(False):
+                share.backward()  # type: ignore[no-untyped-call]
             self.sums += batch_sums(logits.detach(), labels, loss.detach())
         self.optimizer.step()
+
+    def close(self) -> None:
+        """Nothing: there is no recording."""
 
 
 class GraphStep:
@@ -90,22 +102,33 @@ class GraphStep:
         self._index_b.copy_(index_b)
         self._graph.replay()
 
+    def close(self) -> None:
+        """Free the recording and the memory of its tensors."""
+        if self._graph is not None:
+            self._graph.reset()
+        self._graph = None
+
     def _record(self, mutable: Sequence[Tensor]) -> None:
         before = [tensor.clone() for tensor in mutable]
         with _recording:
             try:
                 for _ in range(_WARM_UP_STEPS):  # allocates, and lets cuDNN choose
                     self._eager(self._index_b)
-                torch.cuda.current_stream(self._eager.device).synchronize()
+                own = torch.cuda.current_stream(self._eager.device)
+                own.synchronize()
                 graph = torch.cuda.CUDAGraph()
                 self._eager.optimizer.zero_grad(set_to_none=True)
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                # On the member's own stream: graphs recorded on one stream share cuBLAS's scratch memory, which goes
+                # with the first of them (pytorch#193402).
+                with torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
                     self._eager(self._index_b)
                 self._graph, self.engine = graph, "graph-cuda"
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError:  # an operation that cannot be recorded
-                self._graph = None
+            except RuntimeError as error:  # an operation that cannot be recorded
+                if "out of memory" in str(error):
+                    raise torch.OutOfMemoryError(str(error)) from None
+                _logger.warning("steps are not recorded, which a small batch notices: %s", error)
             finally:
                 for tensor, value in zip(mutable, before, strict=True):
                     tensor.copy_(value)

@@ -18,8 +18,8 @@ from torch import Tensor
 from trainables.certificates import Certificate
 from trainables.image_batches import epoch_augmentation, epoch_order
 from trainables.image_config import ImageClassifierConfig
-from trainables.image_device import device_images
-from trainables.image_models import has_dropout, initial_model, seeded, torch_seed
+from trainables.image_device import device_images, give_stream_back, take_stream
+from trainables.image_models import has_dropout, initial_model, seeded, torch_seed, without_counters
 from trainables.image_steps import EagerStep, GraphStep, Step, autocast, batch_sums
 from trainables.optimizers import make_optimizer, set_moments
 from trainables.outcome import is_finite, outcome
@@ -97,6 +97,14 @@ class ImageMemberRun:
             "init_digest": np.array(self._init_digest),
         }
 
+    def close(self) -> None:
+        """Give the stream back, and the memory of the recorded step."""
+        if self.has_begun:
+            self._step.close()
+        if self._cuda_stream is not None:
+            give_stream_back(self._cuda_stream)
+            self._cuda_stream = None
+
     # --- beginning and going on ---
 
     def _begin(self) -> None:
@@ -104,6 +112,8 @@ class ImageMemberRun:
         self._images = device_images(config, self._device)
         model = initial_model(config)
         self._init_digest = digest(_flat(model.parameters()))
+        self._has_dropout = has_dropout(model)
+        without_counters(model)
         self._model = model.to(self._device).to(memory_format=torch.channels_last)
         self._parameters = list(self._model.parameters())
         is_cuda = self._device.type == "cuda"
@@ -127,7 +137,8 @@ class ImageMemberRun:
     def _make_step(self) -> Step:
         augmentation = epoch_augmentation(self.config, 0, self._device)
         step = EagerStep(self.config, self._model, self._optimizer, self._images, augmentation, self._device)
-        if self._engine == "graph-cuda" and not has_dropout(self._model):
+        # A recording of micro-batches would be as long as they are many, and they are launched fast enough.
+        if self._engine == "graph-cuda" and not self._has_dropout and self.config.micro_batch_size is None:
             return GraphStep(step, self._mutable())
         return step
 
@@ -181,7 +192,6 @@ class ImageMemberRun:
 
     def _train_steps(self, num_steps: int) -> None:
         """Up to that many steps of this epoch; returns when the device has done them."""
-        self._model.train()
         stop = min(self.config.num_train, self._position + num_steps * self.config.batch_size)
         for start in range(self._position, stop, self.config.batch_size):
             index_b = self._order[start : start + self.config.batch_size]
@@ -197,11 +207,11 @@ class ImageMemberRun:
         if self._device.type != "cuda":
             return nullcontext()
         if self._cuda_stream is None:
-            self._cuda_stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._cuda_stream = take_stream(self._device)
         return torch.cuda.stream(self._cuda_stream)
 
     def _dropout_stream(self) -> AbstractContextManager[Any]:
-        if not has_dropout(self._model):
+        if not self._has_dropout:
             return nullcontext()
         gpus = [self._device] if self._device.type == "cuda" else []
         return seeded(torch_seed(self.config.seed, Purpose.DROPOUT, self._step_count), gpus)
@@ -251,6 +261,7 @@ class ImageMemberRun:
             with autocast(self.config, self._device):
                 logits = self._model(self._images.plain_batch(start, stop, test=test))
             sums += batch_sums(logits, labels[start:stop])
+        self._model.train()
         loss, wrong, wrong_top5 = (sums / num).tolist()
         return loss, wrong, wrong_top5
 
@@ -262,7 +273,7 @@ class ImageMemberRun:
     def _make_result(self, ending: Outcome, error: str | None = None) -> TrialResult:
         where = provenance(self._step.engine if self.has_begun else self._engine, self._device.type, self._num_threads)
         if self._device.type == "cuda":
-            name, peak = torch.cuda.get_device_name(self._device), torch.cuda.max_memory_allocated(self._device)
+            name, peak = torch.cuda.get_device_name(self._device), torch.cuda.max_memory_reserved(self._device)
             where = replace(where, device_name=name, peak_memory_bytes=peak)
         diverged = ending is Outcome.DIVERGED
         return TrialResult(

@@ -7,12 +7,23 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from trainables.config import TrialConfig
 from trainables.result import Outcome
 from trainables.workload import Member, Report, State
+
+_threads = ThreadPoolExecutor(64, thread_name_prefix="member")
+"""Kept for the life of the process: torch's caches of cuDNN's plans belong to threads, and are never freed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What a member raised, as text: an exception keeps its frames, and with them their tensors on the device."""
+
+    text: str
+    is_out_of_memory: bool
 
 
 class MemberRun(Protocol):
@@ -40,23 +51,29 @@ class MemberRun(Protocol):
         """Everything needed to go on exactly here."""
         ...
 
+    def close(self) -> None:
+        """Give back what it holds of the device; nothing is called after it."""
+        ...
+
 
 class MemberPackRun:
-    """Trains up to `concurrency(number in training)` members at once, each in a thread; none can disturb another.
+    """Trains up to `concurrency(crowd)` members at once, each in a thread; none can disturb another.
 
-    When several do not fit into memory together, each that ran out waits and goes on from its last saved state; from
-    then on a waiting one begins only while fewer than half as many train.
+    `crowd` is the most that have trained at once so far. When several do not fit into memory together, each that ran
+    out waits and goes on from its last saved state; from then on a waiting one begins only while fewer than half as
+    many train.
     """
 
     def __init__(
         self,
         members: Sequence[Member],
         open_member: Callable[[Member], MemberRun],
-        concurrency: Callable[[int], int] = lambda num_active: 1,
+        concurrency: Callable[[int], int] = lambda crowd: 1,
     ) -> None:
         self._waiting = list(reversed(members))
         self._open_member, self._concurrency = open_member, concurrency
         self._most = len(members)
+        self._crowd = 0
         self._active: dict[str, tuple[Member, MemberRun]] = {}
         self._kept: dict[str, State] = {}
         self._side_by_side: Counter[str] = Counter()
@@ -91,46 +108,68 @@ class MemberPackRun:
             self._kept.pop(trial_id, None)
 
     def _advance_active(self, deadline: float) -> list[Report]:
-        room = max(1, min(self._concurrency(len(self._active)), self._most))
-        while self._waiting and len(self._active) < room:
-            member = self._waiting.pop()
-            self._active[member.config.trial_id] = member, self._open_member(member)
+        reports = self._begin_members()
         runs = [run for _, run in self._active.values()]
-        if len(runs) == 1:
-            moved = [_moved(runs[0], deadline)]
+        if len(runs) < 2:
+            moved = [_moved(run, deadline) for run in runs]
         else:
-            with ThreadPoolExecutor(len(runs)) as threads:
-                moved = list(threads.map(lambda run: _moved(run, deadline), runs))
+            moved = list(_threads.map(lambda run: _moved(run, deadline), runs))
         if len(runs) > 1 and any(_is_out_of_memory(outcome) for outcome in moved):
             self._most = len(runs) // 2
+        else:
+            self._crowd = max(self._crowd, len(runs))
         for run, outcome in zip(runs, moved, strict=True):
             if not _is_out_of_memory(outcome):
                 self._side_by_side |= Counter({run.config.trial_id: len(runs)})
-        return [report for pair in zip(runs, moved, strict=True) for report in self._settled(*pair, len(runs) > 1)]
+        for run, outcome in zip(runs, moved, strict=True):
+            reports += self._settled(run, outcome, len(runs) > 1)
+        return reports
 
-    def _settled(self, run: MemberRun, outcome: Report | Exception, shared_memory: bool) -> list[Report]:
+    def _begin_members(self) -> list[Report]:
+        """Open as many as there is room for; beside others each takes its first step alone.
+
+        A first step records it for the device, where nothing else may be under way meanwhile.
+        """
+        reports: list[Report] = []
+        room = max(1, min(self._concurrency(self._crowd), self._most))
+        while self._waiting and len(self._active) < room:
+            member = self._waiting.pop()
+            run = self._open_member(member)
+            self._active[member.config.trial_id] = member, run
+            if len(self._active) > 1:
+                outcome = _moved(run, time.monotonic())
+                reports += self._settled(run, outcome, shared_memory=True)
+                if _is_out_of_memory(outcome):
+                    room = self._most = len(self._active)
+        return reports
+
+    def _settled(self, run: MemberRun, outcome: Report | _Fault, shared_memory: bool) -> list[Report]:
         """The member's report; none if it ran out of memory that it shared, and is to go on with fewer beside it."""
         trial_id = run.config.trial_id
         if shared_memory and _is_out_of_memory(outcome):
             self._waiting.append(self._active.pop(trial_id)[0])
+            run.close()
             return []
-        report = outcome if isinstance(outcome, Report) else run.failed("".join(traceback.format_exception(outcome)))
+        report = outcome if isinstance(outcome, Report) else run.failed(outcome.text)
         if report.result is not None:
             del self._active[trial_id]
             if report.result.outcome is not Outcome.FAILED:
                 self._kept[trial_id] = run.state_arrays()
             where = replace(report.result.provenance, side_by_side=self._side_by_side.pop(trial_id, 1))
             report = replace(report, result=replace(report.result, provenance=where))
+            run.close()
         return [report]
 
 
-def _moved(run: MemberRun, deadline: float) -> Report | Exception:
+def _moved(run: MemberRun, deadline: float) -> Report | _Fault:
     try:
         return run.advance(deadline)
     except Exception as error:  # a failing member is a row with its traceback; its neighbours go on
-        return error
+        kind = type(error).__name__  # by name: this module is used without torch too
+        if kind == "AcceleratorError":  # a GPU's fault stays with the process: the pack is lost, none of its trials
+            raise
+        return _Fault("".join(traceback.format_exception(error)), kind == "OutOfMemoryError")
 
 
-def _is_out_of_memory(error: Report | Exception) -> bool:
-    """By name: this module is used without torch too."""
-    return type(error).__name__ == "OutOfMemoryError"
+def _is_out_of_memory(outcome: Report | _Fault) -> bool:
+    return isinstance(outcome, _Fault) and outcome.is_out_of_memory

@@ -78,6 +78,9 @@ class TwoLayerCNNRun:
             "certificate_epoch": np.array(-1 if self._certificate_epoch is None else self._certificate_epoch),
         }
 
+    def close(self) -> None:
+        """Nothing: it holds memory of this process only."""
+
     def _begin(self) -> None:
         from trainables.patch_data import patch_data
 
