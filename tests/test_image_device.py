@@ -1,0 +1,113 @@
+"""A step on a GPU as far as a machine without one can tell: torch's fake tensors know devices, types and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from tests.images import image_folders
+from trainables.image_batches import Augmentation, DeviceImages
+from trainables.image_config import ImageClassifierConfig
+from trainables.image_data import Selection, open_images
+from trainables.image_models import initial_model
+from trainables.image_steps import EagerStep
+from trainables.optimizers import make_optimizer, set_moments
+from trainables.registry import config_from_values
+
+GPU = torch.device("cuda", 0)
+BATCH = 8
+
+
+@pytest.fixture(autouse=True, scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with image_folders(tmp_path_factory.mktemp("images"), 8):
+        yield
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tensors without numbers. Backward passes need a real GPU: each leaves a gradient as its weight is."""
+
+    def backward(loss: torch.Tensor) -> None:
+        assert loss.device == GPU
+        for w in weights:
+            w.grad = torch.empty_like(w)
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_: True)
+    weights.clear()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+weights: list[torch.Tensor] = []
+
+
+def moved(model: nn.Module) -> nn.Module:
+    """The model with its tensors on the GPU; `nn.Module.to` cannot move fake ones."""
+    for module in model.modules():
+        for name, w in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(w.detach().to(GPU)))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(GPU))
+    return model
+
+
+def step_of(**values: Any) -> tuple[EagerStep, torch.optim.Optimizer]:
+    base: dict[str, Any] = {"workload": "image_classifier", "dataset": "tiny8", "architecture": "resnet8"}
+    base |= {"optimizer": "adam", "weight_decay": 1e-3, "batch_size": BATCH, "seed": 0, "num_epochs": 1}
+    config = config_from_values({**base, **values})
+    assert isinstance(config, ImageClassifierConfig)
+    data = open_images(Selection(config.dataset, config.num_train, config.num_test), config.dataset_digest)
+    on_gpu = DeviceImages(data, GPU, torch.float32)
+    model = moved(initial_model(config))
+    weights.extend(model.parameters())
+    variant = {"fused": True, "capturable": True} if config.bias_correction else {}
+    optimizer = make_optimizer(config, weights, **variant)
+    for w in weights if config.optimizer.has_moments else ():
+        set_moments(optimizer, w, torch.zeros((), device=GPU), torch.zeros_like(w), torch.zeros_like(w))
+    augmentation = None
+    if config.augment_crop:
+        mirrored = torch.empty(on_gpu.num_train, dtype=torch.bool, device=GPU)
+        augmentation = Augmentation(mirrored, torch.empty(on_gpu.num_train, 2, dtype=torch.int64, device=GPU))
+    return EagerStep(config, model, optimizer, on_gpu, augmentation, GPU), optimizer
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"augment_crop": 2, "augment_flip": True},
+        {"precision": "bfloat16"},
+        {"micro_batch_size": 3},
+        {"bias_correction": False},
+        {"optimizer": "adamw"},
+        {"optimizer": "signsgd"},
+        {"normalization": "group"},
+    ],
+    ids=str,
+)
+def test_a_step_never_leaves_the_device(fake: None, values: dict[str, Any]) -> None:
+    step, optimizer = step_of(**values)
+    step(torch.empty(BATCH, dtype=torch.int64, device=GPU))
+    touched = [step.sums, *weights, *(w.grad for w in weights if w.grad is not None), *step.model.buffers()]
+    touched += [t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
+    assert len(touched) > len(weights) * 2
+    assert {t.device for t in touched} == {GPU}
+    logits = step.model(torch.empty(2, 3, 8, 8, dtype=weights[0].dtype, device=GPU))
+    assert logits.device == GPU
+
+
+@pytest.mark.parametrize("part", ["_mean", "labels"])
+def test_a_part_that_was_left_behind_is_found(fake: None, part: str) -> None:
+    """The fake device does tell."""
+    step, _ = step_of()
+    setattr(step._images, part, getattr(step._images, part).to("cpu"))
+    with pytest.raises(RuntimeError, match="device"):
+        step(torch.empty(BATCH, dtype=torch.int64, device=GPU))
