@@ -49,13 +49,16 @@ class StateStore:
             self._delete(old)
 
     def index(self, pack_id: str | None = None) -> dict[str, str]:
-        """The file with the furthest state of each trial_id that has one, among all files or one pack's."""
-        furthest: dict[str, tuple[int, str]] = {}
+        """The file with the furthest state of each trial_id that has one, among all files or one pack's.
+
+        Of two in the same epoch, which may last hours, that is the one saved later.
+        """
+        furthest: dict[str, tuple[int, str, str]] = {}
         for path in self._paths(pack_id):
+            saved_at = path.removesuffix(_SUFFIX).rpartition(".")[2]
             for trial_id, epoch in self._epochs(path).items():
-                if trial_id not in furthest or furthest[trial_id][0] < epoch:
-                    furthest[trial_id] = (epoch, path)
-        return {trial_id: path for trial_id, (_, path) in furthest.items()}
+                furthest[trial_id] = max(furthest.get(trial_id, (-1, "", "")), (epoch, saved_at, path))
+        return {trial_id: path for trial_id, (_, _, path) in furthest.items()}
 
     def find(self, pack_id: str) -> dict[str, str]:
         """As `index`, empty where the store does not answer: a state only saves time."""
