@@ -46,7 +46,7 @@ def test_a_pack_keeps_one_file_and_the_furthest_state_wins(tmp_path: Path) -> No
 def test_of_two_states_in_the_same_epoch_the_later_one_wins(tmp_path: Path) -> None:
     """An epoch of a large data set lasts hours, and a driver that was killed twice in it has left two packs' states."""
     store = StateStore(str(tmp_path))
-    for pack_id, position in (("z", 100), ("m", 200), ("a", 300)):
+    for pack_id, position in (("m", 100), ("z", 200), ("n", 300)):
         store.save(pack_id, {"t": {**state(3), "position": np.array(position)}})
     furthest = store.load(store.index()["t"], "t")
     assert furthest is not None
