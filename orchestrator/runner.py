@@ -10,26 +10,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from rich.console import Console
-from rich.table import Table
 
 from orchestrator.errors import SweepError, unknown_name
 from orchestrator.executor import Executor, InlineExecutor
 from orchestrator.lease import lease
 from orchestrator.ledger import Ledger
-from orchestrator.map_search import MapSearch
 from orchestrator.plan import Plan, ledger_of, plan_sweep
-from orchestrator.storage import Storage
+from orchestrator.show import figure_folder, show
+from orchestrator.storage import PATIENCE_SECONDS
 from orchestrator.sweep import Sweep
 from orchestrator.training import Training
 from trainables.gpu import gpu_is_here
 from trainables.registry import workload
-from trainables.result import SATISFYING, Outcome
+from trainables.result import Outcome
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from orchestrator.mlflow_view import BackgroundView
 
 EXECUTORS = ("ray", "inline")
@@ -37,8 +33,6 @@ AUTO = "auto"
 """The fastest kind of device that is there and that the workload trains on."""
 PLAIN_WIDTH = 140
 """Characters of a line where standard output is a file or a pipe."""
-STORE_PATIENCE_SECONDS = 900.0
-"""How long a sweep that has begun outlasts a silent object store: workers train on, results wait in the driver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +83,13 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         with _connected(plan, options, device) as executor, _mlflow(sweep, options) as view:
             if view is not None:
                 _catch_up(view, plan, ledger)
-            ledger.wait_for_store(STORE_PATIENCE_SECONDS)
+            ledger.wait_for_store(PATIENCE_SECONDS)
             outcomes, interrupted = Counter[str](), False
             if executor is not None:
                 training = Training(plan, ledger, executor, view, states_root(options.out), options.checkpoint_seconds)
                 outcomes, interrupted = training.run(console)
             ledger.compact()
-            figures = _show(plan, ledger, options, console)
+            figures = show(plan, ledger, console, with_figures=options.figures)
             if view is not None:
                 _finish_view(view, plan, ledger, figures, console)
     return RunSummary(
@@ -121,7 +115,7 @@ def export_mlflow(sweep: Sweep, out: str) -> int:
     present = view.present()
     missing = [row for row in recorded[0] if row["trial_id"] not in present]
     num_written = view.add(missing, recorded[1])
-    folder = _figure_folder(out, sweep)
+    folder = figure_folder(out, sweep)
     view.add_artifacts(sorted(folder.glob("*.p*")) if folder.is_dir() else [])
     view.close(finished=plan.is_complete)
     return num_written
@@ -235,78 +229,6 @@ def _finish_view(view: BackgroundView, plan: Plan, ledger: Ledger, figures: Sequ
         console.print(f"{view.problem}: `launch export-mlflow {plan.sweep.name}` fills it in later", highlight=False)
     else:
         console.print(f"mlflow   mlflow ui --backend-store-uri {view.tracking_uri}", highlight=False, soft_wrap=True)
-
-
-def _show(plan: Plan, ledger: Ledger, options: RunOptions, console: Console) -> list[Path]:
-    """Print the result tables and draw the figures, all from the ledger."""
-    from orchestrator.analysis import best_cells, best_table, only_best
-    from orchestrator.stop_audit import stop_audit
-
-    sweep = plan.sweep
-    trial_ids = {config.trial_id for config in plan.work.shown()}
-    trials = ledger.trials(sweep.workload, trial_ids=trial_ids).to_pandas()
-    for title, table in _tables(trials, sweep):
-        _print_table(console, table, title)
-    for line in plan.work.notes():
-        console.print(line, highlight=False, soft_wrap=True)
-    if sweep.accepts_certificates and len(trials):
-        console.print(stop_audit(trials).line(), highlight=False, soft_wrap=True)
-    note = ""
-    settled = trials[trials["outcome"].isin(SATISFYING)]
-    over = [name for name in sweep.best_over if settled[name].nunique() > 1]
-    if over:
-        best = best_cells(settled, over, sweep.error)
-        _print_table(console, best_table(best, over), f"Best {', '.join(over)} by mean {sweep.error} over seeds")
-        trials = only_best(trials, best)
-        note = f"best {', '.join(over)} of each point, on the grid's edge at {best['is_on_edge'].sum()} of {len(best)}"
-    console.print(f"parquet  {options.out}/trials, {options.out}/traces", highlight=False, soft_wrap=True)
-    if not (options.figures and sweep.figures) or trials.empty:
-        return []
-
-    from orchestrator import figures
-
-    folder = _figure_folder(options.out, sweep)
-    if isinstance(sweep.search, MapSearch):
-        from orchestrator.map_figures import draw_map
-
-        paths = draw_map(trials, sweep, folder)
-    else:
-        traces = ledger.traces(sweep.workload, trial_ids=trial_ids).to_pandas()
-        paths = [path for name in sweep.figures for path in figures.draw(name, trials, traces, folder, note)]
-    _copy_to_store(paths, options.out)
-    console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
-    return paths
-
-
-def _tables(trials: pd.DataFrame, sweep: Sweep) -> list[tuple[str, pd.DataFrame]]:
-    if isinstance(sweep.search, MapSearch):
-        from orchestrator.map_tables import map_tables
-
-        return map_tables(trials, sweep)
-    from orchestrator.analysis import result_table
-
-    return [(sweep.title, result_table(trials))]
-
-
-def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:
-    shown = Table(*table.columns, title=title, title_justify="left")
-    for row in table.itertuples(index=False):
-        shown.add_row(*map(str, row))
-    console.print(shown)
-
-
-def _figure_folder(out: str, sweep: Sweep) -> Path:
-    """Figures lie beside the results; for an object store in the current folder, with a copy there."""
-    return Path("." if "://" in out else out) / "figures" / sweep.name
-
-
-def _copy_to_store(figures: Sequence[Path], out: str) -> None:
-    """Figures of the current folder into the object store that has the results."""
-    storage = Storage(out)
-    storage.patience_seconds = STORE_PATIENCE_SECONDS
-    if not storage.is_local:
-        for figure in figures:
-            storage.write(f"{storage.path}/{figure.as_posix()}", pa.py_buffer(figure.read_bytes()))
 
 
 def _rows(

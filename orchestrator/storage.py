@@ -19,6 +19,9 @@ from trainables.file_systems import is_absent, open_root, write_whole
 
 STORE_REMEDY = "the environment gives an object store's address and keys (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...)"
 
+PATIENCE_SECONDS = 900.0
+"""How long a sweep that has begun outlasts a store that is away: workers train on, results wait in the driver."""
+
 _STORE_ERROR = re.compile(r"AWS Error (?P<kind>\w+).*? operation:\s*(?P<text>.*?)(?: \(Request ID.*)?$")
 _AWAY = re.compile("NETWORK_CONNECTION|UNAVAILABLE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT|INTERNAL_FAILURE|status 5")
 """What object stores say of faults that pass."""

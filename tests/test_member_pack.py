@@ -103,12 +103,11 @@ def test_members_with_dropout_do_not_draw_each_others_masks() -> None:
 # --- members that fail ---
 
 
-class _Breaking:
-    """A real member that raises `error` at its `at`-th slice, wherever `breaks` says so."""
+class _Around:
+    """A real member, and what a test makes of it."""
 
-    def __init__(self, member: Member, at: int, breaks: Callable[[], bool], error: Exception) -> None:
-        self._run = open_member(member)
-        self._slices_left, self._breaks, self._error = at, breaks, error
+    def __init__(self, member: Member) -> None:
+        self._run: MemberRun = open_member(member)
 
     @property
     def config(self) -> TrialConfig:
@@ -119,9 +118,6 @@ class _Breaking:
         return self._run.has_begun
 
     def advance(self, deadline: float) -> Report:
-        self._slices_left -= 1
-        if self._slices_left < 0 and self._breaks():
-            raise self._error
         return self._run.advance(deadline)
 
     def failed(self, error: str) -> Report:
@@ -132,6 +128,20 @@ class _Breaking:
 
     def close(self) -> None:
         self._run.close()
+
+
+class _Breaking(_Around):
+    """A real member that raises `error` at its `at`-th slice, wherever `breaks` says so."""
+
+    def __init__(self, member: Member, at: int, breaks: Callable[[], bool], error: Exception) -> None:
+        super().__init__(member)
+        self._slices_left, self._breaks, self._error = at, breaks, error
+
+    def advance(self, deadline: float) -> Report:
+        self._slices_left -= 1
+        if self._slices_left < 0 and self._breaks():
+            raise self._error
+        return super().advance(deadline)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
@@ -169,45 +179,31 @@ def test_a_fault_of_the_device_itself_loses_the_pack_and_fails_no_trial() -> Non
 # --- a device shared ---
 
 
-class _Watched:
+class _Watched(_Around):
     """A real member that notes who else trains while it takes its first step, and when it was closed."""
 
     training: ClassVar[list[str]] = []
     first_steps_beside: ClassVar[list[int]] = []
     closed: ClassVar[list[str]] = []
 
-    def __init__(self, member: Member) -> None:
-        self._run = open_member(member)
-
-    @property
-    def config(self) -> TrialConfig:
-        return self._run.config
-
-    @property
-    def has_begun(self) -> bool:
-        return self._run.has_begun
-
     def advance(self, deadline: float) -> Report:
         is_first = not self.has_begun
         self.training.append(self.config.trial_id)
         try:
-            report = self._run.advance(deadline)
+            report = super().advance(deadline)
             if is_first:
                 self.first_steps_beside.append(len(self.training) - 1)
             return report
         finally:
             self.training.remove(self.config.trial_id)
 
-    def failed(self, error: str) -> Report:
-        return self._run.failed(error)
-
     def state_arrays(self) -> State:
         assert self.config.trial_id not in self.closed
-        return self._run.state_arrays()
+        return super().state_arrays()
 
     def close(self) -> None:
         self.closed.append(self.config.trial_id)
-        self._run.close()
+        super().close()
 
 
 def test_members_begin_alone_and_give_back_what_they_hold_when_they_end(one_by_one: dict[str, object]) -> None:
@@ -307,44 +303,30 @@ def test_members_resumed_and_put_back_go_on_from_where_they_were_resumed(one_by_
     assert numbers(results) == one_by_one
 
 
-class _Crowded:
+class _Crowded(_Around):
     """A real member of a device that has memory for `room` of them: with more in training, it runs out of it."""
 
     active: set[int]
     room: int
 
     def __init__(self, member: Member, active: set[int], room: int) -> None:
-        self._run = open_member(member)
+        super().__init__(member)
         self._active, self._room = active, room
         self.is_closed = False
         active.add(id(self))
-
-    @property
-    def config(self) -> TrialConfig:
-        return self._run.config
-
-    @property
-    def has_begun(self) -> bool:
-        return self._run.has_begun
 
     def advance(self, deadline: float) -> Report:
         if len(self._active) > self._room:
             self._active.discard(id(self))
             raise torch.OutOfMemoryError("out of memory")
-        report = self._run.advance(deadline)
+        report = super().advance(deadline)
         if report.result is not None:
             self._active.discard(id(self))
         return report
 
-    def failed(self, error: str) -> Report:
-        return self._run.failed(error)
-
-    def state_arrays(self) -> State:
-        return self._run.state_arrays()
-
     def close(self) -> None:
         self.is_closed = True
-        self._run.close()
+        super().close()
 
 
 def crowded(room: int) -> tuple[MemberPackRun, list[_Crowded]]:

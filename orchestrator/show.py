@@ -1,0 +1,93 @@
+"""What a finished launch shows: result tables, notes and figures, all from the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.ledger import Ledger
+from orchestrator.map_search import MapSearch
+from orchestrator.plan import Plan
+from orchestrator.storage import PATIENCE_SECONDS, Storage
+from orchestrator.sweep import Sweep
+from trainables.result import SATISFYING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) -> list[Path]:
+    """Print the result tables and draw the figures, all from the ledger; returns the figures' files."""
+    from orchestrator.analysis import best_cells, best_table, only_best
+    from orchestrator.stop_audit import stop_audit
+
+    sweep = plan.sweep
+    trial_ids = {config.trial_id for config in plan.work.shown()}
+    trials = ledger.trials(sweep.workload, trial_ids=trial_ids).to_pandas()
+    for title, table in _tables(trials, sweep):
+        _print_table(console, table, title)
+    for line in plan.work.notes():
+        console.print(line, highlight=False, soft_wrap=True)
+    if sweep.accepts_certificates and len(trials):
+        console.print(stop_audit(trials).line(), highlight=False, soft_wrap=True)
+    note = ""
+    settled = trials[trials["outcome"].isin(SATISFYING)]
+    over = [name for name in sweep.best_over if settled[name].nunique() > 1]
+    if over:
+        best = best_cells(settled, over, sweep.error)
+        _print_table(console, best_table(best, over), f"Best {', '.join(over)} by mean {sweep.error} over seeds")
+        trials = only_best(trials, best)
+        note = f"best {', '.join(over)} of each point, on the grid's edge at {best['is_on_edge'].sum()} of {len(best)}"
+    console.print(f"parquet  {ledger.root}/trials, {ledger.root}/traces", highlight=False, soft_wrap=True)
+    if not (with_figures and sweep.figures) or trials.empty:
+        return []
+
+    from orchestrator import figures
+
+    folder = figure_folder(ledger.root, sweep)
+    if isinstance(sweep.search, MapSearch):
+        from orchestrator.map_figures import draw_map
+
+        paths = draw_map(trials, sweep, folder)
+    else:
+        traces = ledger.traces(sweep.workload, trial_ids=trial_ids).to_pandas()
+        paths = [path for name in sweep.figures for path in figures.draw(name, trials, traces, folder, note)]
+    _copy_to_store(paths, ledger.root)
+    console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
+    return paths
+
+
+def _tables(trials: pd.DataFrame, sweep: Sweep) -> list[tuple[str, pd.DataFrame]]:
+    if isinstance(sweep.search, MapSearch):
+        from orchestrator.map_tables import map_tables
+
+        return map_tables(trials, sweep)
+    from orchestrator.analysis import result_table
+
+    return [(sweep.title, result_table(trials))]
+
+
+def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:
+    shown = Table(*table.columns, title=title, title_justify="left")
+    for row in table.itertuples(index=False):
+        shown.add_row(*map(str, row))
+    console.print(shown)
+
+
+def figure_folder(out: str, sweep: Sweep) -> Path:
+    """Figures lie beside the results; for an object store in the current folder, with a copy there."""
+    return Path("." if "://" in out else out) / "figures" / sweep.name
+
+
+def _copy_to_store(figures: Sequence[Path], out: str) -> None:
+    """Figures of the current folder into the object store that has the results."""
+    storage = Storage(out)
+    storage.patience_seconds = PATIENCE_SECONDS
+    if not storage.is_local:
+        for figure in figures:
+            storage.write(f"{storage.path}/{figure.as_posix()}", pa.py_buffer(figure.read_bytes()))
