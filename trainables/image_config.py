@@ -67,7 +67,7 @@ class ImageClassifierConfig(TrialConfig):
     fills them in from the data's manifest.
     """
 
-    numeric_version: ClassVar[int] = 1
+    numeric_version: ClassVar[int] = 2
 
     workload: Literal["image_classifier"] = "image_classifier"
     dataset: str = Field("cifar10", min_length=1, description="name of the images, see `launch data`")

@@ -142,12 +142,16 @@ def autocast(config: ImageClassifierConfig, device: torch.device) -> AbstractCon
 
 
 def batch_sums(logits: Tensor, labels_b: Tensor, mean_loss: Tensor | None = None) -> Tensor:
-    """Sums over a batch of loss, top-1 and top-5 misses (3,), float64; an output that is no number is a miss."""
+    """Sums over a batch of loss, top-1 and top-5 misses (3,), float64; an output that is no number is a miss.
+
+    Among equal outputs, frequent in bfloat16, a miss is the share of their orders that puts the right one too low.
+    """
     if mean_loss is None:
         mean_loss = cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels_b)
     own = logits.gather(1, labels_b[:, None])
-    # Rank by comparison, not by sorting: classes that score as high as the right one count as better.
-    # An own output that is no number ranks behind all of them, also where there are TOP classes or fewer.
-    better = (~(logits < own)).sum(dim=1) - 1 + own.isnan().squeeze(1)
-    misses = [(better >= k).sum() for k in (1, min(TOP, logits.shape[1]))]
-    return torch.stack([mean_loss.double() * len(labels_b), *(count.double() for count in misses)])
+    # Rank by comparison, not by sorting. What is no number ranks before the right class: all of them if it is itself.
+    better = (~(logits <= own)).sum(dim=1).double()
+    equal = (logits == own).sum(dim=1).clamp(min=1)
+    hits = [((k - better) / equal).clamp(0, 1) for k in (1, min(TOP, logits.shape[1]))]
+    misses = [(1 - hit_b).sum() for hit_b in hits]
+    return torch.stack([mean_loss.double() * len(labels_b), *misses])
