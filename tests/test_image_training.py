@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.images import NUM_CLASSES, image_folders
-from trainables import image_training
+from trainables import image_evaluation
 from trainables.errors import ConfigError
 from trainables.image_batches import DeviceImages, epoch_augmentation, epoch_order
 from trainables.image_config import Architecture, ImageClassifierConfig
@@ -254,10 +254,31 @@ def test_evaluation_is_of_the_weights_in_evaluation_mode() -> None:
 def test_evaluation_does_not_depend_on_how_it_is_cut(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config(num_epochs=1)
     whole = train(config)
-    monkeypatch.setattr(image_training, "_EVALUATED_PIXELS", pixels)
+    monkeypatch.setitem(image_evaluation._PIXELS, "cpu", pixels)
     cut = train(config)
     for one, other in zip(whole.trace, cut.trace, strict=True):
         assert astuple(one) == pytest.approx(astuple(other), rel=1e-6)
+
+
+def test_measuring_may_be_cut_anywhere_and_goes_on_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large network takes minutes for it: nobody waits, and a kill costs no more of it than of training."""
+    monkeypatch.setitem(image_evaluation._PIXELS, "cpu", 5 * 8 * 8)
+    config = make_config(num_epochs=1, batch_size=24)
+    opened, name = workload("image_classifier"), config.trial_id
+    whole = train(config)
+    run = opened.open([Member(config, 1)])
+    waits, states = [], []
+    while not run.is_done:
+        (report,) = run.advance(0.0)
+        waits.append(len(report.points))
+        states.append(run.states()[name])
+    num_test, num_train = (-(-num // 5) for num in (config.num_test, config.num_train))
+    begins, epoch = [0] * (num_train + num_test - 1) + [1], [0] * (2 + num_test - 1) + [1]
+    assert waits == begins + epoch, "each slice is one batch of measuring, or one step"
+    for state in states:
+        (report,) = opened.open([Member(config, 1, state)]).advance(math.inf)
+        assert report.result is not None
+        assert report.result.trace == whole.trace
 
 
 @pytest.mark.parametrize("batch_size", [1, 47, 48])

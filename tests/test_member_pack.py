@@ -265,7 +265,7 @@ def slices(at_once: int, saves: bool) -> tuple[list[int], dict[str, TrialResult]
             return begun_at, results
         if saves and number == 4:
             saved = run.states()[first]
-            assert int(saved["step"]) == 4
+            assert int(saved["step"]) == 2, "two slices went into the initial weights' errors"
         results |= {report.trial_id: report.result for report in run.advance(0.0) if report.result is not None}
         if saves and number >= 6:
             assert first in run.states(), "a member that was put back keeps its place in what is saved"
@@ -273,7 +273,7 @@ def slices(at_once: int, saves: bool) -> tuple[list[int], dict[str, TrialResult]
 
 
 @pytest.mark.parametrize("at_once", [2, 3])
-@pytest.mark.parametrize(("saves", "goes_on_at"), [(True, 4), (False, 0)])
+@pytest.mark.parametrize(("saves", "goes_on_at"), [(True, 2), (False, 0)])
 def test_a_member_put_back_goes_on_from_its_last_saved_state(
     saves: bool, goes_on_at: int, at_once: int, one_by_one: dict[str, object]
 ) -> None:
@@ -284,7 +284,7 @@ def test_a_member_put_back_goes_on_from_its_last_saved_state(
 
 def test_members_resumed_and_put_back_go_on_from_where_they_were_resumed(one_by_one: dict[str, object]) -> None:
     earlier = MemberPackRun(members(), open_member, lambda crowd: 3)
-    for _ in range(5):
+    for _ in range(8):
         earlier.advance(0.0)
     states = earlier.states()
     resumed = [Member(m.config, m.until_epoch, states[m.config.trial_id]) for m in members()]

@@ -19,8 +19,9 @@ from trainables.certificates import Certificate
 from trainables.image_batches import epoch_augmentation, epoch_order
 from trainables.image_config import ImageClassifierConfig
 from trainables.image_device import device_images, give_stream_back, take_stream
+from trainables.image_evaluation import SplitEvaluation
 from trainables.image_models import has_dropout, initial_model, seeded, torch_seed, without_counters
-from trainables.image_steps import EagerStep, GraphStep, Step, autocast, batch_sums
+from trainables.image_steps import EagerStep, GraphStep, Step
 from trainables.optimizers import make_optimizer, set_moments
 from trainables.outcome import is_finite, outcome
 from trainables.provenance import provenance
@@ -30,8 +31,6 @@ from trainables.torch_threads import torch_threads
 from trainables.workload import Member, Report, State
 
 _POINT_FIELDS = tuple(field.name for field in fields(ImageTracePoint))
-_EVALUATED_PIXELS = 2**20
-"""Pixels of one evaluation pass: bounds its memory; it changes results by rounding only."""
 
 
 class ImageMemberRun:
@@ -51,7 +50,7 @@ class ImageMemberRun:
         self._cuda_stream: torch.cuda.Stream | None = None
 
     def advance(self, deadline: float) -> Report:
-        """Train until the deadline (at least one step) or the end."""
+        """Train and measure until the deadline (at least one step or batch) or the end."""
         with torch_threads(self._num_threads), self._stream():
             return self._advance(deadline)
 
@@ -62,9 +61,7 @@ class ImageMemberRun:
         num_steps = 1
         while not self._has_ended:
             slice_started = time.monotonic()
-            self._train_steps(num_steps)
-            if self._position >= self.config.num_train:
-                self._end_epoch()
+            self._do(num_steps)
             now = time.monotonic()
             if now >= deadline:
                 break
@@ -91,6 +88,8 @@ class ImageMemberRun:
             "buffers": _flat(self._float_buffers()),
             **moments,
             "sums": self._step.sums.cpu().numpy().copy(),
+            "evaluated": np.array([part.position for part in self._evaluations]),
+            "evaluation_sums": np.array([part.sums.tolist() for part in self._evaluations]),
             "trace": np.array([astuple(point) for point in self._trace], np.float64),
             "train_seconds": np.array(self._train_seconds),
             "engine": np.array(self._engine),
@@ -125,14 +124,15 @@ class ImageMemberRun:
             step = torch.zeros((), device=self._device if is_cuda else "cpu")
             set_moments(self._optimizer, w, step, torch.zeros_like(w), torch.zeros_like(w))
         self._step = self._make_step()
+        self._evaluations = [
+            SplitEvaluation(config, self._model, self._images, test=is_test) for is_test in (False, True)
+        ]
         state = self._given_state
         if state is not None and str(state["engine"]) == self._engine:  # another engine rounds differently
             self._restore(state)
         self._given_state = None
         self._begin_epoch()
         self.has_begun = True
-        if not self._trace:
-            self._trace.append(self._initial_point())
 
     def _make_step(self) -> Step:
         augmentation = epoch_augmentation(self.config, 0, self._device)
@@ -161,6 +161,9 @@ class ImageMemberRun:
             for moment in self._optimizer.state.values():
                 moment["step"].fill_(self._step_count)
         self._step.sums.copy_(torch.from_numpy(np.array(state["sums"])))
+        for part, position, sums in zip(self._evaluations, state["evaluated"], state["evaluation_sums"], strict=True):
+            part.position = int(position)
+            part.sums.copy_(torch.from_numpy(np.array(sums)))
         self._trace = [_point_from_row(row) for row in state["trace"]]
         self._num_reported = len(self._trace)
         self._train_seconds = float(state["train_seconds"])
@@ -180,7 +183,7 @@ class ImageMemberRun:
 
     @property
     def _has_ended(self) -> bool:
-        return self._epoch >= self._until_epoch or not is_finite(self._trace[-1])
+        return bool(self._trace) and (self._epoch >= self._until_epoch or not is_finite(self._trace[-1]))
 
     def _begin_epoch(self) -> None:
         self._order = torch.from_numpy(epoch_order(self.config, self._epoch)).to(self._device)
@@ -190,17 +193,31 @@ class ImageMemberRun:
             self._step.augmentation.mirrored.copy_(augmentation.mirrored)
             self._step.augmentation.corners.copy_(augmentation.corners)
 
-    def _train_steps(self, num_steps: int) -> None:
-        """Up to that many steps of this epoch; returns when the device has done them."""
+    def _do(self, num_steps: int) -> None:
+        """Up to that many steps, or batches of evaluation, of this epoch; returns when the device has done them.
+
+        Evaluated are the test images after each epoch, and before the first one the training images too.
+        """
+        on_train, on_test = self._evaluations
+        if not (self._trace or on_train.is_done):
+            on_train.advance(num_steps)
+        elif self._trace and self._position < self.config.num_train:
+            self._train(num_steps)
+        else:
+            on_test.advance(num_steps)
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        if on_test.is_done:
+            self._end_epoch()
+
+    def _train(self, num_steps: int) -> None:
         stop = min(self.config.num_train, self._position + num_steps * self.config.batch_size)
         for start in range(self._position, stop, self.config.batch_size):
             index_b = self._order[start : start + self.config.batch_size]
             with self._dropout_stream():
                 self._step(index_b)
             self._step_count += 1
-        self._position = min(stop, self.config.num_train)
-        if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()
+        self._position = stop
 
     def _stream(self) -> AbstractContextManager[Any]:
         """On a GPU a queue of launches of its own, so that trials side by side do not wait for each other."""
@@ -217,21 +234,22 @@ class ImageMemberRun:
         return seeded(torch_seed(self.config.seed, Purpose.DROPOUT, self._step_count), gpus)
 
     def _end_epoch(self) -> None:
-        self._epoch += 1
-        loss, wrong, wrong_top5 = (self._step.sums / self.config.num_train).tolist()
+        """Add the point of an epoch, or of the initial weights, and go on to the next."""
+        on_train, on_test = self._evaluations
+        sums = on_train.sums
+        if self._trace:
+            self._epoch += 1
+            sums = self._step.sums
+        self._trace.append(self._point(sums / self.config.num_train, on_test.sums / self.config.num_test))
         self._step.sums.zero_()
         self._position = 0
-        self._trace.append(self._point(loss, wrong, wrong_top5))
+        on_test.restart()
         if self._epoch < self.config.num_epochs:
             self._begin_epoch()
 
-    # --- measuring ---
-
-    def _initial_point(self) -> ImageTracePoint:
-        return self._point(*self._evaluate(test=False))
-
-    def _point(self, train_loss: float, train_error: float, train_top5_error: float) -> ImageTracePoint:
-        test_loss, test_error, test_top5_error = self._evaluate(test=True)
+    def _point(self, train: Tensor, test: Tensor) -> ImageTracePoint:
+        train_loss, train_error, train_top5_error = train.tolist()
+        test_loss, test_error, test_top5_error = test.tolist()
         best = (self._trace[-1].best_test_error, self._trace[-1].best_epoch) if self._trace else (test_error, 0)
         best_test_error, best_epoch = min(best, (test_error, self._epoch))
         squares = torch.stack([w.detach().double().square().sum() for w in self._parameters])
@@ -247,23 +265,6 @@ class ImageMemberRun:
             best_epoch=best_epoch,
             best_test_error=best_test_error,
         )
-
-    @torch.no_grad()
-    def _evaluate(self, *, test: bool) -> tuple[float, float, float]:
-        """Loss, top-1 and top-5 error of the weights as they are, in evaluation mode."""
-        self._model.eval()
-        num = self._images.num_test if test else self._images.num_train
-        labels = self._images.test_labels if test else self._images.labels
-        chunk = max(1, _EVALUATED_PIXELS // self.config.image_size**2)
-        sums = torch.zeros(3, dtype=torch.float64, device=self._device)
-        for start in range(0, num, chunk):
-            stop = min(start + chunk, num)
-            with autocast(self.config, self._device):
-                logits = self._model(self._images.plain_batch(start, stop, test=test))
-            sums += batch_sums(logits, labels[start:stop])
-        self._model.train()
-        loss, wrong, wrong_top5 = (sums / num).tolist()
-        return loss, wrong, wrong_top5
 
     def _result(self) -> TrialResult:
         ran_to_end = self._epoch >= self.config.num_epochs or not is_finite(self._trace[-1])
