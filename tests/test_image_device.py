@@ -14,6 +14,7 @@ from tests.images import image_folders
 from trainables.image_batches import Augmentation, DeviceImages
 from trainables.image_config import ImageClassifierConfig
 from trainables.image_data import Selection, open_images
+from trainables.image_evaluation import SplitEvaluation
 from trainables.image_models import initial_model
 from trainables.image_steps import EagerStep
 from trainables.optimizers import make_optimizer, set_moments
@@ -100,8 +101,11 @@ def test_a_step_never_leaves_the_device(fake: None, values: dict[str, Any]) -> N
     touched += [t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
     assert len(touched) > len(weights) * 2
     assert {t.device for t in touched} == {GPU}
-    logits = step.model(torch.empty(2, 3, 8, 8, dtype=weights[0].dtype, device=GPU))
-    assert logits.device == GPU
+    for is_test in (False, True):
+        evaluation = SplitEvaluation(step.config, step.model, step._images, test=is_test)
+        evaluation.advance(1)
+        assert evaluation.is_done
+        assert evaluation.sums.device == GPU
 
 
 @pytest.mark.parametrize("part", ["_mean", "labels"])

@@ -281,6 +281,23 @@ def test_measuring_may_be_cut_anywhere_and_goes_on_exactly(monkeypatch: pytest.M
         assert report.result.trace == whole.trace
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "signsgdw"])
+def test_a_rehearsed_step_leaves_no_trace(optimizer: str) -> None:
+    """A GPU's memory is measured by it before training begins."""
+    config = make_config(optimizer=optimizer, augment_flip=True)
+    step, model = our_step(config)
+    moments = [t for state in step.optimizer.state.values() for t in state.values()]
+    mutable = [*(w.detach() for w in model.parameters()), *model.buffers(), *moments]
+    before = [tensor.clone() for tensor in mutable]
+    step.rehearse(mutable)
+    assert all(torch.equal(now, then) for now, then in zip(mutable, before, strict=True))
+    assert step.sums.tolist() == [0, 0, 0]
+    assert all(w.grad is not None for w in model.parameters()), "it was a whole step"
+    step(torch.arange(config.batch_size))
+    changed = [not torch.equal(now, then) for now, then in zip(mutable, before, strict=True)]
+    assert sum(changed) > len(changed) / 2
+
+
 @pytest.mark.parametrize("batch_size", [1, 47, 48])
 def test_all_batch_sizes_train(batch_size: int) -> None:
     """From one image to all of them; 47 leaves a last batch of one."""

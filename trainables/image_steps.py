@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -77,6 +77,11 @@ class EagerStep:
             self.sums += batch_sums(logits.detach(), labels, loss.detach())
         self.optimizer.step()
 
+    def rehearse(self, mutable: Sequence[Tensor]) -> None:
+        """A step on copies of the first image, and back: a device then has the memory that training takes."""
+        with _put_back([*mutable, self.sums]):
+            self(torch.zeros(self.config.batch_size, dtype=torch.int64, device=self.device))
+
     def close(self) -> None:
         """Nothing: there is no recording."""
 
@@ -109,8 +114,7 @@ class GraphStep:
         self._graph = None
 
     def _record(self, mutable: Sequence[Tensor]) -> None:
-        before = [tensor.clone() for tensor in mutable]
-        with _recording:
+        with _recording, _put_back(mutable):
             try:
                 for _ in range(_WARM_UP_STEPS):  # allocates, and lets cuDNN choose
                     self._eager(self._index_b)
@@ -129,9 +133,17 @@ class GraphStep:
                 if "out of memory" in str(error):
                     raise torch.OutOfMemoryError(str(error)) from None
                 _logger.warning("steps are not recorded, which a small batch notices: %s", error)
-            finally:
-                for tensor, value in zip(mutable, before, strict=True):
-                    tensor.copy_(value)
+
+
+@contextmanager
+def _put_back(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Afterwards the tensors have the values again that they had before."""
+    before = [tensor.clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, value in zip(tensors, before, strict=True):
+            tensor.copy_(value)
 
 
 def autocast(config: ImageClassifierConfig, device: torch.device) -> AbstractContextManager[Any]:

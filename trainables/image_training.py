@@ -140,6 +140,9 @@ class ImageMemberRun:
         # A recording of micro-batches would be as long as they are many, and they are launched fast enough.
         if self._engine == "graph-cuda" and not self._has_dropout and self.config.micro_batch_size is None:
             return GraphStep(step, self._mutable())
+        if self._device.type == "cuda":  # measuring comes first, and says little of how many members there is room for
+            with self._dropout_stream():
+                step.rehearse(self._mutable())
         return step
 
     def _mutable(self) -> list[Tensor]:
