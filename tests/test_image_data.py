@@ -90,12 +90,17 @@ def file_of(pixels: Pixels, kind: str = "PNG") -> bytes:
 
 
 def write_parquet(
-    path: Path, contents: Sequence[bytes | None], labels: Labels, image: str = "img", label: str = "label"
+    path: Path,
+    contents: Sequence[bytes | None],
+    labels: Labels,
+    image: str = "img",
+    label: str = "label",
+    row_group_size: int | None = None,
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)  # a table that is still mapped keeps the old file
     cells = [{"bytes": content, "path": None} for content in contents]
-    pq.write_table(pa.table({image: cells, label: pa.array(labels)}), path)
+    pq.write_table(pa.table({image: cells, label: pa.array(labels)}), path, row_group_size=row_group_size)
 
 
 def parquet_set(folder: Path, train: Pixels, train_labels: Labels, test: Pixels, test_labels: Labels) -> None:
@@ -309,6 +314,34 @@ def test_parquet_gives_the_pixels_and_labels_as_written(
     assert np.array_equal(held.test_images, noise(20, seed=1))
     assert np.array_equal(held.test_labels, labels[:20])
     assert held.manifest.class_names == ()
+
+
+@pytest.mark.parametrize("row_group_size", [1, 3, 7, 100])
+def test_row_groups_and_shards_of_any_size_are_one_split(data: Path, row_group_size: int) -> None:
+    labels = np.random.default_rng(5).permutation(in_turn(40))
+    contents = [file_of(image) for image in noise(40)]
+    for shard, rows in enumerate((slice(0, 11), slice(11, 11), slice(11, 40))):
+        path = data / "own" / f"train-{shard}.parquet"
+        write_parquet(path, contents[rows], labels[rows], row_group_size=row_group_size)
+    write_parquet(data / "own" / "test.parquet", contents[:8], in_turn(8))
+    held = opened(Selection("own"))
+    assert np.array_equal(held.train_images, noise(40))
+    assert np.array_equal(held.train_labels, labels)
+    few = opened(Selection("own", num_train=8))
+    chosen = [int(np.flatnonzero((noise(40) == image).all((1, 2, 3)))[0]) for image in few.train_images]
+    assert labels[chosen].tolist() == few.train_labels.tolist()
+
+
+def test_parquet_larger_than_memory_is_read_some_rows_at_a_time(data: Path) -> None:
+    """The hub's ImageNet is 140 GB."""
+    contents = [file_of(image) for image in noise(400, 128, 128)]
+    write_parquet(data / "own" / "train.parquet", contents, in_turn(400), row_group_size=20)
+    write_parquet(data / "own" / "test.parquet", contents[:4], in_turn(4))
+    program = "import pyarrow; manifest(Selection('own')); print(pyarrow.default_memory_pool().max_memory())"
+    peak = int(other_process(program).communicate(timeout=60)[0])
+    whole = sum(map(len, contents))
+    assert whole > 15e6
+    assert peak < whole / 3
 
 
 def test_a_hub_test_split_without_labels_gives_way_to_the_validation_split(data: Path) -> None:

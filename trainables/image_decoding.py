@@ -14,6 +14,8 @@ from trainables.streams import Purpose, stream
 
 _PIXELS_AT_ONCE = 1024 * 32 * 32
 """Pixels that are converted to integers of 8 bytes at once."""
+_IMAGES_AT_ONCE = 4096
+"""Images that are waiting for a thread: a million of them would need gigabytes for that alone."""
 _RESIZE_MARGIN = 8 / 7
 """Larger images are resized to this times the wanted size before the centre is cut out, as 256 is to 224."""
 
@@ -72,8 +74,9 @@ def decode(name: str, split: Split, chosen: npt.NDArray[np.int64], images: Pixel
         images[position] = pixels
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for _ in threads.map(fill, range(len(chosen))):
-            pass
+        for start in range(0, len(chosen), _IMAGES_AT_ONCE):
+            for _ in threads.map(fill, range(start, min(start + _IMAGES_AT_ONCE, len(chosen)))):
+                pass
 
 
 def _sized(pixels: Pixels, size: int) -> Pixels:

@@ -30,7 +30,6 @@ CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python
 FASHION_FOLDER = "FashionMNIST"
 IDX_FILES = tuple(f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 TRAIN_NAMES, TEST_NAMES = ("train",), ("test", "val", "validation", "valid")
-_IMAGE_COLUMNS, _LABEL_COLUMNS = ("img", "image"), ("label", "fine_label", "labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,30 +165,16 @@ def _open_parquet(found: Files) -> Source:
 
 
 def _parquet_split(found: Files, names: Sequence[str]) -> Split:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from trainables.image_parquet import Shards
 
     files = parquet_files(found.folder, names)
     if not files:
         raise DataError(f"{found.folder} has no {' or '.join(f'{name}*.parquet' for name in names)}")
-    shards = f"{files[0]}{f' and the {len(files) - 1} after it' if len(files) > 1 else ''}"
-    table = pa.concat_tables([pq.read_table(file, memory_map=True) for file in files])
-    images = table[_column(table.column_names, _IMAGE_COLUMNS, files[0])]
-    labels = table[_column(table.column_names, _LABEL_COLUMNS, files[0])].to_numpy().astype(np.int64)
-
-    def content(index: int) -> bytes:
-        cell = images[index].as_py()
-        return bytes(cell["bytes"] if isinstance(cell, dict) else cell)
-
-    is_grey = len(labels) > 0 and _is_grey(content(0))
-    return Split(labels, lambda i: _decoded(lambda: content(i), f"row {i} of {shards}", is_grey=is_grey))
-
-
-def _column(given: Sequence[str], wanted: Sequence[str], file: Path) -> str:
-    for name in wanted:
-        if name in given:
-            return name
-    raise DataError(f"{file} has no column {' or '.join(wanted)} (columns: {', '.join(given)})")
+    shards = Shards(files)
+    is_grey = len(shards.labels) > 0 and _is_grey(shards.content(0))
+    return Split(
+        shards.labels, lambda i: _decoded(lambda: shards.content(i), f"row {i} of {shards.named}", is_grey=is_grey)
+    )
 
 
 def _open_folders(found: Files) -> Source:
