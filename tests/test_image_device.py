@@ -14,6 +14,7 @@ from tests.images import image_folders
 from trainables.image_batches import Augmentation, DeviceImages
 from trainables.image_config import ImageClassifierConfig
 from trainables.image_data import Selection, open_images
+from trainables.image_device import home
 from trainables.image_evaluation import SplitEvaluation
 from trainables.image_models import initial_model
 from trainables.image_steps import EagerStep
@@ -60,13 +61,18 @@ def moved(model: nn.Module) -> nn.Module:
     return model
 
 
-def step_of(**values: Any) -> tuple[EagerStep, torch.optim.Optimizer]:
+def config_of(**values: Any) -> ImageClassifierConfig:
     base: dict[str, Any] = {"workload": "image_classifier", "dataset": "tiny8", "architecture": "resnet8"}
     base |= {"optimizer": "adam", "weight_decay": 1e-3, "batch_size": BATCH, "seed": 0, "num_epochs": 1}
     config = config_from_values({**base, **values})
     assert isinstance(config, ImageClassifierConfig)
+    return config
+
+
+def step_of(lie_on: torch.device = GPU, **values: Any) -> tuple[EagerStep, torch.optim.Optimizer]:
+    config = config_of(**values)
     data = open_images(Selection(config.dataset, config.num_train, config.num_test), config.dataset_digest)
-    on_gpu = DeviceImages(data, GPU, torch.float32)
+    on_gpu = DeviceImages(data, GPU, torch.float32, lie_on)
     model = moved(initial_model(config))
     weights.extend(model.parameters())
     variant = {"fused": True, "capturable": True} if config.bias_correction else {}
@@ -101,17 +107,45 @@ def test_a_step_never_leaves_the_device(fake: None, values: dict[str, Any]) -> N
     touched += [t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
     assert len(touched) > len(weights) * 2
     assert {t.device for t in touched} == {GPU}
-    for is_test in (False, True):
-        evaluation = SplitEvaluation(step.config, step.model, step._images, test=is_test)
-        evaluation.advance(1)
-        assert evaluation.is_done
-        assert evaluation.sums.device == GPU
+    assert evaluated_on(step) == [GPU, GPU]
+
+
+def evaluated_on(step: EagerStep) -> list[torch.device]:
+    parts = [SplitEvaluation(step.config, step.model, step.images, test=is_test) for is_test in (False, True)]
+    for part in parts:
+        part.advance(1)
+        assert part.is_done
+    return [part.sums.device for part in parts]
+
+
+@pytest.mark.parametrize("values", [{}, {"augment_crop": 2}, {"micro_batch_size": 3}], ids=str)
+def test_images_in_the_hosts_memory_are_copied_batch_by_batch(fake: None, values: dict[str, Any]) -> None:
+    on_host = torch.device("cpu")
+    step, _ = step_of(on_host, **values)
+    assert step.images.num_bytes == (48 + 24) * 8, "only the labels are on the GPU"
+    index_b = torch.empty(BATCH, dtype=torch.int64, device=on_host)
+    assert step.images.stored(index_b).device == GPU
+    step(index_b)
+    assert {step.sums.device, *(w.device for w in weights)} == {GPU}
+    assert evaluated_on(step) == [GPU, GPU]
+
+
+@pytest.mark.parametrize(("free", "lies_on"), [(30_000, GPU), (20_000, torch.device("cpu"))])
+def test_images_that_would_fill_a_gpu_stay_on_the_host(
+    free: int, lies_on: torch.device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free, free))
+    config = config_of()
+    data = open_images(Selection(config.dataset, config.num_train, config.num_test), config.dataset_digest)
+    assert data.train_images.nbytes + data.test_images.nbytes == (48 + 24) * 8 * 8 * 3
+    assert home(data, GPU) == lies_on
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == (["tiny8"] if lies_on != GPU else [])
 
 
 @pytest.mark.parametrize("part", ["_mean", "labels"])
 def test_a_part_that_was_left_behind_is_found(fake: None, part: str) -> None:
     """The fake device does tell."""
     step, _ = step_of()
-    setattr(step._images, part, getattr(step._images, part).to("cpu"))
+    setattr(step.images, part, getattr(step.images, part).to("cpu"))
     with pytest.raises(RuntimeError, match="device"):
         step(torch.empty(BATCH, dtype=torch.int64, device=GPU))

@@ -281,6 +281,17 @@ def test_measuring_may_be_cut_anywhere_and_goes_on_exactly(monkeypatch: pytest.M
         assert report.result.trace == whole.trace
 
 
+def test_what_a_graph_records_is_the_step() -> None:
+    """Images that were gathered before it, all in one pass."""
+    config = make_config(augment_crop=2)
+    (called, model), (recorded, other) = our_step(config), our_step(config)
+    for index_b in batches(config, 3):
+        called(index_b)
+        recorded.train_whole(recorded.images.stored(index_b), index_b)
+    assert torch.equal(called.sums, recorded.sums)
+    assert all(torch.equal(w, v) for w, v in zip(model.parameters(), other.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "signsgdw"])
 def test_a_rehearsed_step_leaves_no_trace(optimizer: str) -> None:
     """A GPU's memory is measured by it before training begins."""
@@ -351,7 +362,9 @@ def test_under_batch_norm_each_micro_batch_has_its_own_statistics() -> None:
     on_device = DeviceImages(data_of(config), CPU, torch.float32)
     losses = []
     for part in index_b.split(10):
-        loss = cross_entropy(reference(on_device.train_batch(part, None, 0)), on_device.labels[part])
+        loss = cross_entropy(
+            reference(on_device.train_batch(on_device.stored(part), part, None, 0)), on_device.labels[part]
+        )
         losses.append(loss.item() * len(part) / 24)
     assert float(step.sums[0]) / 24 == pytest.approx(sum(losses), rel=1e-5)
     for ours, wanted in zip(model.buffers(), reference.buffers(), strict=True):
@@ -366,11 +379,11 @@ def test_augmented_images_are_mirrored_crops_and_the_same_for_a_pair() -> None:
     pair = make_config(16, augment_flip=True, augment_crop=2, optimizer="adamw")
     on_device = DeviceImages(data_of(config), CPU, torch.float32)
     everything = torch.arange(config.num_train)
-    plain = on_device.train_batch(everything, None, 0)
+    plain = on_device.train_batch(on_device.stored(everything), everything, None, 0)
     drawn = {}
     for epoch in (0, 1):
         draws = [epoch_augmentation(c, epoch, CPU) for c in (config, pair)]
-        augmented = [on_device.train_batch(everything, draw, 2) for draw in draws]
+        augmented = [on_device.train_batch(on_device.stored(everything), everything, draw, 2) for draw in draws]
         assert torch.equal(*augmented)
         assert draws[0] is not None
         padded = black_images(config, len(plain), 20)
@@ -383,7 +396,7 @@ def test_augmented_images_are_mirrored_crops_and_the_same_for_a_pair() -> None:
         drawn[epoch] = augmented[0]
     assert not torch.equal(drawn[0], drawn[1])
     other = epoch_augmentation(make_config(16, augment_flip=True, augment_crop=2, seed=4), 0, CPU)
-    assert not torch.equal(on_device.train_batch(everything, other, 2), drawn[0])
+    assert not torch.equal(on_device.train_batch(on_device.stored(everything), everything, other, 2), drawn[0])
 
 
 def black_images(config: ImageClassifierConfig, num: int, size: int) -> Tensor:
@@ -395,12 +408,12 @@ def test_flips_alone_mirror_and_crops_alone_move() -> None:
     everything = torch.arange(48)
     flips, crops = make_config(augment_flip=True), make_config(augment_crop=3)
     on_device = DeviceImages(data_of(flips), CPU, torch.float32)
-    plain = on_device.train_batch(everything, None, 0)
+    plain = on_device.train_batch(on_device.stored(everything), everything, None, 0)
     flip, crop = (epoch_augmentation(config, 0, CPU) for config in (flips, crops))
     assert flip is not None
     assert crop is not None
     wanted = torch.where(flip.mirrored[:, None, None, None], plain.flip(-1), plain)
-    assert torch.equal(on_device.train_batch(everything, flip, 0), wanted)
+    assert torch.equal(on_device.train_batch(on_device.stored(everything), everything, flip, 0), wanted)
     assert not crop.mirrored.any()
     assert crop.corners.unique().tolist() == list(range(7))
 
@@ -413,7 +426,7 @@ def test_without_augmentation_images_are_as_they_are() -> None:
     shuffled = torch.from_numpy(epoch_order(config, 0))
     pixels = torch.from_numpy(np.array(data.train_images)).permute(0, 3, 1, 2) / 255
     wanted = torchvision.transforms.Normalize(data.manifest.mean, data.manifest.std)(pixels)
-    assert torch.equal(on_device.train_batch(shuffled, None, 0), wanted[shuffled])
+    assert torch.equal(on_device.train_batch(on_device.stored(shuffled), shuffled, None, 0), wanted[shuffled])
     assert torch.equal(on_device.plain_batch(0, 48, test=False), wanted)
 
 

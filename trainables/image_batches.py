@@ -1,4 +1,4 @@
-"""Batches made on the device where the images lie: gathered, augmented, normalized. Nothing is copied in training.
+"""Batches made on a device: gathered where the images lie, on the device too if it holds them; augmented, normalized.
 
 Shapes: N images, B of a batch, C channels, H = W pixels. Stored images are (N, H, W, C), which gathered and permuted is
 torch's channels_last layout.
@@ -27,34 +27,44 @@ class Augmentation:
 
 
 class DeviceImages:
-    """Training and test images on a device, as float batches; shared by all members of a process that use them."""
+    """Training and test images as float batches on a device; shared by all members of a process that use them.
 
-    def __init__(self, data: ImageData, device: torch.device, dtype: torch.dtype) -> None:
+    They lie on `home`: the device, or the host where they are too many for it. Indices of images are given there.
+    """
+
+    def __init__(
+        self, data: ImageData, device: torch.device, dtype: torch.dtype, home: torch.device | None = None
+    ) -> None:
+        self.device, self.home = device, device if home is None else home
         self.num_train, self.num_test = len(data.train_labels), len(data.test_labels)
         self.labels = torch.from_numpy(data.train_labels).to(device)
         self.test_labels = torch.from_numpy(data.test_labels).to(device)
-        self._images = torch.from_numpy(data.train_images).to(device)
-        self._test_images = torch.from_numpy(data.test_images).to(device)
+        self._images = torch.from_numpy(data.train_images).to(self.home)
+        self._test_images = torch.from_numpy(data.test_images).to(self.home)
         moments = (data.manifest.mean, data.manifest.std)
         self._mean, self._std = (torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in moments)
         self._dtype = dtype
-        self.device = device
 
     @property
     def num_bytes(self) -> int:
         """Memory of the device that the images take."""
-        return sum(t.nbytes for t in (self._images, self._test_images, self.labels, self.test_labels))
+        tensors = (self._images, self._test_images, self.labels, self.test_labels)
+        return sum(t.nbytes for t in tensors if t.device == self.device)
 
-    def train_batch(self, index_b: Tensor, augmentation: Augmentation | None, padding: int) -> Tensor:
-        """Training images (B, C, H, W) in the order of their indices."""
-        images = self._images[index_b]
+    def stored(self, index_b: Tensor) -> Tensor:
+        """Training images as they are stored (B, H, W, C), on the device."""
+        return self._images[index_b].to(self.device)
+
+    def train_batch(self, stored_b: Tensor, index_b: Tensor, augmentation: Augmentation | None, padding: int) -> Tensor:
+        """Stored training images, augmented by their indices (on the device) and normalized (B, C, H, W)."""
         if augmentation is not None:
-            images = _augmented(images, augmentation.mirrored[index_b], augmentation.corners[index_b], padding)
-        return self._normalized(images)
+            mirrored_b, corners_b2 = augmentation.mirrored[index_b], augmentation.corners[index_b]
+            stored_b = _augmented(stored_b, mirrored_b, corners_b2, padding)
+        return self._normalized(stored_b)
 
     def plain_batch(self, start: int, stop: int, *, test: bool) -> Tensor:
         """Images `start` to `stop - 1` of the test or the training set (B, C, H, W), as they are."""
-        return self._normalized((self._test_images if test else self._images)[start:stop])
+        return self._normalized((self._test_images if test else self._images)[start:stop].to(self.device))
 
     def _normalized(self, images_bhwc: Tensor) -> Tensor:
         # To the bit what torchvision's ToTensor and Normalize give: Adam makes a large difference of the smallest.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +14,15 @@ import torch
 from trainables.errors import ConfigError
 from trainables.image_batches import DeviceImages
 from trainables.image_config import ImageClassifierConfig
-from trainables.image_data import Selection, open_images
+from trainables.image_data import ImageData, Selection, open_images
 
 _USED_SHARE = 0.8
 """Of a GPU's free memory; the rest is left to fragmentation and to what cuDNN asks for meanwhile."""
 
+_IMAGES_SHARE = 0.5
+"""Of a GPU's free memory: what its images may take."""
+
+_logger = logging.getLogger(__name__)
 _resident: WeakSet[DeviceImages] = WeakSet()
 _free_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
 """Streams of members that ended: torch deals out 32 of them in turn, and live members must not share one."""
@@ -82,6 +87,19 @@ def device_images(config: ImageClassifierConfig, device: torch.device) -> Device
 
 @lru_cache(maxsize=4)
 def _device_images(selection: Selection, digest: str, device: torch.device, dtype: torch.dtype) -> DeviceImages:
-    images = DeviceImages(open_images(selection, digest), device, dtype)
+    data = open_images(selection, digest)
+    images = DeviceImages(data, device, dtype, home(data, device))
     _resident.add(images)
     return images
+
+
+def home(data: ImageData, device: torch.device) -> torch.device:
+    """Where the images are to lie: the device, or the host if they would take too much of what is free on it."""
+    if device.type != "cuda":
+        return device
+    needed, free = data.train_images.nbytes + data.test_images.nbytes, torch.cuda.mem_get_info(device)[0]
+    if needed <= _IMAGES_SHARE * free:
+        return device
+    text = "%s: the images (%.1f GB) stay in the host's memory, %.1f GB are free on the GPU; each batch is copied"
+    _logger.warning(text, data.manifest.dataset, needed / 1e9, free / 1e9)
+    return torch.device("cpu")

@@ -35,7 +35,7 @@ class Step(Protocol):
     augmentation: Augmentation | None
 
     def __call__(self, index_b: Tensor) -> None:
-        """Train the images with these indices."""
+        """Train the images with these indices, which lie where the images do."""
         ...
 
     def close(self) -> None:
@@ -57,30 +57,38 @@ class EagerStep:
     ) -> None:
         self.engine = f"eager-{device.type}"
         self.config, self.model, self.optimizer, self.augmentation = config, model, optimizer, augmentation
-        self.device = device
-        self._images = images
+        self.device, self.images = device, images
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
 
     def __call__(self, index_b: Tensor) -> None:
-        """Train the images with these indices."""
+        """Train the images with these indices, some at a time where the config says so."""
         self.optimizer.zero_grad(set_to_none=True)
         for part in torch.split(index_b, self.config.micro_batch_size or len(index_b)):
-            images = self._images.train_batch(part, self.augmentation, self.config.augment_crop)
-            with autocast(self.config, self.device):
-                logits = self.model(images)
-            labels = self._images.labels[part]
-            loss = cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
-            share = loss if len(part) == len(index_b) else loss * (len(part) / len(index_b))
-            # In this thread: torch has one for all backward passes of a device, and members would queue in it.
-            with torch.autograd.set_multithreading_enabled(False):
-                share.backward()  # type: ignore[no-untyped-call]
-            self.sums += batch_sums(logits.detach(), labels, loss.detach())
+            self._backward(self.images.stored(part), part.to(self.device), len(part) / len(index_b))
         self.optimizer.step()
+
+    def train_whole(self, stored_b: Tensor, index_b: Tensor) -> None:
+        """Train these stored images in one pass; all tensors are on the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._backward(stored_b, index_b, 1.0)
+        self.optimizer.step()
+
+    def _backward(self, stored_b: Tensor, index_b: Tensor, share: float) -> None:
+        """Add the gradients of `share` times the mean loss of these images, and their sums."""
+        images = self.images.train_batch(stored_b, index_b, self.augmentation, self.config.augment_crop)
+        with autocast(self.config, self.device):
+            logits = self.model(images)
+        labels = self.images.labels[index_b]
+        loss = cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+        # In this thread: torch has one for all backward passes of a device, and members would queue in it.
+        with torch.autograd.set_multithreading_enabled(False):
+            (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
+        self.sums += batch_sums(logits.detach(), labels, loss.detach())
 
     def rehearse(self, mutable: Sequence[Tensor]) -> None:
         """A step on copies of the first image, and back: a device then has the memory that training takes."""
         with _put_back([*mutable, self.sums]):
-            self(torch.zeros(self.config.batch_size, dtype=torch.int64, device=self.device))
+            self(torch.zeros(self.config.batch_size, dtype=torch.int64, device=self.images.home))
 
     def close(self) -> None:
         """Nothing: there is no recording."""
@@ -97,15 +105,24 @@ class GraphStep:
         self._graph: torch.cuda.CUDAGraph | None = None
         self.engine, self.sums, self.augmentation = eager.engine, eager.sums, eager.augmentation
         self._index_b = torch.zeros(eager.config.batch_size, dtype=torch.int64, device=eager.device)
+        images = eager.images
+        self._stored_b = None if images.home == images.device else images.stored(self._index_b.to(images.home))
         self._record([*mutable, self.sums])
 
     def __call__(self, index_b: Tensor) -> None:
-        """Train the images with these indices."""
+        """Train the images with these indices, which lie where the images do."""
         if self._graph is None or len(index_b) != len(self._index_b):
             self._eager(index_b)
             return
         self._index_b.copy_(index_b)
+        if self._stored_b is not None:
+            self._stored_b.copy_(self._eager.images.stored(index_b))
         self._graph.replay()
+
+    def _train(self) -> None:
+        """What is recorded; images that lie on the device are gathered in it."""
+        stored_b = self._eager.images.stored(self._index_b) if self._stored_b is None else self._stored_b
+        self._eager.train_whole(stored_b, self._index_b)
 
     def close(self) -> None:
         """Free the recording and the memory of its tensors."""
@@ -117,7 +134,7 @@ class GraphStep:
         with _recording, _put_back(mutable):
             try:
                 for _ in range(_WARM_UP_STEPS):  # allocates, and lets cuDNN choose
-                    self._eager(self._index_b)
+                    self._train()
                 own = torch.cuda.current_stream(self._eager.device)
                 own.synchronize()
                 graph = torch.cuda.CUDAGraph()
@@ -125,7 +142,7 @@ class GraphStep:
                 # On the member's own stream: graphs recorded on one stream share cuBLAS's scratch memory, which goes
                 # with the first of them (pytorch#193402).
                 with torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
-                    self._eager(self._index_b)
+                    self._train()
                 self._graph, self.engine = graph, "graph-cuda"
             except torch.OutOfMemoryError:
                 raise

@@ -189,7 +189,7 @@ class ImageMemberRun:
         return bool(self._trace) and (self._epoch >= self._until_epoch or not is_finite(self._trace[-1]))
 
     def _begin_epoch(self) -> None:
-        self._order = torch.from_numpy(epoch_order(self.config, self._epoch)).to(self._device)
+        self._order = torch.from_numpy(epoch_order(self.config, self._epoch)).to(self._images.home)
         augmentation = epoch_augmentation(self.config, self._epoch, self._device)
         if augmentation is not None:
             assert self._step.augmentation is not None
