@@ -120,6 +120,8 @@ def ours(configs: list[ImageClassifierConfig], device: str) -> Callable[[float],
     run = workload("image_classifier").open(members, device, num_threads=CORES)
     for _ in range(3):  # the first member begins alone, then as many as fit beside it
         run.advance(1.0)
+    while not all(int(state["step"]) for state in run.states().values()):  # initial weights are measured first
+        run.advance(1.0)
 
     def timed(seconds: float) -> float:
         set_tf32(False)
