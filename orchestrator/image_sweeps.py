@@ -8,9 +8,9 @@ from typing import Any
 from orchestrator.errors import DataError, SweepError, unknown_name
 from search_spaces import paper
 from trainables.image_config import Architecture
-from trainables.image_data import Selection, cache_root, data_root, manifest, verify
+from trainables.image_data import Selection, cache_root, data_root, manifest, missing, verify
 from trainables.image_sources import download as fetch_images
-from trainables.image_sources import known_names
+from trainables.image_sources import find_images, known_names
 
 IMAGES = "image_classifier"
 _IMAGENET = "imagenet"
@@ -27,7 +27,7 @@ def image_base(workload: str) -> dict[str, Any]:
 
 def is_imagenet(workload: str) -> bool:
     """Whether the paper's ImageNet experiments apply, and errors are top-5 errors."""
-    return workload.startswith(f"{_IMAGENET}_")
+    return workload.rpartition("_")[0] == _IMAGENET
 
 
 def known_workloads() -> list[str]:
@@ -41,6 +41,8 @@ def check_images(name: str, sets: Sequence[str], *, download: bool) -> str:
     if download:
         fetch_images(name, data_root())
     fields = dict(selected_images(sets))
+    if find_images(name, data_root()) is None:
+        raise DataError(missing(name, data_root()))
     held = manifest(Selection(name, **fields))
     if not verify(held):
         raise DataError(f"the decoded images of {name!r} are damaged: delete {cache_root() / name}, and run this again")
@@ -58,6 +60,6 @@ def selected_images(sets: Sequence[str]) -> Iterator[tuple[str, int]]:
         field, equals, value = text.partition("=")
         if field not in known:
             raise SweepError(unknown_name("field", field, known))
-        if not equals or not value.isdigit():
+        if not equals or not (value.isascii() and value.isdecimal()):
             raise SweepError(f"a setting is field=number, got {text!r}")
         yield field, int(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,6 +35,19 @@ class _SweepIsRun(TyperGroup):
                 raise UserError(unknown_name("sweep or command", args[0], {*load_sweeps(), *self.commands}))
             args = ["run", *args]
         return super().resolve_command(ctx, args)
+
+
+def _typed_folder_is_there(context: typer.Context, data: str | None) -> str | None:
+    """One from the environment of a cluster's driver need not be: images may lie on the workers alone."""
+    source = context.get_parameter_source("data")
+    if (
+        data is not None
+        and source is not None
+        and source.name == "COMMANDLINE"
+        and not Path(data).expanduser().is_dir()
+    ):
+        raise DataError(f"--data names the folder of image data sets, got {data!r}, which is no folder")
+    return data
 
 
 app = typer.Typer(
@@ -63,7 +77,12 @@ Workload = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option(envvar="LAMBDA_ATLAS_DATA", help="folder of image data sets (default: data)", metavar="FOLDER"),
+    typer.Option(
+        envvar="LAMBDA_ATLAS_DATA",
+        help="folder of image data sets (default: data)",
+        metavar="FOLDER",
+        callback=_typed_folder_is_there,
+    ),
 ]
 Module = Annotated[str | None, typer.Option(help="a Python module that registers sweeps of your own")]
 MaxTrials = Annotated[int | None, typer.Option(min=1, help="run at most this many of the missing trials")]

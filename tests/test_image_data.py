@@ -284,7 +284,7 @@ def test_a_truncated_idx_file_is_refused(data: Path, file: str, packed: bool) ->
     os.truncate(path, path.stat().st_size - 3)
     text = refused(Selection("own"))
     assert f"the images of 'own' in {data / 'own'} cannot be read (" in text
-    assert "replace the damaged files" in text
+    assert "complete or replace the files" in text
     assert cached("own") == []
 
 
@@ -343,6 +343,54 @@ def test_parquet_larger_than_memory_is_read_some_rows_at_a_time(data: Path) -> N
     whole = sum(map(len, contents))
     assert whole > 15e6
     assert peak < whole / 3
+
+
+@pytest.mark.parametrize("place", ["plain_text", "cifar100"])
+def test_shards_in_the_folder_of_a_hub_configuration_are_found(data: Path, place: str) -> None:
+    """As the hub keeps CIFAR: NAME/plain_text/train-00000-of-00001.parquet, with hidden folders of its client."""
+    parquet_set(data / "own" / place, noise(40), in_turn(40), noise(20, seed=1), in_turn(20))
+    (data / "own" / ".cache").mkdir()
+    assert np.array_equal(opened(Selection("own")).train_images, noise(40))
+    parquet_set(data / "own" / "other", noise(8), in_turn(8), noise(8), in_turn(8))
+    forget()
+    line = f"{data / 'own'} has Parquet files in several folders ("
+    assert line in refused(Selection("own"))
+    parquet_set(data / "own" / "data", noise(16), in_turn(16), noise(8), in_turn(8))
+    assert len(opened(Selection("own")).train_images) == 16, "`data` is the usual place"
+    parquet_set(data / "own", noise(12), in_turn(12), noise(8), in_turn(8))
+    forget()
+    assert len(opened(Selection("own")).train_images) == 12, "shards of two places are not mixed"
+
+
+@pytest.mark.parametrize(
+    ("labels", "given"),
+    [
+        ([0.0, 1.7] * 4, "double"),
+        (["cat", "dog"] * 4, "string"),
+        ([0, 1, None, 1] * 2, "2 without a label"),
+    ],
+)
+def test_labels_of_another_kind_are_refused(data: Path, labels: list[object], given: str) -> None:
+    small_set(data)
+    cells = [{"bytes": file_of(image), "path": None} for image in noise(8)]
+    path = data / "own" / "train.parquet"
+    path.unlink()
+    pq.write_table(pa.table({"img": cells, "label": pa.array(labels)}), path)
+    text = f"column label of {path} has to number the classes of all images from 0, got {given}"
+    assert refused(Selection("own")) == text
+
+
+def test_truth_values_number_two_classes(data: Path) -> None:
+    contents = [file_of(image) for image in noise(8)]
+    for split in ("train", "test"):
+        write_parquet(data / "own" / f"{split}.parquet", contents, np.array([True, False] * 4))
+    assert opened(Selection("own")).train_labels.tolist() == [1, 0] * 4
+
+
+def test_a_folder_that_cannot_be_looked_at_is_one_line(data: Path) -> None:
+    name = "x" * 300
+    line = f"images of {name!r} cannot be read ({data / name / 'cifar-10-batches-py'}: File name too long)"
+    assert refused(Selection(name)) == line
 
 
 def test_a_hub_test_split_without_labels_gives_way_to_the_validation_split(data: Path) -> None:
@@ -440,9 +488,7 @@ def test_images_of_many_sizes_need_an_image_size(data: Path) -> None:
     imagenet_tree(data / "photos", SIZES, smooth)
     assert refused(Selection("photos")) == "images of 'photos' are 75x50: give them an image_size"
     imagenet_tree(data / "mixed", [(40, 40), (50, 50)], smooth)
-    assert refused(Selection("mixed")) == (
-        "image 1 of 'mixed' is 50x50x3, the first one 40x40x3: give them an image_size"
-    )
+    assert refused(Selection("mixed")) == ("image 1 of 'mixed' is 50x50, the first one 40x40: give them an image_size")
     assert cached("photos") == cached("mixed") == []
 
 
@@ -655,6 +701,25 @@ def test_an_image_that_is_written_over_in_place_is_seen(data: Path, place: str) 
     assert manifest(Selection("own")).digest != before.digest
 
 
+def test_splits_that_change_places_are_seen(data: Path) -> None:
+    write_tree(data / "own" / "train", [file_of(image) for image in noise(8)], in_turn(8))
+    write_tree(data / "own" / "val", [file_of(image) for image in noise(8, seed=1)], in_turn(8))
+    before = manifest(Selection("own"))
+    (data / "own" / "val").rename(data / "own" / "other")
+    (data / "own" / "train").rename(data / "own" / "val")
+    (data / "own" / "other").rename(data / "own" / "train")
+    forget()
+    assert manifest(Selection("own")).digest != before.digest
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", ".cache"])
+def test_hidden_folders_are_no_classes(data: Path, name: str) -> None:
+    for split in ("train", "test"):
+        write_tree(data / "own" / split, [file_of(image) for image in noise(8)], in_turn(8))
+    (data / "own" / "train" / name).mkdir()
+    assert manifest(Selection("own")).num_classes == 4
+
+
 def test_a_new_file_in_a_class_folder_is_seen(data: Path) -> None:
     write_tree(data / "own" / "train", [file_of(image) for image in noise(8)], in_turn(8))
     write_tree(data / "own" / "test", [file_of(image) for image in noise(8)], in_turn(8))
@@ -844,7 +909,7 @@ def test_one_image_of_another_shape_is_named(data: Path) -> None:
     contents[5] = file_of(noise(1, 8, 10)[0])
     write_parquet(data / "own" / "train.parquet", contents, in_turn(40))
     write_parquet(data / "own" / "test.parquet", contents[8:16], in_turn(8))
-    assert refused(Selection("own")) == "image 5 of 'own' is 8x10x3, the first one 8x8x3: give them an image_size"
+    assert refused(Selection("own")) == "image 5 of 'own' is 10x8, the first one 8x8: give them an image_size"
     assert cached("own") == []
     assert manifest(Selection("own", image_size=8)).image_size == 8
 
@@ -866,11 +931,18 @@ def test_a_torn_or_foreign_image_in_parquet_is_named(data: Path, content: bytes 
     assert cached("own") == []
 
 
-def test_a_coloured_image_among_grey_ones_is_named(data: Path) -> None:
-    parquet_set(data / "own", noise(20, channels=1), in_turn(20), noise(8, channels=1), in_turn(8))
-    contents = [file_of(image) for image in noise(20, channels=1)]
-    write_parquet(data / "own" / "train.parquet", [*contents[:19], WHOLE], in_turn(20))
-    assert "train.parquet is no usable image (it is RGB, and the first image is grey)" in refused(Selection("own"))
+@pytest.mark.parametrize("grey", [([0], []), ([3], []), ([], [0]), ([0, 1], range(8)), (range(19), range(8))], ids=str)
+def test_grey_images_among_coloured_ones_get_three_channels(data: Path, grey: tuple[Sequence[int], ...]) -> None:
+    """Wherever they are, the first one too: the hub's ImageNet has some."""
+    images = [noise(20), noise(8, seed=1)]
+    for name, split, positions in zip(("train", "test"), images, grey, strict=True):
+        for i in positions:
+            split[i] = split[i, ..., :1]
+        contents = [file_of(image[..., :1] if i in positions else image) for i, image in enumerate(split)]
+        write_parquet(data / "own" / f"{name}.parquet", contents, in_turn(len(split)))
+    held = opened(Selection("own"))
+    assert np.array_equal(held.train_images, images[0])
+    assert np.array_equal(held.test_images, images[1])
 
 
 @pytest.mark.parametrize("content", [WHOLE[: len(WHOLE) // 2], b"", b"no image", None, SIXTEEN_BIT.getvalue()])

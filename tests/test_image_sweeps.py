@@ -109,7 +109,7 @@ def test_a_sweep_of_one_workload_takes_no_other(folder: Path) -> None:
         ("--workload tiny_resnet8 --set num_train=1e6", "'tiny' has 48 training images, 1000000 are asked"),
         ("--workload tiny_vgg16 --set batch_size=16", "vgg16 needs images of 32 pixels, got 16: image_size=32"),
         ("--workload tiny_resnet8 --set architecture=resnet9", "unknown architecture 'resnet9'; did you mean"),
-        ("--workload tiny_resnet8 --set batch_size=16 --data nowhere", "unknown data set 'tiny'"),
+        ("--workload tiny_resnet8 --set batch_size=16 --data nowhere", "got 'nowhere', which is no folder"),
         ("--workload tiny_resnet8 --set batch_size=16 --device gpu", "image_classifier trains on cuda or cpu"),
         ("--workload tiny_resnet8 --set batch_size=16 --cpus-per-trial 9999", "--cpus-per-trial is at most the "),
         ("--device cuda", "two_layer_cnn trains on cpu: unknown device 'cuda'"),
@@ -131,6 +131,35 @@ def test_a_gpu_where_none_is_is_one_line(folder: Path) -> None:
     assert not (folder / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("tiny --set num_train=\u00b2", "a setting is field=number, got 'num_train=\u00b2'"),
+        ("tiny --set epochs=2", "unknown field 'epochs'"),
+        ("tiny --data nowhere", "got 'nowhere', which is no folder"),
+        ("elsewhere", "unknown data set 'elsewhere'"),
+    ],
+)
+def test_what_data_cannot_check_is_one_line(folder: Path, arguments: str, message: str) -> None:
+    done = launch_data(folder, *arguments.split())
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert message in line
+
+
+def test_data_that_has_gone_is_not_called_checked_and_a_sweep_says_what_it_uses(folder: Path) -> None:
+    """The cache suffices to train; a cluster's driver may have no images at all."""
+    make_images(folder / "data", "gone")
+    checked_data(folder, "gone")
+    (folder / "data" / "gone").rename(folder / "kept_elsewhere")
+    done = launch_data(folder, "gone")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unknown data set 'gone'" in done.stderr
+    planned = launch(folder, "plan", "grid_bsz", "--workload", "gone_resnet8", "--set", "batch_size=16")
+    assert planned.returncode == 0
+    assert planned.stderr == f"no images of 'gone' in {folder / 'data' / 'gone'}: those in the cache are used\n"
+
+
 def test_a_torn_image_is_named(folder: Path) -> None:
     make_images(folder / "data", "torn")
     part = folder / "data" / "torn" / "train.parquet"
@@ -140,7 +169,7 @@ def test_a_torn_image_is_named(folder: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "the images of 'torn'" in line
-    assert "replace the damaged files" in line
+    assert "complete or replace the files" in line
 
 
 # --- runs ---

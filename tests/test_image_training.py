@@ -319,13 +319,30 @@ def test_all_batch_sizes_train(batch_size: int) -> None:
     assert last(train(config)).train_loss == pytest.approx(mean, rel=1e-4)
 
 
-def test_one_image_over_one_pixel_has_no_batch_statistics_and_is_a_failed_row() -> None:
-    """resnet18 halves 8 pixels to 1: BatchNorm has one value per channel, GroupNorm more."""
-    one = {"architecture": "resnet18", "batch_size": 1, "num_train": 3, "num_test": 3, "num_epochs": 1}
-    result = ended(make_config(**one))
-    assert result.outcome is Outcome.FAILED
-    assert "Expected more than 1 value per channel when training" in str(result.error)
+@pytest.mark.parametrize(
+    ("num_train", "batches", "fits"),
+    [
+        (3, {"batch_size": 1}, False),
+        (3, {"batch_size": 2}, False),
+        (3, {"batch_size": 3, "micro_batch_size": 2}, False),
+        (6, {"batch_size": 4, "micro_batch_size": 3}, False),
+        (4, {"batch_size": 2}, True),
+        (8, {"batch_size": 6, "micro_batch_size": 4}, True),
+    ],
+    ids=str,
+)
+def test_batch_statistics_of_one_image_over_one_pixel_are_refused(
+    num_train: int, batches: dict[str, int], fits: bool
+) -> None:
+    """resnet18 halves 8 pixels to 1, where torch's BatchNorm needs two images; other sizes and GroupNorm do not."""
+    one = {"architecture": "resnet18", "num_train": num_train, "num_test": 3, "num_epochs": 1, **batches}
+    if fits:
+        assert train(make_config(**one)).satisfies
+    else:
+        with pytest.raises(ConfigError, match=r"^resnet18 ends in one pixel for images of 8[^\n]*$"):
+            make_config(**one)
     assert train(make_config(**one, normalization="group")).satisfies
+    assert make_config(**one, image_size=9).image_size == 9
 
 
 # --- micro-batches ---

@@ -29,6 +29,8 @@ class Architecture(StrEnum):
 
 SMALLEST_IMAGE = {Architecture.VGG16: 32}
 """Pixels that an architecture needs at least (8 unless named): VGG halves its maps five times."""
+LARGEST_ONE_PIXEL_IMAGE = 8
+"""Up to this many pixels a ResNet-18, -50 or -101 halves its maps to a single pixel."""
 
 
 class Normalization(StrEnum):
@@ -124,7 +126,25 @@ class ImageClassifierConfig(TrialConfig):
                 f"{self.architecture} needs images of {smallest} pixels, got {self.image_size}: "
                 f"image_size={smallest} pads them"
             )
+        if self.normalization is Normalization.BATCH and self._ends_in_one_value and self._smallest_pass == 1:
+            raise ValueError(
+                f"{self.architecture} ends in one pixel for images of {self.image_size}, BatchNorm needs two values: "
+                f"n={self.num_train} in batches of B={self.batch_size} leaves a pass of one image; take another "
+                f"batch_size, image_size={LARGEST_ONE_PIXEL_IMAGE + 1} or normalization=group"
+            )
         return self
+
+    @property
+    def _ends_in_one_value(self) -> bool:
+        is_resnet = self.architecture in (Architecture.RESNET18, Architecture.RESNET50, Architecture.RESNET101)
+        return is_resnet and self.image_size <= LARGEST_ONE_PIXEL_IMAGE
+
+    @property
+    def _smallest_pass(self) -> int:
+        """Images of the smallest forward pass in training."""
+        batches = (self.batch_size, self.num_train % self.batch_size or self.batch_size)
+        micro = self.micro_batch_size or self.batch_size
+        return min(batch % micro or micro for batch in batches)
 
     @property
     def steps_per_epoch(self) -> int:

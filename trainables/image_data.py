@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -23,12 +24,14 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from trainables.errors import DataError, unknown_name
-from trainables.image_decoding import channel_statistics, choose, count_classes, decode
-from trainables.image_readers import Pixels
+from trainables.image_decoding import ColourAmongGreyError, channel_statistics, choose, count_classes, decode
+from trainables.image_readers import PUBLISHED, Pixels
 from trainables.image_sources import Found, find_images, known_names
 
 DATA_VARIABLE, CACHE_VARIABLE = "LAMBDA_ATLAS_DATA", "LAMBDA_ATLAS_CACHE"
 """Environment variables: the folder of data sets (default `data`), and the folder of decoded images."""
+
+_logger = logging.getLogger(__name__)
 
 _FORMAT = 1
 _CHUNK = 4096
@@ -114,8 +117,11 @@ def _manifest(selection: Selection, data: Path, cache: Path) -> Manifest:
             digests = ", ".join(sorted({m.digest for m in known}))
             raise DataError(f"{cache} knows several {selection.dataset!r} ({digests}): delete what is outdated")
         if known:
+            _logger.warning(
+                "no images of %r in %s: those in the cache are used", selection.dataset, data / selection.dataset
+            )
             return known[0]
-        raise DataError(_missing(selection.dataset, data))
+        raise DataError(missing(selection.dataset, data))
     entry = _entry(found, selection, cache)
     held = _read_manifest(entry)
     return held if held is not None and _is_whole(entry, held) else _build(found, selection, entry)
@@ -136,7 +142,7 @@ def _open_images(selection: Selection, digest: str, data: Path, cache: Path) -> 
             return _mapped(entry, held)
     found = find_images(selection.dataset, data)
     if found is None:
-        raise DataError(_missing(selection.dataset, data))
+        raise DataError(missing(selection.dataset, data))
     entry = _entry(found, selection, cache)
     held = _build(found, selection, entry)
     if held.digest != digest:
@@ -156,14 +162,15 @@ def verify(held: Manifest) -> bool:
         return False
 
 
-def _missing(name: str, data: Path) -> str:
+def missing(name: str, data: Path) -> str:
+    """What to do about a data set without images there."""
     known = known_names(data)
     if name not in known:
         return unknown_name("data set", name, known) + f"; images of your own go into {data / name}"
     return (
         f"no images of {name!r} in {data / name}: put them there as torchvision's folder, as train*.parquet and "
-        f"test*.parquet or as train/CLASS/ and test/CLASS/, name their parent folder with --data, or let `launch data "
-        f"{name} --download` fetch them"
+        "test*.parquet or as train/CLASS/ and test/CLASS/, or name their parent folder with --data"
+        + (f", or let `launch data {name} --download` fetch them" if name in PUBLISHED else "")
     )
 
 
@@ -239,12 +246,21 @@ def _write_entry(found: Found, selection: Selection, folder: Path) -> Manifest:
     first = source.train.read(int(chosen_train[0]))
     if selection.image_size is None and first.shape[0] != first.shape[1]:
         raise DataError(f"images of {found.name!r} are {first.shape[1]}x{first.shape[0]}: give them an image_size")
-    shape = (selection.image_size or first.shape[0],) * 2 + (first.shape[2],)
-    for name, split, chosen in (("train", source.train, chosen_train), ("test", source.test, chosen_test)):
-        images = _new_array(folder / f"{name}_images.npy", (len(chosen), *shape))
-        decode(found.name, split, chosen, images, selection.image_size)
-        images.flush()
-        np.save(folder / f"{name}_labels.npy", split.labels[chosen], allow_pickle=False)
+    size, channels = selection.image_size or first.shape[0], first.shape[2]
+    splits = (("train", source.train, chosen_train), ("test", source.test, chosen_test))
+
+    def write(channels: int) -> None:
+        for name, split, chosen in splits:
+            images = _new_array(folder / f"{name}_images.npy", (len(chosen), size, size, channels))
+            decode(found.name, split, chosen, images, selection.image_size)
+            images.flush()
+            np.save(folder / f"{name}_labels.npy", split.labels[chosen], allow_pickle=False)
+
+    try:
+        write(channels)
+    except ColourAmongGreyError:  # the first image was grey, and others are not
+        channels = 3
+        write(channels)
     sizes = {f"{name}.npy": (folder / f"{name}.npy").stat().st_size for name in _ARRAYS}
     is_subset = len(chosen_train) < len(source.train.labels)
     held = Manifest(
@@ -253,8 +269,8 @@ def _write_entry(found: Found, selection: Selection, folder: Path) -> Manifest:
         num_train=len(chosen_train),
         num_test=len(chosen_test),
         subset_seed=selection.subset_seed if is_subset else None,
-        image_size=shape[0],
-        channels=shape[2],
+        image_size=size,
+        channels=channels,
         num_classes=num_classes,
         mean=(),
         std=(),

@@ -58,20 +58,27 @@ def choose(
     return np.sort(np.concatenate(chosen))
 
 
+class ColourAmongGreyError(Exception):
+    """An image has three channels where there is room for one."""
+
+
 def decode(name: str, split: Split, chosen: npt.NDArray[np.int64], images: Pixels, image_size: int | None) -> None:
-    """Fill `images` (N, H, W, C) with the chosen images."""
+    """Fill `images` (N, H, W, C) with the chosen images; raises `ColourAmongGreyError` if C is too few for one."""
 
     def fill(position: int) -> None:
         index = int(chosen[position])
         pixels = split.read(index)
         if image_size is not None:
             pixels = _sized(pixels, image_size)
-        if pixels.shape != images.shape[1:]:
-            shapes = ["x".join(map(str, shape)) for shape in (pixels.shape, images.shape[1:])]
+        (height, width, channels), wanted = pixels.shape, images.shape[1:]
+        if (height, width) != wanted[:2]:
             raise DataError(
-                f"image {index} of {name!r} is {shapes[0]}, the first one {shapes[1]}: give them an image_size"
+                f"image {index} of {name!r} is {width}x{height}, the first one {wanted[1]}x{wanted[0]}: give them an "
+                "image_size"
             )
-        images[position] = pixels
+        if channels > wanted[2]:
+            raise ColourAmongGreyError
+        images[position] = pixels  # a grey one into each channel
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, len(chosen), _IMAGES_AT_ONCE):

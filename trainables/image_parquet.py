@@ -29,12 +29,8 @@ class Shards:
         columns = [metadata.schema.to_arrow_schema().names for metadata in self._metadata]
         self._image_columns = [_column(*of_file, _IMAGE_COLUMNS) for of_file in zip(files, columns, strict=True)]
         label_columns = [_column(*of_file, _LABEL_COLUMNS) for of_file in zip(files, columns, strict=True)]
-        self.labels: npt.NDArray[np.int64] = np.concatenate(
-            [
-                pq.read_table(file, columns=[column])[column].to_numpy().astype(np.int64)
-                for file, column in zip(files, label_columns, strict=True)
-            ]
-        )
+        labels = [_labels(*of_file) for of_file in zip(files, label_columns, strict=True)]
+        self.labels: npt.NDArray[np.int64] = np.concatenate(labels)
         self._groups = [(i, g) for i, metadata in enumerate(self._metadata) for g in range(metadata.num_row_groups)]
         sizes = [self._metadata[i].row_group(g).num_rows for i, g in self._groups]
         self._begins = np.cumsum([0, *sizes])
@@ -53,13 +49,26 @@ class Shards:
         with self._lock:
             images = self._images(group)
         cell = images[index - int(self._begins[group])].as_py()
-        return bytes(cell["bytes"] if isinstance(cell, dict) else cell)
+        content = cell["bytes"] if isinstance(cell, dict) else cell
+        if content is None:
+            raise ValueError("the row has no bytes")
+        return bytes(content)
 
     def _read(self, group: int) -> pa.ChunkedArray[Any]:
         i, group_of_file = self._groups[group]
         # opened anew each time: thousands of open shards are more than a process may have
         with pq.ParquetFile(self._files[i], metadata=self._metadata[i], memory_map=True) as file:
             return file.read_row_group(group_of_file, [self._image_columns[i]])[0]
+
+
+def _labels(file: Path, column: str) -> npt.NDArray[np.int64]:
+    with pq.ParquetFile(file) as opened:
+        labels = opened.read([column])[column]
+    is_number = pa.types.is_integer(labels.type) or pa.types.is_boolean(labels.type)
+    if not is_number or labels.null_count:
+        given = f"{labels.null_count} without a label" if is_number else f"{labels.type}"
+        raise DataError(f"column {column} of {file} has to number the classes of all images from 0, got {given}")
+    return labels.to_numpy().astype(np.int64)
 
 
 def _column(file: Path, given: Sequence[str], wanted: Sequence[str]) -> str:

@@ -34,7 +34,10 @@ TRAIN_NAMES, TEST_NAMES = ("train",), ("test", "val", "validation", "valid")
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Images of one split: `labels` (N,) int64, and `read`, which decodes image i as (H, W, C)."""
+    """Images of one split: `labels` (N,) int64, and `read`, which decodes image i as (H, W, C).
+
+    A grey image may have one channel where others have three.
+    """
 
     labels: npt.NDArray[np.int64]
     read: Callable[[int], Pixels]
@@ -70,19 +73,35 @@ class Files(Protocol):
 
 def parquet_files(folder: Path, names: Sequence[str]) -> list[Path]:
     """The shards of the first of these splits that is there."""
-    for name in names:
-        found = sorted(path for place in (folder, folder / "data") for path in place.glob(f"{name}*.parquet"))
-        if found:
-            return found
-    return []
+    place = _parquet_place(folder)
+    found = [sorted(place.glob(f"{name}*.parquet")) for name in names] if place is not None else []
+    return next(filter(None, found), [])
+
+
+def _parquet_place(folder: Path) -> Path | None:
+    """Where the training shards are: the folder, its `data`, or a folder named as the hub's only configuration."""
+    subfolders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    with_shards = [path for path in (folder, *subfolders) if any(path.glob(f"{TRAIN_NAMES[0]}*.parquet"))]
+    for usual in (folder, folder / "data"):
+        if usual in with_shards:
+            return usual
+    if len(with_shards) > 1:
+        names = ", ".join(path.name for path in with_shards)
+        raise DataError(f"{folder} has Parquet files in several folders ({names}): make each a data set of its own")
+    return with_shards[0] if with_shards else None
 
 
 def class_folder(folder: Path, names: Sequence[str]) -> Path | None:
     """The folder of the first of these splits that is there."""
     for name in names:
-        if (folder / name).is_dir() and any(path.is_dir() for path in (folder / name).iterdir()):
+        if (folder / name).is_dir() and class_folders(folder / name):
             return folder / name
     return None
+
+
+def class_folders(split: Path) -> list[Path]:
+    """The folders of its classes, without hidden ones."""
+    return [path for path in split.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
 def _of_arrays(images: Any, labels: Any) -> Split:
@@ -171,57 +190,55 @@ def _parquet_split(found: Files, names: Sequence[str]) -> Split:
     if not files:
         raise DataError(f"{found.folder} has no {' or '.join(f'{name}*.parquet' for name in names)}")
     shards = Shards(files)
-    is_grey = len(shards.labels) > 0 and _is_grey(shards.content(0))
     return Split(
-        shards.labels, lambda i: _decoded(lambda: shards.content(i), f"row {i} of {shards.named}", is_grey=is_grey)
+        shards.labels, lambda i: _decoded(lambda: shards.content(i), f"row {i} of {shards.named}", keeps_grey=True)
     )
 
 
 def _open_folders(found: Files) -> Source:
     from torchvision.datasets import ImageFolder
 
+    class ClassFolders(ImageFolder):  # type: ignore[misc]  # torchvision is untyped
+        def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+            names = sorted(path.name for path in class_folders(Path(directory)))
+            return names, {name: label for label, name in enumerate(names)}
+
     folders = [class_folder(found.folder, names) for names in (TRAIN_NAMES, TEST_NAMES)]
     if folders[1] is None:
         raise DataError(f"{found.folder} has class folders in train/ but none in {' or '.join(TEST_NAMES)}/")
-    train, test = (ImageFolder(str(folder)) for folder in folders)
+    train, test = (ClassFolders(str(folder)) for folder in folders)
     if train.classes != test.classes:
         apart = sorted(set(train.classes) ^ set(test.classes))
         raise DataError(f"train and test of {found.folder} have different classes: {', '.join(apart[:5])}")
 
-    def split(listed: ImageFolder) -> Split:
+    def split(listed: ClassFolders) -> Split:
         paths = [Path(path) for path, _ in listed.samples]
         labels = np.array(listed.targets, np.int64)
-        return Split(labels, lambda i: _decoded(paths[i].read_bytes, str(paths[i]), is_grey=False))
+        return Split(labels, lambda i: _decoded(paths[i].read_bytes, str(paths[i]), keeps_grey=False))
 
     return Source(split(train), split(test), tuple(train.classes))
 
 
-def _is_grey(content: bytes) -> bool:
-    from PIL import Image
-
-    try:
-        return str(Image.open(io.BytesIO(content)).mode) == "L"
-    except OSError:
-        return False  # `_decoded` says which image it is
-
-
-def _decoded(content: Callable[[], bytes], where: str, *, is_grey: bool) -> Pixels:
-    """An image file's pixels, (H, W, 1) or (H, W, 3); raises `DataError` naming the file."""
+def _decoded(content: Callable[[], bytes], where: str, *, keeps_grey: bool) -> Pixels:
+    """An image file's pixels, (H, W, 3), or (H, W, 1) of a grey one; raises `DataError` naming the file."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content())) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"its pixels are {image.mode}, 8-bit ones are needed")  # PIL would clip them
-            if is_grey and image.mode != "L":
-                raise ValueError(f"it is {image.mode}, and the first image is grey")
-            pixels = np.asarray(image if is_grey else image.convert("RGB"))
+            if keeps_grey and image.mode == "L":
+                return np.asarray(image)[..., None]
+            # PIL warns of a palette's transparency unless it may keep it for a moment
+            opaque = image.convert("RGBA") if image.mode == "P" else image
+            return np.asarray(opaque.convert("RGB"))
     except UnidentifiedImageError as error:  # its text is a buffer's address
         raise DataError(f"{where} is no usable image (no known format): replace it") from error
     except Exception as error:  # whatever a torn, foreign or missing file raises
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"{where} cannot be read ({error.strerror})") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{where} is no usable image ({reason}): replace it") from error
-    return pixels[..., None] if is_grey else pixels
 
 
 READERS: dict[str, Callable[[Files], Source]] = {

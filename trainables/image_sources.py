@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from trainables.image_readers import (
     TRAIN_NAMES,
     Source,
     class_folder,
+    class_folders,
     parquet_files,
 )
 
@@ -44,7 +46,7 @@ class Found:
         except Exception as error:  # whatever a torn pickle, archive, Parquet or image file raises
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(
-                f"the images of {self.name!r} in {self.folder} cannot be read ({reason}): replace the damaged files"
+                f"the images of {self.name!r} in {self.folder} cannot be read ({reason}): complete or replace the files"
             ) from error
 
 
@@ -52,13 +54,13 @@ def find_images(name: str, data_root: Path) -> Found | None:
     """The files of that data set in `data_root/name`, or, for torchvision's, in `data_root`; None if there are none."""
     if Path(name).name != name or name.startswith("."):
         raise DataError(f"a data set's name is that of a folder in {data_root}, got {name!r}")
-    for folder in (data_root / name, data_root):
-        layout = _layout(name, folder, is_own=folder != data_root)
-        if layout is not None:
-            try:
+    try:
+        for folder in (data_root / name, data_root):
+            layout = _layout(name, folder, is_own=folder != data_root)
+            if layout is not None:
                 return Found(name, folder, layout, _fingerprint(_files(folder, layout)))
-            except OSError as error:  # a link to nowhere, say
-                raise DataError(f"images of {name!r} cannot be read ({error.filename}: {error.strerror})") from error
+    except OSError as error:  # a link to nowhere, or no permission
+        raise DataError(f"images of {name!r} cannot be read ({error.filename}: {error.strerror})") from error
     return None
 
 
@@ -80,6 +82,8 @@ def download(name: str, data_root: Path) -> None:
     try:
         kinds[name](str(data_root / name), download=True)
     except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            (data_root / name).rmdir()  # nothing came
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{name} could not be downloaded ({reason}): put its files in {data_root / name}") from error
 
@@ -113,7 +117,7 @@ def _files(folder: Path, layout: str) -> Iterator[Path]:
     else:
         for names in (TRAIN_NAMES, TEST_NAMES):
             split = class_folder(folder, names)
-            yield from (path for path in split.iterdir() if path.is_dir()) if split is not None else ()
+            yield from class_folders(split) if split is not None else ()
 
 
 def _fingerprint(paths: Iterator[Path]) -> str:
