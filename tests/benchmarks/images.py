@@ -1,8 +1,9 @@
-"""Images a second in training against a plain loop, in one run: `python tests/benchmarks/images.py [--data FOLDER]`.
+"""Images a second against a plain loop, in one run: `python tests/benchmarks/images.py [--data FOLDER]`.
 
 The baseline is what a good user writes: torchvision's dataset in memory with transforms, a DataLoader with its best
 number of workers (persistent, pinned memory on a GPU), channels_last, torch.optim.Adam's best variant, all threads.
-Without `--data` the images are random: they train as fast. Rounds alternate, medians count.
+Evaluation is timed too, against the plain loop with its best batch size. Without `--data` the images are random: they
+train as fast. Rounds alternate, medians count.
 
 On a GPU the baseline also runs with TF32, which ours leaves off where a trial says float32; and there are bfloat16,
 packs of several trials at once, peak memory of one, and the share of the card's measured bfloat16 matrix rate that
@@ -32,6 +33,8 @@ from torchvision import transforms
 from trainables.image_classifier import mega_products
 from trainables.image_config import ImageClassifierConfig
 from trainables.image_data import CACHE_VARIABLE, DATA_VARIABLE, Selection, open_images
+from trainables.image_device import device_images
+from trainables.image_evaluation import SplitEvaluation
 from trainables.image_models import initial_model
 from trainables.provenance import provenance
 from trainables.registry import config_from_values, workload
@@ -62,6 +65,7 @@ def main() -> None:
         architecture = "resnet18" if device == "cuda" else "resnet8"
         for batch_size in (16, 256, 4096):
             compare(make_config(architecture, batch_size), device, arguments.seconds)
+        compare_evaluation(make_config(architecture, 16), device, arguments.seconds)
         if device == "cuda":
             for batch_size, num_members in itertools.product((16, 256), (1, 2, 4, 8)):
                 pack(batch_size, num_members, arguments.seconds)
@@ -75,6 +79,19 @@ def compare(config: ImageClassifierConfig, device: str, seconds: float) -> None:
     for workers, (variant, tf32) in itertools.product(WORKERS, variants):
         name = f"{workers} workers, {variant}{', TF32' if tf32 else ''}"
         runs[name] = plain(config, device, workers, variant, tf32)
+    print_ratio(f"{config.architecture}, B={config.batch_size}, {config.precision}", runs, seconds)
+
+
+def compare_evaluation(config: ImageClassifierConfig, device: str, seconds: float) -> None:
+    """One line: evaluation of the training images, ours and the best plain loop."""
+    runs: dict[str, Callable[[float], float]] = {"ours": our_evaluation(config, device)}
+    for batch_size, workers in itertools.product((64, 256, 1024), WORKERS):
+        runs[f"{workers} workers, {batch_size} at once"] = plain_evaluation(config, device, batch_size, workers)
+    print_ratio(f"{config.architecture}, evaluation, {config.precision}", runs, seconds)
+
+
+def print_ratio(what: str, runs: dict[str, Callable[[float], float]], seconds: float) -> None:
+    """One line: `runs["ours"]` against the best of the others, in rounds that alternate."""
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, run in runs.items():
@@ -82,7 +99,7 @@ def compare(config: ImageClassifierConfig, device: str, seconds: float) -> None:
     medians = {name: statistics.median(values) for name, values in rates.items()}
     best = max((name for name in medians if name != "ours"), key=medians.__getitem__)
     print(
-        f"{config.architecture}, B={config.batch_size}, {config.precision}: ours {spread(rates['ours'])}, "
+        f"{what}: ours {spread(rates['ours'])}, "
         f"plain loop {spread(rates[best])} ({best}): {medians['ours'] / medians[best]:.2f}x",
         flush=True,
     )
@@ -167,15 +184,7 @@ def plain(
     """The plain loop; its DataLoader's workers live as long as it."""
     model: nn.Module = initial_model(config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=5e-4, **{variant: True})
-    loader = DataLoader(
-        InMemory(config),
-        config.batch_size,
-        shuffle=True,
-        num_workers=workers,
-        pin_memory=device == "cuda",
-        persistent_workers=workers > 0,
-    )
-    batches = forever(loader)
+    batches = forever(loader(config, device, config.batch_size, workers))
     model.train()
 
     def timed(seconds: float) -> float:
@@ -199,10 +208,75 @@ def plain(
     return timed
 
 
-def forever(loader: DataLoader[Any]) -> Iterator[Any]:
+def our_evaluation(config: ImageClassifierConfig, device: str) -> Callable[[float], float]:
+    """The product's, of the initial weights."""
+    on_device = torch.device(device)
+    model: nn.Module = initial_model(config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    evaluation = SplitEvaluation(config, model, device_images(config, on_device), test=False)
+
+    def timed(seconds: float) -> float:
+        torch.set_num_threads(CORES)
+        set_tf32(False)
+        images, started = 0, time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            evaluation.advance(1)
+            if evaluation.is_done:
+                images += evaluation.position
+                evaluation.restart()
+        images += evaluation.position
+        float(evaluation.sums[0])  # waits for the device
+        elapsed = time.perf_counter() - started
+        evaluation.restart()
+        return images / elapsed
+
+    return timed
+
+
+def plain_evaluation(
+    config: ImageClassifierConfig, device: str, batch_size: int, workers: int
+) -> Callable[[float], float]:
+    """Loss and top-1 error batch by batch, as anyone writes it."""
+    model: nn.Module = initial_model(config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batches = forever(loader(config, device, batch_size, workers))
+    model.eval()
+
+    @torch.inference_mode()
+    def timed(seconds: float) -> float:
+        torch.set_num_threads(CORES)
+        set_tf32(False)
+        images, started = 0, 0.0
+        sums = torch.zeros(2, device=device)
+        while not images or time.perf_counter() - started < seconds:
+            x, y = next(batches)
+            started = started or time.perf_counter()
+            x = x.to(device, non_blocking=True, memory_format=torch.channels_last)
+            y = y.to(device, non_blocking=True)
+            logits = model(x)
+            loss = nn.functional.cross_entropy(logits, y, reduction="sum")
+            sums += torch.stack([loss, (logits.argmax(1) != y).sum()])
+            images += len(y)
+        float(sums[0])
+        return images / (time.perf_counter() - started)
+
+    return timed
+
+
+def loader(config: ImageClassifierConfig, device: str, batch_size: int, workers: int) -> DataLoader[Any]:
+    """A DataLoader as a good user sets it."""
+    return DataLoader(
+        InMemory(config),
+        batch_size,
+        shuffle=True,
+        num_workers=workers,
+        pin_memory=device == "cuda",
+        persistent_workers=workers > 0,
+    )
+
+
+def forever(batches: DataLoader[Any]) -> Iterator[Any]:
     """Epoch after epoch."""
     while True:
-        yield from loader
+        yield from batches
 
 
 def pack(batch_size: int, num_members: int, seconds: float) -> None:
