@@ -90,6 +90,13 @@ def test_imagenet_has_its_own_grids_and_is_judged_by_top_5(folder: Path) -> None
     assert (base["batch_size"], base["learning_rate"]) == (64, 1e-3)
 
 
+def test_a_data_set_of_ones_own_whose_name_begins_like_imagenet_is_not_imagenet(folder: Path) -> None:
+    make_images(folder / "data", "imagenet_mini")
+    sweep = find_sweep("grid_bsz", workload="imagenet_mini_resnet8").with_overrides(["batch_size=16"])
+    assert sweep.configs()[0].num_train == 48
+    assert sweep.error == "test_error"
+
+
 def test_a_sweep_of_one_workload_takes_no_other(folder: Path) -> None:
     with pytest.raises(SweepError, match="trace_dynamics has one workload, two_layer_cnn"):
         find_sweep("trace_dynamics", workload="tiny_resnet8")
