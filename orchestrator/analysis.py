@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats  # type: ignore[import-untyped]
 
 from orchestrator.errors import UserError
-from trainables.config import MOMENT_FIELDS, Optimizer, TwoLayerCNNConfig
+from trainables.config import MOMENT_FIELDS, Follows, Optimizer, TwoLayerCNNConfig
 from trainables.registry import workload
 from trainables.result import Outcome
 
@@ -65,15 +65,37 @@ def config_columns(trials: pd.DataFrame) -> list[str]:
 
 
 def varying_columns(trials: pd.DataFrame, within: Sequence[str] = ()) -> list[str]:
-    """The config columns that take several values among trials equal in the columns `within` (seeds apart)."""
+    """The config columns that take several values among trials equal in the columns `within` (seeds apart).
+
+    A column that follows from others (`Follows`) is among them only if it also varies where those are equal.
+    """
+    follows = _follows(trials)
 
     def varies(column: str) -> bool:
         # Null in these means "this optimizer does not read it", which is no value of its own.
         rows = trials.dropna(subset=[column]) if column in MOMENT_FIELDS else trials
-        values = rows[[*within, column]].drop_duplicates()
-        return len(values) > len(values[list(within)].drop_duplicates()) if within else len(values) > 1
+        known = list(dict.fromkeys((*within, *follows.get(column, ()))))
+        values = rows[[*known, column]].drop_duplicates()
+        return len(values) > len(values[known].drop_duplicates()) if known else len(values) > 1
 
     return [column for column in config_columns(trials) if column not in within and varies(column)]
+
+
+def _cell_columns(trials: pd.DataFrame) -> list[str]:
+    """The columns that name a table's cells: optimizer, weight decay, batch size, and all that varies but the seed."""
+    varying = varying_columns(trials)
+    return [name for name in config_columns(trials) if name in _FIRST_KEYS or name in varying]
+
+
+def _follows(trials: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The config columns that follow from others, with those others."""
+    return {
+        name: mark.fields
+        for w in trials["workload"].unique()
+        for name, field in workload(w).config_type.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, Follows) and set(mark.fields) <= set(trials)
+    }
 
 
 def mean_interval(values: pd.Series[float], low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
@@ -164,8 +186,7 @@ def result_table(trials: pd.DataFrame) -> pd.DataFrame:
     """
     if trials.empty:
         return pd.DataFrame(columns=[*_FIRST_KEYS, "n", "train error", "test error", "min", "max", "outcomes"])
-    varying = varying_columns(trials)
-    keys = [name for name in config_columns(trials) if name in _FIRST_KEYS or name in varying]
+    keys = _cell_columns(trials)
     cells = cell_summary(trials, keys)
     table = pd.DataFrame({name: cells[name].map(_plain) for name in keys})
     table["n"] = cells["num_trials"].map(str)
@@ -187,8 +208,7 @@ def best_cells(trials: pd.DataFrame, over: Sequence[str], error: str = "test_err
     a chosen value is the smallest or largest of several that were tried in that cell, so that the optimum may lie
     beyond them. The minimum is taken over the same seeds that it is reported for: it is lower than a fresh seed's mean.
     """
-    keys = [name for name in config_columns(trials) if name not in over]
-    keys = [name for name in keys if name in _FIRST_KEYS or name in varying_columns(trials)]
+    keys = [name for name in _cell_columns(trials) if name not in over]
     rows = []
     for key, cell in trials.groupby(keys, dropna=False):
         tried = {name: sorted(cell[name].unique()) for name in over}
