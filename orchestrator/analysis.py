@@ -205,8 +205,9 @@ def best_cells(trials: pd.DataFrame, over: Sequence[str], error: str = "test_err
     """For each cell of everything but the fields `over` (learning rates, say), their values with the lowest mean error.
 
     Means are over seeds; values at which more seeds mean nothing (stuck, diverged) come after all others. `is_on_edge`:
-    a chosen value is the smallest or largest of several that were tried in that cell, so that the optimum may lie
-    beyond them. The minimum is taken over the same seeds that it is reported for: it is lower than a fresh seed's mean.
+    the chosen values, or others with the same mean, hold the smallest or largest of several that were tried in that
+    cell, so that the optimum may lie beyond them. The minimum is taken over the same seeds that it is reported for: it
+    is lower than a fresh seed's mean.
     """
     keys = [name for name in _cell_columns(trials) if name not in over]
     rows = []
@@ -216,8 +217,15 @@ def best_cells(trials: pd.DataFrame, over: Sequence[str], error: str = "test_err
         scores = measured.groupby(list(over))["value"].agg(
             n="count", lost=lambda v: int(v.isna().sum()), mean="mean", std="std"
         )
-        best = scores.reset_index().sort_values(["lost", "mean", *over], kind="stable").iloc[0]
-        on_edge = any(len(tried[name]) > 1 and best[name] in (tried[name][0], tried[name][-1]) for name in over)
+        ranked = scores.reset_index().sort_values(["lost", "mean", *over], kind="stable")
+        best = ranked.iloc[0]
+        # Of equals the smallest is chosen, by no merit of its own: one at the edge leaves open what lies beyond.
+        equals = ranked[
+            (ranked["lost"] == best["lost"]) & np.isclose(ranked["mean"], best["mean"], rtol=1e-9, equal_nan=True)
+        ]
+        on_edge = any(
+            len(values) > 1 and equals[name].isin((values[0], values[-1])).any() for name, values in tried.items()
+        )
         chosen = {name: best[name] for name in over}
         rows.append(
             {**dict(zip(keys, key, strict=True)), **chosen, **best[["n", "mean", "std"]], "is_on_edge": on_edge}

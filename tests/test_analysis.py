@@ -295,6 +295,23 @@ def test_the_best_rate_is_the_lowest_mean_over_seeds_and_says_whether_it_is_on_t
     assert text["n"].tolist() == ["2", "2"]
 
 
+@pytest.mark.parametrize(
+    ("errors", "is_on_edge"),
+    [
+        ({1e-5: (0.3,), 1e-4: (0.0,), 1e-3: (0.1,)}, False),
+        ({1e-5: (0.3,), 1e-4: (0.0,), 1e-3: (0.0,)}, True),
+        ({1e-5: (0.3, 0.1, 0.2), 1e-4: (0.2, 0.1, 0.0), 1e-3: (0.0, 0.2, 0.1)}, True),  # rounded sums may differ
+        ({1e-5: (0.3,), 1e-4: (0.1,), 1e-3: (0.1,), 1e-2: (0.2,)}, False),
+    ],
+)
+def test_a_rate_at_the_edge_that_is_as_good_as_the_best_counts(
+    errors: dict[float, tuple[float, ...]], is_on_edge: bool, tmp_path: Path
+) -> None:
+    (best,) = best_cells(trials_of(rates_of(errors), tmp_path), ["learning_rate"]).to_dict("records")
+    assert best["is_on_edge"] == is_on_edge
+    assert best["learning_rate"] == 1e-4 or len(errors[1e-4]) > 1
+
+
 def test_a_rate_at_which_seeds_mean_nothing_is_not_the_best(tmp_path: Path) -> None:
     results = rates_of({1e-4: (0.4, 0.4)}) + rates_of({1e-3: (0.0, 0.0)}, outcome="stuck")
     (best,) = best_cells(trials_of(results, tmp_path), ["learning_rate"]).to_dict("records")
