@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats  # type: ignore[import-untyped]
 
 from orchestrator.errors import UserError
-from trainables.config import MOMENT_FIELDS, Optimizer, TwoLayerCNNConfig
+from trainables.config import MOMENT_FIELDS, Follows, Optimizer, TwoLayerCNNConfig
 from trainables.registry import workload
 from trainables.result import Outcome
 
@@ -65,15 +65,37 @@ def config_columns(trials: pd.DataFrame) -> list[str]:
 
 
 def varying_columns(trials: pd.DataFrame, within: Sequence[str] = ()) -> list[str]:
-    """The config columns that take several values among trials equal in the columns `within` (seeds apart)."""
+    """The config columns that take several values among trials equal in the columns `within` (seeds apart).
+
+    A column that follows from others (`Follows`) is among them only if it also varies where those are equal.
+    """
+    follows = _follows(trials)
 
     def varies(column: str) -> bool:
         # Null in these means "this optimizer does not read it", which is no value of its own.
         rows = trials.dropna(subset=[column]) if column in MOMENT_FIELDS else trials
-        values = rows[[*within, column]].drop_duplicates()
-        return len(values) > len(values[list(within)].drop_duplicates()) if within else len(values) > 1
+        known = list(dict.fromkeys((*within, *follows.get(column, ()))))
+        values = rows[[*known, column]].drop_duplicates()
+        return len(values) > len(values[known].drop_duplicates()) if known else len(values) > 1
 
     return [column for column in config_columns(trials) if column not in within and varies(column)]
+
+
+def _cell_columns(trials: pd.DataFrame) -> list[str]:
+    """The columns that name a table's cells: optimizer, weight decay, batch size, and all that varies but the seed."""
+    varying = varying_columns(trials)
+    return [name for name in config_columns(trials) if name in _FIRST_KEYS or name in varying]
+
+
+def _follows(trials: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The config columns that follow from others, with those others."""
+    return {
+        name: mark.fields
+        for w in trials["workload"].unique()
+        for name, field in workload(w).config_type.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, Follows) and set(mark.fields) <= set(trials)
+    }
 
 
 def mean_interval(values: pd.Series[float], low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
@@ -164,8 +186,7 @@ def result_table(trials: pd.DataFrame) -> pd.DataFrame:
     """
     if trials.empty:
         return pd.DataFrame(columns=[*_FIRST_KEYS, "n", "train error", "test error", "min", "max", "outcomes"])
-    varying = varying_columns(trials)
-    keys = [name for name in config_columns(trials) if name in _FIRST_KEYS or name in varying]
+    keys = _cell_columns(trials)
     cells = cell_summary(trials, keys)
     table = pd.DataFrame({name: cells[name].map(_plain) for name in keys})
     table["n"] = cells["num_trials"].map(str)
@@ -184,11 +205,11 @@ def best_cells(trials: pd.DataFrame, over: Sequence[str], error: str = "test_err
     """For each cell of everything but the fields `over` (learning rates, say), their values with the lowest mean error.
 
     Means are over seeds; values at which more seeds mean nothing (stuck, diverged) come after all others. `is_on_edge`:
-    a chosen value is the smallest or largest of several that were tried in that cell, so that the optimum may lie
-    beyond them. The minimum is taken over the same seeds that it is reported for: it is lower than a fresh seed's mean.
+    the chosen values, or others with the same mean, hold the smallest or largest of several that were tried in that
+    cell, so that the optimum may lie beyond them. The minimum is taken over the same seeds that it is reported for: it
+    is lower than a fresh seed's mean.
     """
-    keys = [name for name in config_columns(trials) if name not in over]
-    keys = [name for name in keys if name in _FIRST_KEYS or name in varying_columns(trials)]
+    keys = [name for name in _cell_columns(trials) if name not in over]
     rows = []
     for key, cell in trials.groupby(keys, dropna=False):
         tried = {name: sorted(cell[name].unique()) for name in over}
@@ -196,8 +217,15 @@ def best_cells(trials: pd.DataFrame, over: Sequence[str], error: str = "test_err
         scores = measured.groupby(list(over))["value"].agg(
             n="count", lost=lambda v: int(v.isna().sum()), mean="mean", std="std"
         )
-        best = scores.reset_index().sort_values(["lost", "mean", *over], kind="stable").iloc[0]
-        on_edge = any(len(tried[name]) > 1 and best[name] in (tried[name][0], tried[name][-1]) for name in over)
+        ranked = scores.reset_index().sort_values(["lost", "mean", *over], kind="stable")
+        best = ranked.iloc[0]
+        # Of equals the smallest is chosen, by no merit of its own: one at the edge leaves open what lies beyond.
+        equals = ranked[
+            (ranked["lost"] == best["lost"]) & np.isclose(ranked["mean"], best["mean"], rtol=1e-9, equal_nan=True)
+        ]
+        on_edge = any(
+            len(values) > 1 and equals[name].isin((values[0], values[-1])).any() for name, values in tried.items()
+        )
         chosen = {name: best[name] for name in over}
         rows.append(
             {**dict(zip(keys, key, strict=True)), **chosen, **best[["n", "mean", "std"]], "is_on_edge": on_edge}

@@ -27,7 +27,7 @@ _LINEAR_UP_TO = 0.1
 """Inner products are drawn linearly up to here, logarithmically beyond."""
 
 
-def feature_and_noise(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+def feature_and_noise(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
     """Feature learning and noise memorization over training (as the paper's figures 3-6), one block a cell."""
     _check(traces, _DYNAMICS, "feature_and_noise draws two_layer_cnn traces")
     keys = _cell_keys(trials)
@@ -43,7 +43,7 @@ def feature_and_noise(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
     return figure
 
 
-def sign_agreement(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+def sign_agreement(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
     """Where Adam's updates are SignSGD's over training (Mechanism 3, Lemma C.2), one block a cell.
 
     Above: the share of weights whose update has SignSGD's sign (and size, to a factor of 2), of those with |g| >= eta

@@ -27,24 +27,24 @@ PAPER_DECAY_SCALE = 25
 """The paper draws AdamW at lambda / 25 (its figures 2 and 12)."""
 
 
-def error_vs_batch_size(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+def error_vs_batch_size(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
     """Test and training error against batch size (as the paper's figure 1), one line an optimizer and weight decay."""
-    return _error_vs_batch_size(trials)
+    return _error_vs_batch_size(trials, chosen)
 
 
-def top5_error_vs_batch_size(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+def top5_error_vs_batch_size(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
     """Top-5 errors against batch size (as the paper's figure 11)."""
-    return _error_vs_batch_size(_judged_by_top5(trials), "top-5 ")
+    return _error_vs_batch_size(_judged_by_top5(trials), chosen, "top-5 ")
 
 
 def _judged_by_top5(trials: pd.DataFrame) -> pd.DataFrame:
     return trials.assign(test_error=trials["test_top5_error"], train_error=trials["train_top5_error"])
 
 
-def _error_vs_batch_size(trials: pd.DataFrame, kind: str = "") -> Figure:
+def _error_vs_batch_size(trials: pd.DataFrame, chosen: Sequence[str], kind: str = "") -> Figure:
     figure = Figure(figsize=(6.4, 4.8))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    lines = series_of(trials, ("optimizer", "batch_size"), named=("weight_decay",))
+    lines = series_of(trials, ("optimizer", "batch_size"), ("weight_decay",), chosen)
     offsets = _beside_each_other(lines)
     for series, offset in zip(lines, offsets, strict=True):
         sizes = series.trials["batch_size"]  # seeds stand beside their mean, further out
@@ -59,17 +59,17 @@ def _error_vs_batch_size(trials: pd.DataFrame, kind: str = "") -> Figure:
     return figure
 
 
-def error_vs_weight_decay(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+def error_vs_weight_decay(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
     """Test error against weight decay (as the paper's figure 2)."""
-    return _error_vs_weight_decay(trials)
+    return _error_vs_weight_decay(trials, chosen)
 
 
-def top5_error_vs_weight_decay(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+def top5_error_vs_weight_decay(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
     """Top-5 test error against weight decay (as the paper's figure 12)."""
-    return _error_vs_weight_decay(_judged_by_top5(trials), "top-5 ")
+    return _error_vs_weight_decay(_judged_by_top5(trials), chosen, "top-5 ")
 
 
-def _error_vs_weight_decay(trials: pd.DataFrame, kind: str = "") -> Figure:
+def _error_vs_weight_decay(trials: pd.DataFrame, chosen: Sequence[str], kind: str = "") -> Figure:
     """One row of panels for each batch size and number of epochs.
 
     Columns: lambda as given; AdamW at lambda / 25, the paper's convention; the decay of one step, eta * lambda.
@@ -89,7 +89,7 @@ def _error_vs_weight_decay(trials: pd.DataFrame, kind: str = "") -> Figure:
         "step": r"decay of one step $\eta\lambda$",
     }
     for panel_row, ((batch_size, num_epochs), row) in zip(panels, rows, strict=False):
-        lines = series_of(row, ("optimizer", "weight_decay"))
+        lines = series_of(row, ("optimizer", "weight_decay"), chosen=chosen)
         for axes, column in zip(panel_row, labels, strict=True):
             decay_axis(axes, trials[column])
             for level, series in enumerate(lines):
@@ -99,19 +99,20 @@ def _error_vs_weight_decay(trials: pd.DataFrame, kind: str = "") -> Figure:
         panel_row[0].set_ylabel(f"$B$ = {batch_size}, $T$ = {number_text(num_epochs)}\n{kind}test error")
     for axes, label in zip(panels[-1], labels.values(), strict=True):
         axes.set_xlabel(label)
-    draw_legend(figure, trials, series_of(trials, ("optimizer", "weight_decay", "batch_size", "num_epochs")))
-    draw_caption(figure, trials, ["optimizer", "weight_decay", "batch_size", "num_epochs"], "error bars: mean ± std")
+    keys = ["optimizer", "weight_decay", "batch_size", "num_epochs"]
+    draw_legend(figure, trials, series_of(trials, keys, chosen=chosen))
+    draw_caption(figure, trials, keys, "error bars: mean ± std")
     return figure
 
 
-def error_vs_sparsity(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+def error_vs_sparsity(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
     """Test error against the sparsity s of the noise, one panel a batch size."""
     panels = list(trials.groupby("batch_size"))
     figure = Figure(figsize=(1.5 + 3.1 * max(1, len(panels)), 3.8))
     row = figure.subplots(1, max(1, len(panels)), sharey=True, squeeze=False)[0]
     lines: list[Series] = []
     for axes, (batch_size, own) in zip(row, panels, strict=False):
-        lines = series_of(own, ("optimizer", "noise_sparsity", "noise_std"), named=("weight_decay",))
+        lines = series_of(own, ("optimizer", "noise_sparsity", "noise_std"), ("weight_decay",), chosen)
         offsets = _beside_each_other(lines)
         for series, offset in zip(lines, offsets, strict=True):
             sparsity = series.trials["noise_sparsity"]
@@ -125,24 +126,24 @@ def error_vs_sparsity(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
     return figure
 
 
-def error_vs_betas(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+def error_vs_betas(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
     """Test error against batch size (as the paper's figures 9 and 10), one panel a pair of betas."""
-    return _error_vs_betas(trials)
+    return _error_vs_betas(trials, chosen)
 
 
-def top5_error_vs_betas(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+def top5_error_vs_betas(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
     """Top-5 test error against batch size, one panel a pair of betas."""
-    return _error_vs_betas(_judged_by_top5(trials), "top-5 ")
+    return _error_vs_betas(_judged_by_top5(trials), chosen, "top-5 ")
 
 
-def _error_vs_betas(trials: pd.DataFrame, kind: str = "") -> Figure:
+def _error_vs_betas(trials: pd.DataFrame, chosen: Sequence[str], kind: str = "") -> Figure:
     pairs = list(trials.groupby(["beta1", "beta2"]))
     num_columns = min(3, max(1, len(pairs)))
     num_rows = max(1, math.ceil(len(pairs) / num_columns))
     figure = Figure(figsize=(max(6.4, 3.3 * num_columns), 1.2 + 2.4 * num_rows))
     panels = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (pair, cell) in zip(panels, pairs, strict=False):
-        for series in series_of(cell, ("optimizer", "batch_size"), named=("weight_decay",)):
+        for series in series_of(cell, ("optimizer", "batch_size"), ("weight_decay",), chosen):
             sizes = series.trials["batch_size"]
             draw_error(axes, series, series.trials.assign(x=sizes, seed_x=sizes), "test_error")
         axes.set(xscale="log", title=rf"$\beta$ = {pair}", xlabel="batch size $B$")
@@ -151,7 +152,7 @@ def _error_vs_betas(trials: pd.DataFrame, kind: str = "") -> Figure:
     for axes in panels[len(pairs) :]:
         axes.remove()
     figure.supylabel(f"{kind}test error")
-    lines = series_of(trials, ("optimizer", "batch_size", "beta1", "beta2"), named=("weight_decay",))
+    lines = series_of(trials, ("optimizer", "batch_size", "beta1", "beta2"), ("weight_decay",), chosen)
     draw_legend(figure, trials, lines)
     keys = ["optimizer", "weight_decay", "batch_size", "beta1", "beta2"]
     draw_caption(figure, trials, keys, "error bars: mean ± std")

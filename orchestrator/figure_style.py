@@ -14,6 +14,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from orchestrator.analysis import cell_summary, is_measured, varying_columns
@@ -93,6 +94,10 @@ _DIVERGED_AT = 1.06
 """Where a diverged seed stands: above every error rate."""
 
 
+_LEGEND_WIDTH, _LEGEND_HEIGHT = 0.98, 1 / 3
+"""Shares of a figure that its legend may take: text is a little wider in a file of another resolution."""
+
+
 def number_axis(axes: Axes, trials: pd.DataFrame, name: str, on: str = "x") -> None:
     """Ticks at the values that were trained: batch sizes, say."""
     ticks = sorted(trials[name].unique())
@@ -112,11 +117,16 @@ class Series:
     trials: pd.DataFrame
 
 
-def series_of(trials: pd.DataFrame, within: Sequence[str], named: Sequence[str] = ()) -> list[Series]:
-    """The lines of a panel whose positions are the columns `within`; labels name the `named` columns where constant."""
+def series_of(
+    trials: pd.DataFrame, within: Sequence[str], named: Sequence[str] = (), chosen: Sequence[str] = ()
+) -> list[Series]:
+    """The lines of a panel whose positions are the columns `within`; labels name the `named` columns where constant.
+
+    The `chosen` columns, of which every point has its best value, tell no lines apart.
+    """
     if trials.empty:
         return []
-    apart = varying_columns(trials, within=within)
+    apart = [name for name in varying_columns(trials, within=within) if name not in chosen]
     lines = []
     for optimizer in Optimizer:
         own = trials[trials["optimizer"] == optimizer]
@@ -218,10 +228,28 @@ def draw_legend(figure: Figure, trials: pd.DataFrame, lines: Sequence[Series]) -
 
 
 def place_legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """The legend above all panels, as wide as the figure."""
-    if handles:
-        columns = max(1, int(figure.get_figwidth() / 2.1))
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)))
+    """The legend above all panels, in as many columns as fit side by side; many rows make the figure higher."""
+    if not handles:
+        return
+    width, height = figure.get_size_inches()
+    for columns in range(min(max(1, int(width / 2.1)), len(handles)), 0, -1):
+        legend = _legend(figure, handles, columns)
+        if (needed := _inches(legend)[0] / _LEGEND_WIDTH) <= width:
+            break
+        legend.remove()
+    else:
+        legend = _legend(figure, handles, 1, scale=width / needed)
+    figure.set_figheight(height + max(0.0, _inches(legend)[1] - _LEGEND_HEIGHT * height))
+
+
+def _legend(figure: Figure, handles: Sequence[Artist], columns: int, scale: float = 1.0) -> Legend:
+    size = STYLE["legend.fontsize"] * scale
+    return figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=size)
+
+
+def _inches(legend: Legend) -> tuple[float, float]:
+    extent = legend.get_window_extent()
+    return extent.width / legend.figure.dpi, extent.height / legend.figure.dpi
 
 
 def draw_caption(figure: Figure, trials: pd.DataFrame, keys: Sequence[str], what: str) -> None:

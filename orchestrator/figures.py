@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import wraps
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 from matplotlib import rc_context
@@ -21,19 +22,32 @@ from orchestrator.errors import UserError, unknown_name
 from orchestrator.figure_style import STYLE
 from trainables.result import SATISFYING
 
-FigureFunction = Callable[[pd.DataFrame, pd.DataFrame], Figure]
-
 _DPI = 200
 
 
-def draw(name: str, trials: pd.DataFrame, traces: pd.DataFrame, folder: Path, note: str = "") -> list[Path]:
+class FigureFunction(Protocol):
+    """A figure of trials and their traces."""
+
+    def __call__(self, trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
+        """Draw it; of the `chosen` fields the trials have the best value of each point."""
+        ...
+
+
+def draw(
+    name: str,
+    trials: pd.DataFrame,
+    traces: pd.DataFrame,
+    folder: Path,
+    note: str = "",
+    chosen: Sequence[str] = (),
+) -> list[Path]:
     """Write the figure as `folder`/name.png and .pdf, each in one rename; raises `UserError` for an unknown name.
 
-    `note` is a line below the caption: what the trials are a selection of, say.
+    `note` is a line below the caption: what the trials are a selection of, say. `chosen`: see `FigureFunction`.
     """
     if name not in FIGURES:
         raise UserError(unknown_name("figure", name, FIGURES))
-    return write(FIGURES[name](trials, traces), name, folder, note)
+    return write(FIGURES[name](trials, traces, chosen), name, folder, note)
 
 
 def write(figure: Figure, name: str, folder: Path, note: str = "") -> list[Path]:
@@ -66,11 +80,11 @@ def _styled(function: FigureFunction) -> FigureFunction:
     """The figure of settled trials in our style."""
 
     @wraps(function)
-    def styled(trials: pd.DataFrame, traces: pd.DataFrame) -> Figure:
+    def styled(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
         # Sums round by their order: rows in another order must not give another file.
         settled = trials[trials["outcome"].isin(SATISFYING)].sort_values("trial_id", ignore_index=True)
         with rc_context(STYLE):
-            return function(settled, traces.sort_values(["trial_id", "epoch"], ignore_index=True))
+            return function(settled, traces.sort_values(["trial_id", "epoch"], ignore_index=True), chosen)
 
     return styled
 

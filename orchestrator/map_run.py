@@ -70,6 +70,10 @@ class MapRun:
         """All trials that are asked so far."""
         return self.configs()
 
+    def chosen(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def notes(self) -> list[str]:
         """None: the tables say it."""
         return []

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 EXECUTORS = ("ray", "inline")
 AUTO = "auto"
 """The fastest kind of device that is there and that the workload trains on."""
-PLAIN_WIDTH = 140
-"""Characters of a line where standard output is a file or a pipe."""
+PLAIN_WIDTH = 1000
+"""Characters of a line where standard output is a file or a pipe: no table is folded there."""
 
 
 @dataclass(frozen=True, slots=True)

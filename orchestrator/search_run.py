@@ -73,6 +73,14 @@ class SearchRun:
         finals = [config for cell in self._cells for config in cell.finals()]
         return tuple(finals) or self.configs()
 
+    def chosen(self) -> tuple[str, ...]:
+        """The searched fields, once a best point is known; one that other cells give values tells trials apart."""
+        if not any(cell.finals() for cell in self._cells):
+            return ()
+        cells = self._sweep.cells()
+        searched = dict.fromkeys(name for cell in cells for name in self._search.axes(cell))
+        return tuple(name for name in searched if not any(name in cell for cell in cells))
+
     def notes(self) -> list[str]:
         """How much was tried for the points that are shown, and which of them lie at the edge of their space."""
         num_pruned = list(self._outcomes.values()).count(Outcome.PRUNED)

@@ -35,13 +35,13 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
         console.print(line, highlight=False, soft_wrap=True)
     if sweep.accepts_certificates and len(trials):
         console.print(stop_audit(trials).line(), highlight=False, soft_wrap=True)
-    note = ""
+    note, chosen = "", plan.work.chosen()
     settled = trials[trials["outcome"].isin(SATISFYING)]
     over = [name for name in sweep.best_over if settled[name].nunique() > 1]
     if over:
         best = best_cells(settled, over, sweep.error)
         _print_table(console, best_table(best, over), f"Best {', '.join(over)} by mean {sweep.error} over seeds")
-        trials = only_best(trials, best)
+        trials, chosen = only_best(trials, best), (*chosen, *over)
         note = f"best {', '.join(over)} of each point, on the grid's edge at {best['is_on_edge'].sum()} of {len(best)}"
     console.print(f"parquet  {ledger.root}/trials, {ledger.root}/traces", highlight=False, soft_wrap=True)
     if not (with_figures and sweep.figures) or trials.empty:
@@ -56,7 +56,7 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
         paths = draw_map(trials, sweep, folder)
     else:
         traces = ledger.traces(sweep.workload, trial_ids=trial_ids).to_pandas()
-        paths = [path for name in sweep.figures for path in figures.draw(name, trials, traces, folder, note)]
+        paths = [path for name in sweep.figures for path in figures.draw(name, trials, traces, folder, note, chosen)]
     _copy_to_store(paths, ledger.root)
     console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
     return paths
@@ -73,7 +73,9 @@ def _tables(trials: pd.DataFrame, sweep: Sweep) -> list[tuple[str, pd.DataFrame]
 
 
 def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:
-    shown = Table(*table.columns, title=title, title_justify="left")
+    shown = Table(title=title, title_justify="left")
+    for name in table.columns:
+        shown.add_column(name, overflow="fold")  # a number that is cut says nothing
     for row in table.itertuples(index=False):
         shown.add_row(*map(str, row))
     console.print(shown)

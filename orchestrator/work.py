@@ -45,6 +45,10 @@ class Work(Protocol):
         """The trials that tables and figures are about."""
         ...
 
+    def chosen(self) -> tuple[str, ...]:
+        """Fields of which the shown trials have the best value found in each cell."""
+        ...
+
     def notes(self) -> list[str]:
         """Lines that belong under the table."""
         ...
@@ -78,6 +82,10 @@ class Grids:
     def shown(self) -> tuple[TrialConfig, ...]:
         """All trials."""
         return self._configs
+
+    def chosen(self) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def notes(self) -> list[str]:
         """None."""

@@ -25,7 +25,8 @@ from orchestrator.analysis import (
 )
 from orchestrator.errors import UserError
 from trainables.config import TwoLayerCNNConfig, make_config
-from trainables.result import Outcome, Provenance, TrialResult, TwoLayerCNNTracePoint
+from trainables.image_config import ImageClassifierConfig
+from trainables.result import ImageTracePoint, Outcome, Provenance, TrialResult, TwoLayerCNNTracePoint
 
 EPOCHS = (0, 1, 10, 100)
 
@@ -202,6 +203,44 @@ def test_varying_columns_ignore_seeds_and_fields_an_optimizer_does_not_read(tmp_
     assert varying_columns(trials, within=["optimizer", "batch_size"]) == []
 
 
+def image_trials(folder: Path, *cells: dict[str, Any]) -> pd.DataFrame:
+    """A trial of each cell, through a Parquet file."""
+    sizes = {"num_test": 20, "num_classes": 10, "channels": 3, "image_size": 16, "dataset_digest": "d" * 16}
+    base = {"optimizer": "adam", "weight_decay": 1e-2, "batch_size": 8, "seed": 0, "num_train": 40, **sizes}
+    point = ImageTracePoint(2, 0.1, 0.0, 0.25, 1.0, 0.0, 0.1, 0.0, 2, 0.25)
+    there = Provenance("torch", "cpu", "cpu-a", 1, "host", "c", None, None, "0.1", "3.11", "2.0", None, None)
+    configs = [make_config(ImageClassifierConfig, {**base, **cell}) for cell in cells]
+    results = [TrialResult(config, Outcome.LEARNED, 2, (point,), "d", "d", "d", 1.0, 0.0, there) for config in configs]
+    return trials_of(results, folder)
+
+
+def test_what_follows_from_other_fields_tells_nothing_apart_where_those_do(tmp_path: Path) -> None:
+    norms = image_trials(tmp_path, {}, {"normalization": "group"}, {"micro_batch_size": 4})
+    assert norms["batchnorm_policy"].nunique(dropna=False) == 3
+    assert varying_columns(norms) == ["normalization", "micro_batch_size"]
+    halves = image_trials(
+        tmp_path,
+        {"subset_seed": None, "learning_rate": 0.00250123},
+        {"num_train": 20, "dataset_digest": "e" * 16, "learning_rate": 0.00123457},
+    )
+    assert varying_columns(halves) == ["learning_rate", "num_train"]
+    table = result_table(halves)
+    assert {"subset_seed", "dataset_digest"}.isdisjoint(table)
+    assert table["learning_rate"].tolist() == ["0.00123457", "0.00250123"]
+    other = {"dataset": "mnist", "channels": 1, "image_size": 28, "num_train": 60, "dataset_digest": "f" * 16}
+    assert varying_columns(image_trials(tmp_path, {}, other)) == ["dataset"]
+
+
+def test_what_follows_from_other_fields_tells_apart_where_those_are_equal(tmp_path: Path) -> None:
+    changed = image_trials(tmp_path, {}, {"dataset_digest": "e" * 16})
+    assert varying_columns(changed) == ["dataset_digest"], "the images under that name were changed"
+    assert "dataset_digest" in result_table(changed)
+    subsets = [{"subset_seed": seed, "dataset_digest": f"{seed}" * 16} for seed in (0, 1)]
+    assert varying_columns(image_trials(tmp_path, *subsets)) == ["subset_seed"]
+    given = [make_result("adam", 1e-5, 2, 0, noise_std=std) for std in (0.1, 0.2)]
+    assert varying_columns(trials_of(given, tmp_path)) == ["noise_std"]
+
+
 def test_the_result_table_is_ready_to_print(tmp_path: Path) -> None:
     results = [make_result("adamw", 1e-2, 2, 0), make_result("adam", 1e-5, 2, 0), make_result("adam", 0.05, 2, 0)]
     results[2] = make_result("adam", 0.05, 2, 0, test_error=0.7, outcome="stuck")
@@ -254,6 +293,23 @@ def test_the_best_rate_is_the_lowest_mean_over_seeds_and_says_whether_it_is_on_t
     assert text["on the grid's edge"].tolist() == ["yes", "no"]
     assert text["best learning_rate"].tolist() == ["1e-05", "0.0001"]
     assert text["n"].tolist() == ["2", "2"]
+
+
+@pytest.mark.parametrize(
+    ("errors", "is_on_edge"),
+    [
+        ({1e-5: (0.3,), 1e-4: (0.0,), 1e-3: (0.1,)}, False),
+        ({1e-5: (0.3,), 1e-4: (0.0,), 1e-3: (0.0,)}, True),
+        ({1e-5: (0.3, 0.1, 0.2), 1e-4: (0.2, 0.1, 0.0), 1e-3: (0.0, 0.2, 0.1)}, True),  # rounded sums may differ
+        ({1e-5: (0.3,), 1e-4: (0.1,), 1e-3: (0.1,), 1e-2: (0.2,)}, False),
+    ],
+)
+def test_a_rate_at_the_edge_that_is_as_good_as_the_best_counts(
+    errors: dict[float, tuple[float, ...]], is_on_edge: bool, tmp_path: Path
+) -> None:
+    (best,) = best_cells(trials_of(rates_of(errors), tmp_path), ["learning_rate"]).to_dict("records")
+    assert best["is_on_edge"] == is_on_edge
+    assert best["learning_rate"] == 1e-4 or len(errors[1e-4]) > 1
 
 
 def test_a_rate_at_which_seeds_mean_nothing_is_not_the_best(tmp_path: Path) -> None:

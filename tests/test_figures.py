@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.lines import Line2D
 
 from orchestrator.analysis import cell_summary, is_measured
 from orchestrator.error_figures import PAPER_DECAY_SCALE
 from orchestrator.errors import UserError
+from orchestrator.figure_style import STYLE, place_legend
 from orchestrator.figures import FIGURES, draw
 from tests.test_analysis import make_result, tables
 
@@ -114,6 +117,52 @@ def test_error_vs_batch_size_has_one_line_for_each_optimizer_and_decay(sweep: Ta
     assert list(error_bars(upper)) == names
     colours = {container.lines[0].get_color() for container in error_bars(upper).values()}
     assert len(colours) == len(names)
+
+
+@pytest.mark.parametrize("field", [{}, {"noise_sparsity": (50, 100)}, {"activation_power": (3, 4)}])
+def test_a_value_chosen_at_each_point_tells_no_lines_apart(field: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
+    best = iter((1e-3, 1e-4) * 16)  # another rate at every point
+    (name, values) = next(iter(field.items()), ("num_epochs", (100,)))
+    results = [
+        make_result(optimizer, decay, size, seed, test_error=0.01 * size, **{name: value, "learning_rate": rate})
+        for optimizer in ("adam", "adamw")
+        for decay in (1e-5, 1e-2)
+        for value in values
+        for size, rate in zip((2, 20), best, strict=False)
+        for seed in range(2)
+    ]
+    upper, lower = FIGURES["error_vs_batch_size"](*tables(results, tmp_path), ("learning_rate",)).axes
+    for axes in (upper, lower):
+        assert len(error_bars(axes)) == 4 * len(values)
+        for label, container in error_bars(axes).items():
+            assert len(means(container)) == 2, "one line over both batch sizes"
+            assert r"\eta" not in label
+            assert r"\sigma_p" not in label, "it follows from s, which is there"
+            assert label.count("=") == (2 if field else 1)
+
+
+def test_a_value_that_varies_at_one_point_tells_lines_apart_unless_it_is_chosen(tmp_path: Path) -> None:
+    results = [make_result("adam", 1e-5, size, 0, learning_rate=rate) for size in (2, 20) for rate in (1e-3, 1e-4)]
+    upper, _ = FIGURES["error_vs_batch_size"](*tables(results, tmp_path)).axes
+    assert [label.partition(", ")[2] for label in error_bars(upper)] == [
+        r"$\lambda$ = $10^{-5}$, $\eta$ = $10^{-4}$",
+        r"$\lambda$ = $10^{-5}$, $\eta$ = 0.001",
+    ]
+
+
+@pytest.mark.parametrize(("num_lines", "length"), [(3, 10), (8, 30), (8, 80), (40, 25), (3, 400)])
+def test_the_legend_lies_within_the_figure_and_leaves_room_for_the_panels(num_lines: int, length: int) -> None:
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.8), dpi=200)
+        panel = figure.subplots()
+        place_legend(figure, [Line2D([], [], label=f"{i} " + "n" * length) for i in range(num_lines)])
+        figure.draw_without_rendering()
+    (legend,) = figure.legends
+    inside, page = legend.get_window_extent(), figure.bbox
+    assert page.x0 <= inside.x0 < inside.x1 <= page.x1
+    assert page.y0 <= inside.y0 < inside.y1 <= page.y1
+    assert panel.get_window_extent().y1 <= inside.y0
+    assert panel.get_window_extent().height > 0.5 * 4.8 * figure.dpi
 
 
 def test_error_vs_weight_decay_draws_three_positions_of_the_same_errors(sweep: Tables) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -9,14 +10,22 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from orchestrator.errors import SweepError
+from orchestrator.figures import draw
 from orchestrator.ledger import Ledger
+from orchestrator.plan import plan_sweep
+from orchestrator.show import show
 from orchestrator.sweeps import find_sweep
 from search_spaces import paper
 from tests.images import make_images
 from tests.launching import checked, descendants, environment, kill_tree, launch, start, wait_for
+from trainables.config import TrialConfig
 from trainables.gpu import gpu_is_here
+from trainables.image_config import ImageClassifierConfig
+from trainables.provenance import provenance
+from trainables.result import ImageTracePoint, Outcome, TrialResult
 
 IMAGES = "image_classifier"
 PLAIN = ("--no-figures", "--no-mlflow")
@@ -180,6 +189,32 @@ def test_a_torn_image_is_named(folder: Path) -> None:
 
 
 # --- runs ---
+
+
+def test_the_best_rate_of_each_point_makes_one_line_of_them_and_tables_tell_only_what_was_set(folder: Path) -> None:
+    settings = ["num_epochs=2", "batch_size=16,48", "normalization=batch,group", "learning_rate=1e-2,1e-3"]
+    sweep = find_sweep("grid_bsz", workload="tiny_resnet8").with_overrides(settings, "0-1")
+    ledger = Ledger(str(folder / "results"))
+    ledger.append([ended(config) for config in sweep.configs()])
+    told = io.StringIO()
+    png, _ = show(plan_sweep(sweep, ledger), ledger, Console(file=told, width=300), with_figures=True)
+    heads = [line for line in told.getvalue().splitlines() if line.startswith("┃")]
+    assert all("normalization" in line and "batchnorm_policy" not in line for line in heads)
+    assert len(heads) == 2
+    trials, traces = ledger.trials(IMAGES).to_pandas(), ledger.traces(IMAGES).to_pandas()
+    kept = trials[trials["learning_rate"] == trials["batch_size"].map({16: 1e-2, 48: 1e-3})]
+    note = "best learning_rate of each point, on the grid's edge at 8 of 8"
+    (own, _) = draw("error_vs_batch_size", kept, traces, folder / "own", note, ("learning_rate",))
+    assert png.read_bytes() == own.read_bytes()
+
+
+def ended(config: TrialConfig) -> TrialResult:
+    """Its end, the larger rate better at the smaller batch size."""
+    assert isinstance(config, ImageClassifierConfig)
+    error = 0.125 if (config.learning_rate == 1e-2) == (config.batch_size == 16) else 0.25
+    point = ImageTracePoint(config.num_epochs, 0.1, error, error, 1.0, 0.0, 0.1, 0.0, config.num_epochs, error)
+    there = provenance("torch")
+    return TrialResult(config, Outcome.LEARNED, config.num_epochs, (point,), "d", "d", "d", 1.0, 0.0, there)
 
 
 def test_data_says_what_is_decoded(folder: Path) -> None:

@@ -210,6 +210,28 @@ def ended(config: TrialConfig, outcome: Outcome, error: str | None = None) -> Tr
 # --- run ---
 
 
+def test_no_number_of_a_table_is_cut_where_output_is_no_terminal(folder: Path) -> None:
+    values = {
+        "weight_decay": ("0.00123456", "1.23457e-05"),
+        "learning_rate": ("2.34568e-05", "0.000987654"),
+        "feature_noise": ("0.123457", "0.234568"),
+        "init_std": ("0.0123457", "0.0234568"),
+        "beta1": ("0.812346", "0.912346"),
+        "epsilon": ("1.23457e-08", "2.34568e-09"),
+    }
+    sets = [f"{name}={','.join(given)}" for name, given in values.items()]
+    configs = find_sweep("grid_bsz").with_overrides(["batch_size=2", *sets], "0").configs()
+    Ledger(str(folder / "results")).append([ended(config, Outcome.STUCK) for config in configs])
+    arguments = [part for one in ("batch_size=2", *sets) for part in ("--set", one)]
+    done = launch("grid_bsz", *arguments, "--seeds", "0", "--no-mlflow", "--no-figures", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "128 trials, 128 done, 0 to run" in done.stdout
+    rows = [[cell.strip() for cell in line.split("│")] for line in done.stdout.splitlines() if line.startswith("│")]
+    assert len(rows) == 128
+    assert "…" not in done.stdout
+    assert {number for row in rows for number in row} >= {number for given in values.values() for number in given}
+
+
 @pytest.mark.slow
 def test_a_sweep_is_run_with_and_without_the_word_and_only_what_is_missing(folder: Path) -> None:
     first = launch("tiny", *RUN_TINY, "--max-trials", "1", cwd=folder)

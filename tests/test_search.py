@@ -16,9 +16,11 @@ from rich.console import Console
 
 from orchestrator.errors import LedgerError, SweepError
 from orchestrator.executor import InlineExecutor
+from orchestrator.figures import FIGURES, draw
 from orchestrator.ledger import Ledger
 from orchestrator.plan import plan_sweep
 from orchestrator.search import HalvingSearch
+from orchestrator.show import show
 from orchestrator.sweep import Grid, Sweep
 from orchestrator.training import Training
 from search_spaces.halving import Observation, propose, rung_epochs, survivors
@@ -280,6 +282,38 @@ def test_trials_that_a_killed_launch_left_without_a_verdict_get_it_from_the_next
     assert outcomes[Outcome.PRUNED] == 2
     assert outcomes.total() == 4
     assert plan_sweep(sweep, ledger).is_complete
+
+
+def test_what_is_searched_is_chosen_once_it_is_found_and_tells_no_lines_apart(tmp_path: Path) -> None:
+    base: dict[str, Any] = {"num_epochs": 3, "num_train": 40, "num_test": 50, "dimension": 60, "num_filters": 4}
+    grid = Grid({"adam": {}, "adamw": {}}, {"batch_size": (5, 40), "noise_sparsity": (5, 10)}, base)
+    search = HalvingSearch({"adam": SPACE, "adamw": SPACE}, rounds=1, per_round=2, num_rungs=1)
+    sweep = Sweep("s", "s", (grid,), seeds=(0, 1), search=search, figures=("error_vs_batch_size",))
+    ledger = Ledger(str(tmp_path))
+    plan = plan_sweep(sweep, ledger)
+    assert plan.work.chosen() == (), "the trials that are shown are all that were tried"
+    Training(plan, ledger, InlineExecutor(), None, str(tmp_path / "states"), 30.0).run(Console(quiet=True))
+    assert plan.work.chosen() == ("learning_rate", "weight_decay")
+    png, _ = show(plan, ledger, Console(quiet=True), with_figures=True)
+    ids = {config.trial_id for config in plan.work.shown()}
+    trials, traces = (read(WORKLOAD, trial_ids=ids).to_pandas() for read in (ledger.trials, ledger.traces))
+    figure = FIGURES["error_vs_batch_size"](trials, traces, plan.work.chosen())
+    labels = [container.get_label() for container in figure.axes[0].containers]
+    assert labels == [f"{name}, $s$ = {s}" for name in ("Adam", "AdamW") for s in (5, 10)]
+    own, _ = draw("error_vs_batch_size", trials, traces, tmp_path, chosen=plan.work.chosen())
+    assert png.read_bytes() == own.read_bytes()
+
+
+def test_a_searched_field_that_other_cells_give_values_tells_trials_apart(finished: tuple[Path, str]) -> None:
+    ledger = Ledger(str(finished[0] / "results"))
+    base: dict[str, Any] = {"batch_size": 5, "num_epochs": 27, "num_train": 40, "num_test": 100, "dimension": 60}
+    grid = Grid({"adam": {}, "adamw": {}}, {}, {**base, "noise_sparsity": 10, "num_filters": 4})
+    space = {"learning_rate": LogUniform(1e-4, 1e-2), "weight_decay": LogUniform(1e-6, 1e-1)}
+    search = HalvingSearch({"adam": space, "adamw": space}, rounds=3, per_round=6, reduction=3)
+    sweep = Sweep("searched", "two cells", (grid,), seeds=(0, 1), search=search)
+    assert plan_sweep(sweep, ledger).work.chosen() == ("learning_rate", "weight_decay")
+    wider = sweep.with_overrides(["weight_decay+=1e-3"])
+    assert plan_sweep(wider, ledger).work.chosen() == ("learning_rate",)
 
 
 def test_a_damaged_file_of_asks_is_named(finished: tuple[Path, str], tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -21,6 +22,14 @@ from trainables.errors import ConfigError, unknown_name
 
 ADDED_LATER = object()
 """Marks a field (`Annotated[type, ADDED_LATER]`) that joins the hash only when it differs from its default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Follows:
+    """Marks a field that is filled in from others: it tells trials apart only where those are equal."""
+
+    fields: tuple[str, ...]
+
 
 TRIAL_ID_DIGITS = 16
 
@@ -183,7 +192,9 @@ class TwoLayerCNNConfig(TrialConfig):
     num_test: int = Field(10_000, ge=1, description="points that the test error is measured on")
     dimension: int = Field(1000, ge=2, le=2**31, description="d, coordinates of a patch")
     noise_sparsity: int = Field(100, ge=1, description="s, coordinates of the noise patch that are not zero")
-    noise_std: float | None = Field(None, gt=0, description="sigma_p; 1/sqrt(s) unless given")
+    noise_std: Annotated[float | None, Follows(("noise_sparsity",))] = Field(
+        None, gt=0, description="sigma_p; 1/sqrt(s) unless given"
+    )
     feature_noise: float = Field(0.2, ge=0, lt=1, description="alpha, wrong-signed feature in the noise patch")
     num_filters: int = Field(20, ge=1, le=256, description="m, filters of each class")
     activation_power: int = Field(3, ge=2, le=8, description="q of max(0, z)^q")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from trainables.config import TrialConfig
+from trainables.config import Follows, TrialConfig
 
 LARGEST_SMALL_IMAGE = 64
 """Up to this many pixels an architecture has its CIFAR stem: a 3x3 convolution of stride 1 and no max-pooling."""
@@ -49,6 +49,9 @@ class BatchNormPolicy(StrEnum):
     """Each micro-batch for itself; the running statistics see them one after another."""
 
 
+_OF_DATASET = Follows(("dataset",))
+_IMAGES = ("dataset", "image_size", "num_train", "num_test", "subset_seed")
+
 _INTEGER = TypeAdapter(int)
 
 
@@ -81,18 +84,22 @@ class ImageClassifierConfig(TrialConfig):
     micro_batch_size: int | None = Field(
         None, ge=1, description="images of one forward pass; the gradients of a batch's add up to one step"
     )
-    batchnorm_policy: BatchNormPolicy | None = Field(
+    batchnorm_policy: Annotated[BatchNormPolicy | None, Follows(("normalization", "micro_batch_size"))] = Field(
         None, description="statistics in training: of the batch, or of each micro-batch; follows micro_batch_size"
     )
     augment_flip: bool = Field(False, description="mirror half of the training images, anew each epoch")
     augment_crop: int = Field(0, ge=0, le=64, description="pad by that many pixels and crop at random, anew each epoch")
-    image_size: int = Field(ge=8, le=1024, description="pixels; larger images are resized and cropped, smaller padded")
-    num_train: int = Field(ge=1, description="training images, equally many of each class")
-    num_test: int = Field(ge=1, description="test images, equally many of each class")
-    subset_seed: int | None = Field(0, ge=0, description="chooses the images of num_train; None if all are used")
-    dataset_digest: str = Field(min_length=8, description="hash of the images and labels")
-    num_classes: int = Field(ge=2)
-    channels: int = Field(ge=1, le=4)
+    image_size: Annotated[int, _OF_DATASET] = Field(
+        ge=8, le=1024, description="pixels; larger images are resized and cropped, smaller padded"
+    )
+    num_train: Annotated[int, _OF_DATASET] = Field(ge=1, description="training images, equally many of each class")
+    num_test: Annotated[int, _OF_DATASET] = Field(ge=1, description="test images, equally many of each class")
+    subset_seed: Annotated[int | None, Follows(("dataset", "num_train"))] = Field(
+        0, ge=0, description="chooses the images of num_train; None if all are used"
+    )
+    dataset_digest: Annotated[str, Follows(_IMAGES)] = Field(min_length=8, description="hash of the images and labels")
+    num_classes: Annotated[int, _OF_DATASET] = Field(ge=2)
+    channels: Annotated[int, _OF_DATASET] = Field(ge=1, le=4)
 
     @model_validator(mode="before")
     @classmethod
