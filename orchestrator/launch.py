@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED_TRIALS, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 ALL_SWEEPS = "all"
-SHOWN_ERRORS = 20
+SHOWN_ERRORS, SHOWN_KINDS_OF_ERROR = 20, 5
 
 
 class _SweepIsRun(TyperGroup):
@@ -90,6 +90,7 @@ MaxTrials = Annotated[int | None, typer.Option(min=1, help="run at most this man
 
 @app.command()
 def run(
+    ctx: typer.Context,
     name: SweepName,
     sets: Sets = None,
     seeds: Seeds = None,
@@ -118,6 +119,8 @@ def run(
     """Run what is missing of a sweep; end with table, figures, Parquet and MLflow in place."""
     sweep = _sweep(name, module, sets, seeds, workload, data)
     sweep.configs()  # a fault ends here, before anything is created
+    if executor == "inline" and _is_from_environment(ctx, "address"):
+        address = None  # it is of this machine, not of this launch
 
     from orchestrator.runner import RunOptions, run_sweep
 
@@ -138,7 +141,11 @@ def run(
     if summary.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if summary.failed:
-        typer.echo(f"{summary.failed} trials failed: `launch status {name}` shows why", err=True)
+        typer.echo(f"{summary.failed} trials failed; column `error` of the trials has their tracebacks:", err=True)
+        for error, count in list(summary.errors.items())[:SHOWN_KINDS_OF_ERROR]:
+            typer.echo(f"  {count} with {error}", err=True)
+        if len(summary.errors) > SHOWN_KINDS_OF_ERROR:
+            typer.echo(f"  and {len(summary.errors) - SHOWN_KINDS_OF_ERROR} other errors", err=True)
         raise typer.Exit(EXIT_FAILED_TRIALS)
 
 
@@ -190,7 +197,7 @@ def plan(
     workload: Workload = None,
     data: Data = None,
 ) -> None:
-    """Show what a run would do; starts and creates nothing."""
+    """Show what a run would do; starts nothing, and writes nothing but the cache of decoded images."""
     from rich.console import Console
 
     from orchestrator.plan import ledger_of, plan_sweep
@@ -225,12 +232,14 @@ def status(
     workload: Workload = None,
     data: Data = None,
 ) -> None:
-    """Show how far a sweep is, from its results alone."""
+    """Show how far a sweep is, from its results alone; of all with --workload, those that take one."""
     from orchestrator.plan import ledger_of
     from orchestrator.runner import sweep_status
-    from orchestrator.sweeps import load_sweeps
+    from orchestrator.sweeps import load_sweeps, takes_workload
 
-    names = [*load_sweeps(module)] if name == ALL_SWEEPS else [name]
+    names = [name]
+    if name == ALL_SWEEPS:
+        names = [one for one, make in load_sweeps(module).items() if workload is None or takes_workload(make)]
     for sweep in [_sweep(one, module, sets, seeds, workload, data) for one in names]:
         state = sweep_status(sweep, ledger_of(sweep, out))
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in state.outcomes.items())
@@ -339,6 +348,11 @@ def _set_data_folder(data: str | None) -> None:
     """Workers inherit it, and run elsewhere: an absolute path."""
     if data is not None:
         os.environ["LAMBDA_ATLAS_DATA"] = os.path.abspath(os.path.expanduser(data))  # noqa: PTH100, PTH111
+
+
+def _is_from_environment(ctx: typer.Context, option: str) -> bool:
+    source = ctx.get_parameter_source(option)
+    return source is not None and source.name == "ENVIRONMENT"
 
 
 def _names_module(args: list[str]) -> bool:

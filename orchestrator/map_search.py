@@ -63,7 +63,7 @@ class MapSearch:
         """The fields that a boundary is looked for in, in a cell or line that has none of them or some."""
         optimizer = cell["optimizer"]
         if optimizer not in self.space:
-            raise SweepError(f"no space for optimizer {optimizer!r} (known: {', '.join(sorted(self.space))})")
+            raise SweepError(f"no space for optimizer {str(optimizer)!r} (known: {', '.join(sorted(self.space))})")
         return {name: axis for name, axis in self.space[optimizer].items() if name not in cell}
 
     def middle(self, cell: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,10 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a launch did: trials `planned`, `already_done` before it, `finished` and `failed` in it, all outcomes."""
+    """What a launch did: trials `planned`, `already_done` before it, `finished` and `failed` in it, all outcomes.
+
+    `errors` counts the failed ones by the last line of what they ended with, the most frequent first.
+    """
 
     planned: int
     already_done: int
@@ -62,6 +65,7 @@ class RunSummary:
     failed: int
     outcomes: Mapping[str, int]
     interrupted: bool
+    errors: Mapping[str, int]
 
 
 def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
@@ -73,6 +77,8 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         raise SweepError("--max-nodes is for a Ray cluster that can grow: give its --address as well")
     if options.slots_per_node is not None and options.max_nodes is None:
         raise SweepError("--slots-per-node says what the nodes of --max-nodes hold: give that as well")
+    if options.address is not None and options.executor == "inline":
+        raise SweepError("--address names a Ray cluster, and --executor inline runs in this process: give one of them")
     device = _device(sweep, options)
     ledger = ledger_of(sweep, options.out)
     ledger.check_writable()
@@ -89,9 +95,15 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
                 training = Training(plan, ledger, executor, view, states_root(options.out), options.checkpoint_seconds)
                 outcomes, interrupted = training.run(console)
             ledger.compact()
+            now = plan if executor is None else plan_sweep(sweep, ledger)
+            if not now.is_complete:
+                console.print(
+                    f"{now.num_done} of {now.num_trials} trials done: what follows is of a part of the sweep",
+                    highlight=False,
+                )
             figures = show(plan, ledger, console, with_figures=options.figures)
             if view is not None:
-                _finish_view(view, plan, ledger, figures, console)
+                _finish_view(view, now, figures, console)
     return RunSummary(
         planned=plan.num_trials,
         already_done=plan.num_done,
@@ -99,6 +111,7 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         failed=outcomes[Outcome.FAILED],
         outcomes=outcomes,
         interrupted=interrupted,
+        errors=_errors_of_launch(sweep, ledger) if outcomes[Outcome.FAILED] else {},
     )
 
 
@@ -136,9 +149,20 @@ def sweep_status(sweep: Sweep, ledger: Ledger) -> SweepStatus:
     plan = plan_sweep(sweep, ledger)
     trial_ids = {config.trial_id for config in plan.configs}
     rows = ledger.trials(sweep.workload, trial_ids=trial_ids, columns=("trial_id", "outcome", "error")).to_pylist()
-    errors = {row["trial_id"]: row["error"].strip().splitlines()[-1] for row in rows if row["error"]}
+    errors = {row["trial_id"]: _last_line(row["error"]) for row in rows if row["error"]}
     outcomes = Counter(row["outcome"] for row in rows)
     return SweepStatus(plan.num_trials, plan.num_done, dict(outcomes.most_common()), errors)
+
+
+def _errors_of_launch(sweep: Sweep, ledger: Ledger) -> dict[str, int]:
+    """How many trials of this ledger's driver ended with each error."""
+    rows = ledger.trials(sweep.workload, columns=("driver_id", "error")).to_pylist()
+    lines = Counter(_last_line(row["error"]) for row in rows if row["error"] and row["driver_id"] == ledger.driver_id)
+    return dict(lines.most_common())
+
+
+def _last_line(error: str) -> str:
+    return error.strip().splitlines()[-1]
 
 
 def states_root(out: str) -> str:
@@ -223,10 +247,13 @@ def _catch_up(view: BackgroundView, plan: Plan, ledger: Ledger) -> None:
     view.catch_up(lambda present: _rows(ledger, plan.sweep, plan.settled - present))
 
 
-def _finish_view(view: BackgroundView, plan: Plan, ledger: Ledger, figures: Sequence[Path], console: Console) -> None:
-    view.finish(figures, finished=plan_sweep(plan.sweep, ledger).is_complete)
+def _finish_view(view: BackgroundView, plan: Plan, figures: Sequence[Path], console: Console) -> None:
+    view.finish(figures, finished=plan.is_complete)
     if view.problem is not None:
-        console.print(f"{view.problem}: `launch export-mlflow {plan.sweep.name}` fills it in later", highlight=False)
+        console.print(
+            f"{view.problem}: `launch export-mlflow` with this launch's sweep and options fills it in later",
+            highlight=False,
+        )
     else:
         console.print(f"mlflow   mlflow ui --backend-store-uri {view.tracking_uri}", highlight=False, soft_wrap=True)
 

@@ -39,7 +39,9 @@ class HalvingSearch:
         """The fields that are searched in a cell."""
         optimizer = cell["optimizer"]
         if optimizer not in self.space:
-            raise SweepError(f"no search space for optimizer {optimizer!r} (known: {', '.join(sorted(self.space))})")
+            raise SweepError(
+                f"no search space for optimizer {str(optimizer)!r} (known: {', '.join(sorted(self.space))})"
+            )
         free = {name: axis for name, axis in self.space[optimizer].items() if name not in cell}
         if not free:
             raise SweepError(f"nothing is left to search: {', '.join(self.space[optimizer])} have values already")

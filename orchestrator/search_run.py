@@ -39,7 +39,9 @@ class SearchRun:
     def __init__(self, sweep: Sweep, ledger: Ledger) -> None:
         assert isinstance(sweep.search, HalvingSearch)
         self._sweep, self._ledger, self._search = sweep, ledger, sweep.search
-        self._cells = [_CellSearch(sweep, self._search, cell, ledger, self._score) for cell in sweep.cells()]
+        cells = sweep.cells()
+        names = _names_of(cells)
+        self._cells = [_CellSearch(sweep, self._search, cell, names, ledger, self._score) for cell in cells]
         self._errors: dict[str, dict[int, float]] = {}
         self._outcomes: dict[str, str] = {}
         self._epochs_done: dict[str, int] = {}
@@ -159,12 +161,28 @@ def _key(task: Task) -> tuple[str, int]:
     return task.config.trial_id, task.until_epoch
 
 
+def _names_of(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The fields that tell one cell from the others, `_CELL_NAMES` first and always."""
+    names = dict.fromkeys((*_CELL_NAMES, *(name for cell in cells for name in cell)))
+    return [name for name in names if name in _CELL_NAMES or len({cell.get(name) for cell in cells}) > 1]
+
+
 class _CellSearch:
-    """The rounds of one cell. `score` maps a trial and an epoch to its error, inf or nan (see `SearchRun._score`)."""
+    """The rounds of one cell, which its fields `names` tell from the others.
+
+    `score` maps a trial and an epoch to its error, inf or nan (see `SearchRun._score`).
+    """
 
     def __init__(
-        self, sweep: Sweep, search: HalvingSearch, cell: Mapping[str, Any], ledger: Ledger, score: Score
+        self,
+        sweep: Sweep,
+        search: HalvingSearch,
+        cell: Mapping[str, Any],
+        names: Sequence[str],
+        ledger: Ledger,
+        score: Score,
     ) -> None:
+        self._label = ", ".join(f"{name}={cell[name]}" for name in names if name in cell)
         self._sweep, self._search, self._cell, self._ledger, self._score = sweep, search, cell, ledger, score
         self._space = search.axes(cell)
         self._middle = make_trial(sweep.workload, {**search.middle(cell), "seed": search.seed})
@@ -216,8 +234,7 @@ class _CellSearch:
                 value = getattr(config, name)
                 place = math.log(value / axis.low) / math.log(axis.high / axis.low)
                 if not _EDGE_SHARE < place < 1 - _EDGE_SHARE:
-                    cell = ", ".join(f"{key}={held}" for key, held in self._cell.items() if key in _CELL_NAMES)
-                    yield f"at the edge of its space: {name}={value:g} of {cell}; the best may lie beyond"
+                    yield f"at the edge of its space: {name}={value:g} of {self._label}; the best may lie beyond"
 
     def is_finished(self, is_done: Callable[[Task], bool]) -> bool:
         """Whether the best point is known and trained with every seed."""

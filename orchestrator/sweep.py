@@ -72,6 +72,14 @@ class Sweep:
     error: str = "test_error"
     accepts_certificates: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))  # a seed given twice is one
+        if isinstance(self.search, HalvingSearch) and self.search.seed in self.seeds:
+            raise SweepError(
+                f"{self.name} searches with seed {self.search.seed} and trains what it finds with others: "
+                f"leave that one out of its seeds, got {', '.join(map(str, self.seeds))}"
+            )
+
     def configs(self) -> tuple[TrialConfig, ...]:
         """All trials, each once; `ConfigError` names each fault once. Of a search the middle of each cell's space.
 
@@ -197,7 +205,8 @@ def _parse_value(name: str, text: str, config_type: type[TrialConfig]) -> Any:
             return {"true": True, "false": False}[text.lower()]
         if kind is int and float(text) == int(float(text)) and abs(float(text)) < 2**53 and not text.isdigit():
             return int(float(text))  # 1e4
-        return kind(text)
+        # Two texts of one number are one value, as they name one trial.
+        return round_significant(float(text)) if kind is float else kind(text)
     except (ValueError, KeyError, OverflowError):
         if issubclass(kind, StrEnum):
             raise SweepError(unknown_name(name, text, [member.value for member in kind])) from None

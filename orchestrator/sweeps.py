@@ -51,7 +51,7 @@ def find_sweep(name: str, module: str | None = None, workload: str | None = None
         raise SweepError(unknown_name("sweep", name, known))
     if workload is None:
         found = known[name]()
-    elif "workload" in signature(known[name]).parameters:
+    elif takes_workload(known[name]):
         found = known[name](workload)
     else:
         raise SweepError(f"the sweep {name} has one workload, {known[name]().workload}: it takes no --workload")
@@ -59,6 +59,11 @@ def find_sweep(name: str, module: str | None = None, workload: str | None = None
     if found.name not in expected:  # its lease, figures and MLflow run would be another sweep's
         raise SweepError(f"the sweep of function {name} is named {found.name!r}: give both one name")
     return found
+
+
+def takes_workload(function: SweepFunction) -> bool:
+    """Whether the sweep runs on several workloads, so that `--workload` may choose one."""
+    return "workload" in signature(function).parameters
 
 
 def load_sweeps(module: str | None = None) -> dict[str, SweepFunction]:

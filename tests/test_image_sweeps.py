@@ -217,6 +217,29 @@ def ended(config: TrialConfig) -> TrialResult:
     return TrialResult(config, Outcome.LEARNED, config.num_epochs, (point,), "d", "d", "d", 1.0, 0.0, there)
 
 
+def test_why_trials_failed_is_said_by_the_launch_itself(folder: Path) -> None:
+    checked(folder, "plan", "grid_bsz", *SHORT)
+    for arrays in (folder / "cache").rglob("*.npy"):
+        arrays.unlink()
+    (folder / "data" / "tiny").rename(folder / "elsewhere")
+    done = launch(folder, "grid_bsz", *SHORT, *INLINE, "--max-trials", "2")
+    assert done.returncode == 1
+    first, *errors = done.stderr.splitlines()
+    assert first == "2 trials failed; column `error` of the trials has their tracebacks:"
+    (error,) = errors
+    assert error.startswith("  2 with ")
+    assert "'tiny'" in error
+    assert "0 of 24 trials done: what follows is of a part of the sweep" in done.stdout.splitlines()
+
+
+def test_status_of_all_sweeps_on_images_is_of_those_that_run_on_images(folder: Path) -> None:
+    sizes = ("--set", "batch_size=16,48")
+    output = checked(folder, "status", "all", "--workload", "tiny_resnet8", *sizes)
+    shown = {line.partition(":")[0] for line in output.splitlines()}
+    assert {f"{name}_tiny_resnet8" for name in ("grid_bsz", "grid_wd", "tune_wd", "map_wd")} <= shown
+    assert not any(name.startswith(("trace_dynamics", "sign_agreement")) for name in shown)
+
+
 def test_data_says_what_is_decoded(folder: Path) -> None:
     output = checked_data(folder, "tiny")
     assert "tiny: 48 training and 24 test images of 16x16x3 in 3 classes, digest " in output

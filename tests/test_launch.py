@@ -34,9 +34,9 @@ def tiny() -> Sweep:
 RUN_TINY = ("--module", "my_sweeps", "--executor", "inline", "--no-mlflow", "--no-figures")
 
 
-def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def launch(*arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "orchestrator.launch", *arguments]
-    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT | more, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -68,8 +68,16 @@ def left_behind(folder: Path) -> list[str]:
         ("grid_bsz --set beta1=0.99 --set beta2=0.9", "beta1^2 < beta2 is required, got beta1=0.99, beta2=0.9"),
         ("grid_bsz --set noise_sparsity=1000", "noise_sparsity < dimension is required, got s=1000, d=1000"),
         ("grid_bsz --set optimizer=signsgd", "signsgd has no weight_decay here: give one with --set weight_decay="),
+        ("tune_wd --set optimizer=signsgd", "no search space for optimizer 'signsgd' (known: adam, adamw)"),
+        ("map_wd --set optimizer=signsgd", "no space for optimizer 'signsgd' (known: adam, adamw)"),
+        ("plan tune_wd --seeds 998-1001", "tune_wd searches with seed 1000 and trains what it finds with others: "),
+        ("tune_wd --set seed=0,1000", "leave that one out of its seeds, got 0, 1000"),
         ("grid_bsz --seeds 3-1", "seeds are numbers and rising ranges such as 0-9 or 0,3,5-7, got '3-1'"),
         ("grid_bsz --executor rey", "unknown executor 'rey'; did you mean 'ray'?"),
+        (
+            "grid_bsz --executor inline --address 10.0.0.1:6379",
+            "--address names a Ray cluster, and --executor inline runs in this process: give one of them",
+        ),
         ("grid_bsz --max-trials 0", "Invalid value for '--max-trials'"),
         ("grid_bsz --exectuor ray", "No such option: --exectuor"),
         ("plan grid_bsz --seeds a", "seeds are numbers and rising ranges"),
@@ -242,6 +250,16 @@ def test_a_sweep_is_run_with_and_without_the_word_and_only_what_is_missing(folde
     again = launch("tiny", *RUN_TINY, cwd=folder)
     assert "tiny: 4 trials, 4 done, 0 to run" in again.stdout
     assert "tiny: 4/4 trials done" in launch("status", "tiny", "--module", "my_sweeps", cwd=folder).stdout
+
+
+def test_what_is_shown_of_a_part_of_a_sweep_is_said_to_be_of_a_part(folder: Path) -> None:
+    # The address is this machine's, not this launch's: a process of its own needs no cluster.
+    part = launch("tiny", *RUN_TINY, "--max-trials", "3", cwd=folder, RAY_ADDRESS="10.0.0.1:6379")
+    assert (part.returncode, part.stderr) == (0, "")
+    assert "3 of 4 trials done: what follows is of a part of the sweep" in part.stdout.splitlines()
+    for _ in range(2):
+        whole = launch("tiny", *RUN_TINY, cwd=folder)
+        assert "what follows" not in whole.stdout
 
 
 def test_ctrl_c_ends_with_exit_code_130_and_says_that_the_same_command_goes_on(folder: Path) -> None:

@@ -7,13 +7,19 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
+from orchestrator.analysis import cell_summary
+from orchestrator.ledger import Ledger
 from orchestrator.sweeps import find_sweep
 from tests.images import make_images
-from tests.launching import ROOT, checked, command, environment, make_folder
+from tests.launching import ROOT, WORKLOAD, checked, command, environment, make_folder
+from trainables.result import Outcome
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python -m orchestrator\.launch (.+?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
@@ -90,13 +96,36 @@ def test_a_sweep_of_ones_own(tmp_path: Path) -> None:
     assert "80: 0 done" in checked(folder, "plan", "sparsity")
 
 
-def test_results_in_duckdb_and_pandas(tmp_path: Path) -> None:
+def test_results_in_duckdb_and_pandas_are_the_rows_that_the_products_tables_are_of(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    checked(folder, "small", "--executor", "inline", "--no-mlflow", "--no-figures")
-    code = snippet("duckdb.sql") + "\nprint(len(curves), curves.columns.tolist())"
-    output = run_python(code, folder)
-    assert "adamw" in output
-    assert "feature_learning_positive" in output
+    sizes = {"num_train": 40, "num_test": 100, "dimension": 60, "noise_sparsity": 10, "num_filters": 4}
+    common = {**sizes, "num_epochs": 9, "batch_size": 5, "optimizer": "adam"}
+    launched(folder, "tune_wd", common, seeds="0")
+    ledger = Ledger(str(folder / "results"))
+    pruned = next(row for row in ledger.trials(WORKLOAD).to_pylist() if row["outcome"] == Outcome.PRUNED)
+    in_full = {name: pruned[name] for name in ("learning_rate", "weight_decay")}
+    launched(folder, "grid_bsz", common | in_full, seeds=str(pruned["seed"]))
+    launched(folder, "grid_bsz", common | {"weight_decay": 1e3}, seeds="0")
+    files = {table: pd.read_parquet(folder / "results" / table) for table in ("trials", "traces")}
+    assert files["trials"].duplicated("trial_id").any()
+    assert files["traces"].duplicated(["trial_id", "epoch"]).any()
+    assert {"pruned", "stuck"} <= set(files["trials"]["outcome"])
+
+    output = run_python(snippet("duckdb.sql") + "\ncurves.to_parquet('curves.parquet')", folder)
+    (cell,) = re.findall(r"│ adam +│ +5 │ +([0-9.]+) │ +([0-9.]+) │ +([0-9]+) │", output)
+    (expected,) = cell_summary(ledger.trials(WORKLOAD).to_pandas(), ["optimizer", "batch_size"]).to_dict("records")
+    assert [float(number) for number in cell] == pytest.approx(
+        [expected[name] for name in ("test_error_mean", "test_error_std", "n")]
+    )
+    curves = pd.read_parquet(folder / "curves.parquet")
+    assert not curves.duplicated(["trial_id", "epoch"]).any()
+    assert set(curves["trial_id"]) == set(files["trials"]["trial_id"])
+    assert "feature_learning_positive" in curves
+
+
+def launched(folder: Path, sweep: str, values: Mapping[str, Any], seeds: str) -> None:
+    sets = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+    checked(folder, sweep, *sets, "--seeds", seeds, "--executor", "inline", "--no-mlflow", "--no-figures")
 
 
 @pytest.mark.slow

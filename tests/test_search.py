@@ -22,6 +22,7 @@ from orchestrator.plan import plan_sweep
 from orchestrator.search import HalvingSearch
 from orchestrator.show import show
 from orchestrator.sweep import Grid, Sweep
+from orchestrator.sweeps import find_sweep
 from orchestrator.training import Training
 from search_spaces.halving import Observation, propose, rung_epochs, survivors
 from search_spaces.space import LogUniform
@@ -150,6 +151,19 @@ def test_a_field_with_a_value_is_not_searched() -> None:
         search.axes({"optimizer": "adamw"})
 
 
+def test_the_seed_that_chooses_is_none_of_those_that_judge(tmp_path: Path) -> None:
+    grids = (Grid({"adam": {}}, {}, {"batch_size": 5}),)
+    search = HalvingSearch({"adam": SPACE}, seed=3)
+    with pytest.raises(SweepError, match=r"s searches with seed 3 .*leave that one out of its seeds, got 2, 3"):
+        Sweep("s", "s", grids, seeds=(2, 3), search=search)
+    assert Sweep("s", "s", grids, seeds=(2,), search=search).with_overrides(seeds="4").seeds == (4,)
+
+
+def test_a_seed_that_is_given_twice_is_trained_and_counted_once() -> None:
+    sweep = find_sweep("tune_wd").with_overrides(["seed=0,0", "optimizer=adam", "batch_size=20,20"])
+    assert sweep.num_trials == 4 * 9 + 1
+
+
 # --- runs ---
 
 
@@ -252,7 +266,7 @@ def test_a_changed_search_does_not_take_up_anothers_asks(tmp_path: Path) -> None
     base: dict[str, Any] = {"batch_size": 5, "num_epochs": 9, "num_train": 40, "num_test": 50, "dimension": 60}
     base |= {"noise_sparsity": 10, "num_filters": 4}
     grids = (Grid({"adam": {}}, {}, base),)
-    searches = [HalvingSearch({"adam": SPACE}, seed=seed) for seed in (1, 2)]
+    searches = [HalvingSearch({"adam": SPACE}, seed=seed) for seed in (1001, 1002)]
     plans = [plan_sweep(Sweep("s", "s", grids, search=search), ledger) for search in searches]
     first, _ = plans[0].work.advance()
     second, _ = plans[1].work.advance()
@@ -314,6 +328,29 @@ def test_a_searched_field_that_other_cells_give_values_tells_trials_apart(finish
     assert plan_sweep(sweep, ledger).work.chosen() == ("learning_rate", "weight_decay")
     wider = sweep.with_overrides(["weight_decay+=1e-3"])
     assert plan_sweep(wider, ledger).work.chosen() == ("learning_rate",)
+
+
+def test_a_line_on_an_edge_tells_its_cell_from_all_others(tmp_path: Path) -> None:
+    sizes = {"batch_size": 5, "num_epochs": 1, "num_test": 20, "dimension": 16, "noise_sparsity": 4, "num_filters": 2}
+    grid = Grid({"adam": {}}, {"num_train": tuple(range(10, 40))}, sizes)
+    search = HalvingSearch({"adam": SPACE}, rounds=1, per_round=1)
+    ledger = Ledger(str(tmp_path))
+    work = plan_sweep(Sweep("s", "s", (grid,), seeds=(0,), search=search), ledger).work
+    tasks, _ = work.advance()
+    results = []
+    for task in tasks:
+        (report,) = workload(WORKLOAD).open([Member(task.config, task.until_epoch)]).advance(math.inf)
+        assert report.result is not None
+        results.append(report.result)
+    work.advance(results)
+    edges = [line for line in work.notes() if line.startswith("at the edge of its space: ")]
+    assert edges
+    for line in edges:
+        found = re.search(r"(\w+)=(\S+) of optimizer=adam, batch_size=5, num_train=(\d+); the best may lie", line)
+        assert found, line
+        field, value, num_train = found.groups()
+        (config,) = (task.config for task in tasks if task.config.model_dump()["num_train"] == int(num_train))
+        assert f"{getattr(config, field):g}" == value
 
 
 def test_a_damaged_file_of_asks_is_named(finished: tuple[Path, str], tmp_path: Path) -> None:

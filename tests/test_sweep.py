@@ -206,6 +206,14 @@ def test_an_extension_keeps_every_trial_and_adds_to_it(setting: str, name: str, 
     assert values(extended, name) == values(SMALL, name) | added
 
 
+def test_a_value_given_twice_is_one_in_whatever_way_it_is_written() -> None:
+    assert SMALL.with_overrides(["seed=0,0"]).seeds == (0,)
+    assert SMALL.with_overrides(["seed+=1,7,7"]).seeds == (0, 1, 7)
+    assert replace(SMALL, seeds=(2, 2)).seeds == (2,)
+    for once, more in (("weight_decay=1e-3", "0.001,1.0000001e-3"), ("batch_size=10", "10,1e1")):
+        assert SMALL.with_overrides([f"{once},{more}"]).cells() == SMALL.with_overrides([once]).cells()
+
+
 def test_extensions_of_two_fields_are_crossed() -> None:
     extended = SMALL.with_overrides(["batch_size+=4", "num_epochs+=20"])
     assert cells(extended, "batch_size", "num_epochs") == {(b, t): 8 for b in (2, 100, 4) for t in (10, 20)}
