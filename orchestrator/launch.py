@@ -38,14 +38,12 @@ class _SweepIsRun(TyperGroup):
 
 
 def _typed_folder_is_there(context: typer.Context, data: str | None) -> str | None:
-    """One from the environment of a cluster's driver need not be: images may lie on the workers alone."""
-    source = context.get_parameter_source("data")
-    if (
-        data is not None
-        and source is not None
-        and source.name == "COMMANDLINE"
-        and not Path(data).expanduser().is_dir()
-    ):
+    """One from the environment of a cluster's driver need not be: images may lie on the workers alone.
+
+    A download makes it.
+    """
+    is_typed = data is not None and not _is_from_environment(context, "data")
+    if is_typed and not context.params.get("download") and not Path(str(data)).expanduser().is_dir():
         raise DataError(f"--data names the folder of image data sets, got {data!r}, which is no folder")
     return data
 
@@ -295,7 +293,9 @@ def data(
     name: Annotated[str, typer.Argument(help="a data set: cifar10, cifar100, fashion_mnist, or a folder of images")],
     sets: Sets = None,
     data: Data = None,
-    download: Annotated[bool, typer.Option("--download", help="let torchvision fetch it into the data folder")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="let torchvision fetch it into the data folder", is_eager=True)
+    ] = False,
 ) -> None:
     """Decode images into the cache, check them and name their digest; --set num_train=... as in a sweep."""
     from orchestrator.image_sweeps import check_images

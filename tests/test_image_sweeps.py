@@ -153,6 +153,7 @@ def test_a_gpu_where_none_is_is_one_line(folder: Path) -> None:
         ("tiny --set num_train=\u00b2", "a setting is field=number, got 'num_train=\u00b2'"),
         ("tiny --set epochs=2", "unknown field 'epochs'"),
         ("tiny --data nowhere", "got 'nowhere', which is no folder"),
+        ("tiny --data nowhere --download", "only cifar10, cifar100, fashion_mnist can be downloaded, got 'tiny'"),
         ("elsewhere", "unknown data set 'elsewhere'"),
     ],
 )
