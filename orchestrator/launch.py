@@ -5,19 +5,27 @@ What a command needs is imported by the command, so that `--help` is quick and `
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from orchestrator.command_options import (
+    Data,
+    MaxTrials,
+    Module,
+    Out,
+    Seeds,
+    Sets,
+    SweepName,
+    Workload,
+    chosen_sweep,
+    is_from_environment,
+    set_data_folder,
+)
 from orchestrator.errors import DataError, UserError, unknown_name
-
-if TYPE_CHECKING:
-    from orchestrator.sweep import Sweep
 
 EXIT_FAILED_TRIALS, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 ALL_SWEEPS = "all"
@@ -37,17 +45,6 @@ class _SweepIsRun(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-def _typed_folder_is_there(context: typer.Context, data: str | None) -> str | None:
-    """One from the environment of a cluster's driver need not be: images may lie on the workers alone.
-
-    A download makes it.
-    """
-    is_typed = data is not None and not _is_from_environment(context, "data")
-    if is_typed and not context.params.get("download") and not Path(str(data)).expanduser().is_dir():
-        raise DataError(f"--data names the folder of image data sets, got {data!r}, which is no folder")
-    return data
-
-
 app = typer.Typer(
     cls=_SweepIsRun,
     add_completion=False,
@@ -55,35 +52,6 @@ app = typer.Typer(
     help="Map where Adam's coupled weight decay works against where only AdamW's does.",
     epilog="`launch SWEEP` is `launch run SWEEP`. Running the same command again runs only what is missing.",
 )
-
-SweepName = Annotated[str, typer.Argument(help="a sweep of `launch list`", metavar="SWEEP")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        help="field=v1,v2 gives a field these values, field+=v1,v2 adds them to the sweep's; repeatable",
-        metavar="F=V",
-    ),
-]
-Seeds = Annotated[str | None, typer.Option(help="seeds such as 0-9 or 0,3,5-7")]
-Out = Annotated[str, typer.Option(help="output folder or URI")]
-Workload = Annotated[
-    str | None,
-    typer.Option(
-        help="two_layer_cnn (the default), or DATASET_ARCHITECTURE: cifar10_resnet18, fashion_mnist_resnet8, ..."
-    ),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        envvar="LAMBDA_ATLAS_DATA",
-        help="folder of image data sets (default: data)",
-        metavar="FOLDER",
-        callback=_typed_folder_is_there,
-    ),
-]
-Module = Annotated[str | None, typer.Option(help="a Python module that registers sweeps of your own")]
-MaxTrials = Annotated[int | None, typer.Option(min=1, help="run at most this many of the missing trials")]
 
 
 @app.command()
@@ -115,9 +83,9 @@ def run(
     ] = None,
 ) -> None:
     """Run what is missing of a sweep; end with table, figures, Parquet and MLflow in place."""
-    sweep = _sweep(name, module, sets, seeds, workload, data)
+    sweep = chosen_sweep(name, module, sets, seeds, workload, data)
     sweep.configs()  # a fault ends here, before anything is created
-    if executor == "inline" and _is_from_environment(ctx, "address"):
+    if executor == "inline" and is_from_environment(ctx, "address"):
         address = None  # it is of this machine, not of this launch
 
     from orchestrator.runner import RunOptions, run_sweep
@@ -168,7 +136,7 @@ def submit(
     """Run a sweep on Kubernetes: make it a RayJob, and create that with kubectl."""
     from orchestrator import submit as kubernetes
 
-    sweep = _sweep(name, None, sets, seeds, workload, None)
+    sweep = chosen_sweep(name, None, sets, seeds, workload, None)
     num_trials = None
     with suppress(DataError):  # images are there, not here
         sweep.configs()
@@ -201,7 +169,7 @@ def plan(
     from orchestrator.plan import ledger_of, plan_sweep
     from orchestrator.plan_table import plan_table
 
-    sweep = _sweep(name, module, sets, seeds, workload, data)
+    sweep = chosen_sweep(name, module, sets, seeds, workload, data)
     Console().print(plan_table(plan_sweep(sweep, ledger_of(sweep, out), max_trials)))
 
 
@@ -238,7 +206,7 @@ def status(
     names = [name]
     if name == ALL_SWEEPS:
         names = [one for one, make in load_sweeps(module).items() if workload is None or takes_workload(make)]
-    for sweep in [_sweep(one, module, sets, seeds, workload, data) for one in names]:
+    for sweep in [chosen_sweep(one, module, sets, seeds, workload, data) for one in names]:
         state = sweep_status(sweep, ledger_of(sweep, out))
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in state.outcomes.items())
         typer.echo(f"{sweep.name}: {state.settled}/{state.total} trials done" + (f" ({outcomes})" if outcomes else ""))
@@ -259,7 +227,7 @@ def export_mlflow(
     data: Data = None,
 ) -> None:
     """Write to MLflow what it lacks of a sweep, from the Parquet results."""
-    sweep = _sweep(name, module, sets, seeds, workload, data)
+    sweep = chosen_sweep(name, module, sets, seeds, workload, data)
     sweep.configs()
 
     from orchestrator import runner
@@ -278,7 +246,7 @@ def export_optuna(
     data: Data = None,
 ) -> None:
     """Write a map's trials as Optuna studies, for optuna-dashboard and Optuna's own plots."""
-    sweep = _sweep(name, module, sets, None, workload, data)
+    sweep = chosen_sweep(name, module, sets, None, workload, data)
 
     from orchestrator.map_studies import export_optuna as export
 
@@ -300,7 +268,7 @@ def data(
     """Decode images into the cache, check them and name their digest; --set num_train=... as in a sweep."""
     from orchestrator.image_sweeps import check_images
 
-    _set_data_folder(data)
+    set_data_folder(data)
     typer.echo(check_images(name, sets or (), download=download))
 
 
@@ -328,31 +296,6 @@ def _fault(error: Exception) -> str | None:
     # Typer's own usage errors: their base class has moved between its releases, this method has not.
     describe = getattr(error, "format_message", None)
     return " ".join(describe().split()) if describe else None
-
-
-def _sweep(
-    name: str,
-    module: str | None,
-    sets: list[str] | None,
-    seeds: str | None,
-    workload: str | None,
-    data: str | None,
-) -> Sweep:
-    from orchestrator.sweeps import find_sweep
-
-    _set_data_folder(data)
-    return find_sweep(name, module, workload).with_overrides(sets or (), seeds)
-
-
-def _set_data_folder(data: str | None) -> None:
-    """Workers inherit it, and run elsewhere: an absolute path."""
-    if data is not None:
-        os.environ["LAMBDA_ATLAS_DATA"] = os.path.abspath(os.path.expanduser(data))  # noqa: PTH100, PTH111
-
-
-def _is_from_environment(ctx: typer.Context, option: str) -> bool:
-    source = ctx.get_parameter_source(option)
-    return source is not None and source.name == "ENVIRONMENT"
 
 
 def _names_module(args: list[str]) -> bool:

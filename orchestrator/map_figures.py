@@ -20,7 +20,7 @@ from orchestrator.claims import cell_claims, judged
 from orchestrator.exponent import fit_scaling, theory_exponent
 from orchestrator.figure_style import LOOKS, STYLE, draw_caption, number_axis, place_legend, symbol
 from orchestrator.figures import write
-from orchestrator.map_run import claim_draws, claim_keys
+from orchestrator.map_draws import claim_draws, claim_keys
 from orchestrator.map_search import map_of
 from orchestrator.sequential import Verdict
 from orchestrator.sweep import Sweep

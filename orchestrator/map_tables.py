@@ -8,7 +8,7 @@ import pandas as pd
 from orchestrator.boundaries import Edge, edges
 from orchestrator.claims import OPTIMIZERS, cell_claims, judged
 from orchestrator.exponent import fit_scaling, theory_exponent
-from orchestrator.map_run import claim_draws, claim_keys
+from orchestrator.map_draws import claim_draws, claim_keys
 from orchestrator.map_search import map_of, of_setting
 from orchestrator.sweep import Sweep
 from trainables.config import Optimizer

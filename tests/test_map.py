@@ -15,8 +15,8 @@ from orchestrator.claim_rule import ClaimRule
 from orchestrator.claims import works
 from orchestrator.errors import SweepError
 from orchestrator.ledger import Ledger
+from orchestrator.map_draws import claim_draws
 from orchestrator.map_figures import draw_map
-from orchestrator.map_run import claim_draws
 from orchestrator.map_search import MapSearch, draw_seed
 from orchestrator.map_studies import export_optuna
 from orchestrator.map_tables import map_tables

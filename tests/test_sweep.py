@@ -45,7 +45,7 @@ def values(made: Sweep, name: str) -> set[Any]:
 # --- the named sweeps ---
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", load_sweeps())
 def test_a_named_sweep_is_whole(name: str) -> None:
     made = find_sweep(name)
     configs = made.configs()
@@ -352,7 +352,7 @@ def test_a_users_own_sweep_is_found_in_the_current_folder(module_folder: Path) -
 
 def test_a_users_own_sweep_cannot_take_a_known_name(module_folder: Path) -> None:
     own_module(module_folder, "own_taken", "grid_bsz", "grid_bsz")
-    with pytest.raises(SweepError, match=r"'grid_bsz' is registered by orchestrator\.sweeps"):
+    with pytest.raises(SweepError, match=r"'grid_bsz' is registered by orchestrator\.grid_sweeps"):
         load_sweeps("own_taken")
 
 
