@@ -45,6 +45,12 @@ def values(made: Sweep, name: str) -> set[Any]:
 # --- the named sweeps ---
 
 
+def test_every_module_of_named_sweeps_is_loaded() -> None:
+    """The tests of named sweeps go through what is loaded: that it is all of them, is asked here."""
+    grids = ["grid_bsz", "grid_wd", "grid_betas", "tune_wd", "trace_dynamics", "sign_agreement", "scale_sparsity"]
+    assert {*grids, "map_wd", "map_lr_wd", "scale_sigma0"} <= set(load_sweeps())
+
+
 @pytest.mark.parametrize("name", load_sweeps())
 def test_a_named_sweep_is_whole(name: str) -> None:
     made = find_sweep(name)
