@@ -126,7 +126,7 @@ class MemberPackRun:
         return reports
 
     def _begin_members(self) -> list[Report]:
-        """Open as many as there is room for; beside others each takes its first step alone.
+        """Open as many as there is room for; where there is room for several, each takes its first step alone.
 
         A first step records it for the device, where nothing else may be under way meanwhile.
         """
@@ -136,10 +136,11 @@ class MemberPackRun:
             member = self._waiting.pop()
             run = self._open_member(member)
             self._active[member.config.trial_id] = member, run
-            if len(self._active) > 1:
+            if room > 1:
+                is_beside_others = len(self._active) > 1
                 outcome = _moved(run, time.monotonic())
-                reports += self._settled(run, outcome, shared_memory=True)
-                if _is_out_of_memory(outcome):
+                reports += self._settled(run, outcome, shared_memory=is_beside_others)
+                if is_beside_others and _is_out_of_memory(outcome):
                     room = self._most = len(self._active)
         return reports
 
