@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.errors import DataError, SweepError, unknown_name
 from search_spaces import paper
 from trainables.image_config import Architecture
-from trainables.image_data import Selection, cache_root, data_root, manifest, missing, verify
+from trainables.image_data import Selection, cache_root, data_root, manifest, missing, open_images
 from trainables.image_sources import download as fetch_images
 from trainables.image_sources import find_images, known_names
 
@@ -43,9 +43,9 @@ def check_images(name: str, sets: Sequence[str], *, download: bool) -> str:
     fields = dict(selected_images(sets))
     if find_images(name, data_root()) is None:
         raise DataError(missing(name, data_root()))
-    held = manifest(Selection(name, **fields))
-    if not verify(held):
-        raise DataError(f"the decoded images of {name!r} are damaged: delete {cache_root() / name}, and run this again")
+    selection = Selection(name, **fields)
+    held = manifest(selection)
+    open_images(selection, held.digest)
     size = f"{held.image_size}x{held.image_size}x{held.channels}"
     return (
         f"{name}: {held.num_train} training and {held.num_test} test images of {size} in {held.num_classes} classes, "

@@ -25,7 +25,7 @@ from PIL import Image
 
 from trainables import image_data
 from trainables.errors import DataError
-from trainables.image_data import ImageData, Manifest, Selection, manifest, open_images, verify
+from trainables.image_data import ImageData, Manifest, Selection, manifest, open_images
 from trainables.image_decoding import channel_statistics, choose
 
 Pixels = npt.NDArray[np.uint8]
@@ -52,6 +52,12 @@ def forget() -> None:
     """What a new process begins with."""
     image_data._manifest.cache_clear()
     image_data._open_images.cache_clear()
+
+
+def is_intact(held: Manifest) -> bool:
+    """Whether the cache holds exactly the content of that manifest."""
+    entries = [entry for entry, other in image_data._entries(image_data.cache_root(), held.dataset) if other == held]
+    return any(image_data._is_whole(entry, held) and image_data._intact(entry, held) for entry in entries)
 
 
 def opened(selection: Selection) -> ImageData:
@@ -661,7 +667,7 @@ def test_the_arrays_are_mapped_and_writes_to_them_stay_in_the_process(data: Path
     arrays = (held.train_images, held.train_labels, held.test_images, held.test_labels)
     assert all(isinstance(array, np.memmap) for array in arrays)
     held.train_images[:] = 0
-    assert verify(held.manifest)
+    assert is_intact(held.manifest)
     forget()
     assert np.array_equal(opened(selection).train_images, noise(40))
 
@@ -735,15 +741,15 @@ def test_a_truncated_or_missing_array_is_made_anew(data: Path, array: str) -> No
     held = manifest(selection)
     (entry,) = cached("own")
     os.truncate(entry / f"{array}.npy", (entry / f"{array}.npy").stat().st_size - 1)
-    assert not verify(held)
+    assert not is_intact(held)
     forget()
     assert manifest(selection) == held
-    assert verify(held)
+    assert is_intact(held)
     (entry / f"{array}.npy").unlink()
     forget()
     assert np.array_equal(open_images(selection, held.digest).train_images, noise(40))
     assert cached("own") == [entry]
-    assert verify(held)
+    assert is_intact(held)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 0}', "null"])
@@ -754,19 +760,45 @@ def test_a_foreign_manifest_is_made_anew(data: Path, content: str) -> None:
     (entry / "manifest.json").write_text(content)
     forget()
     assert manifest(selection) == held
-    assert verify(held)
+    assert is_intact(held)
 
 
 @pytest.mark.parametrize("array", ["train_images", "train_labels", "test_images", "test_labels"])
-@pytest.mark.parametrize("place", [0, 20, -1])
-def test_verify_reads_every_array_from_its_header_to_its_end(data: Path, array: str, place: int) -> None:
-    held = manifest(small_set(data))
-    assert verify(held)
+@pytest.mark.parametrize("place", [0, 20, 200, -1])
+def test_an_array_damaged_in_place_is_never_trained_on(
+    data: Path, array: str, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From its header to its end, its size and manifest as they were."""
+    selection = small_set(data)
+    held, images = manifest(selection), opened(selection)
     (entry,) = cached("own")
-    content = bytearray((entry / f"{array}.npy").read_bytes())
+    path = entry / f"{array}.npy"
+    content = bytearray(path.read_bytes())
     content[place] ^= 1
-    (entry / f"{array}.npy").write_bytes(content)
-    assert not verify(held)
+    path.unlink()  # `images` keeps what it has mapped
+    path.write_bytes(content)
+    assert not is_intact(held)
+    forget()
+    assert manifest(selection) == held, "planning reads no array"
+    again = open_images(selection, held.digest)
+    assert np.array_equal(getattr(again, array), getattr(images, array))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the decoded images in {entry} are damaged: they are decoded anew"
+    ]
+    assert is_intact(held)
+    assert cached("own") == [entry]
+
+
+def test_damaged_images_whose_files_are_gone_are_refused(data: Path) -> None:
+    selection = small_set(data)
+    held = manifest(selection)
+    (entry,) = cached("own")
+    content = bytearray((entry / "test_images.npy").read_bytes())
+    content[-1] ^= 1
+    (entry / "test_images.npy").write_bytes(content)
+    shutil.rmtree(data / "own")
+    forget()
+    assert "unknown data set 'own'" in refusal(lambda: open_images(selection, held.digest))
 
 
 def test_several_processes_at_once_make_one_entry(data: Path) -> None:
@@ -786,7 +818,7 @@ def test_several_processes_at_once_make_one_entry(data: Path) -> None:
     made = entry.stat().st_ino
     held = manifest(selection)
     assert digests == {held.digest}
-    assert verify(held)
+    assert is_intact(held)
     assert entry.stat().st_ino == made, "the entry of the others is used"
 
 
@@ -814,7 +846,7 @@ def test_a_builder_killed_in_the_middle_leaves_nothing_that_counts_as_data(data:
         held = opened(Selection("slow"))
     in_order = np.argsort(in_turn(40), kind="stable")
     assert np.array_equal(held.train_images, noise(40)[in_order])
-    assert verify(held.manifest)
+    assert is_intact(held.manifest)
     (entry,) = cached("slow")
     assert entry != left_behind
 
@@ -836,7 +868,7 @@ def test_a_driver_plans_with_a_copied_manifest_alone(
     held = manifest(selection)
     copied_to_driver(held, tmp_path / "driver", monkeypatch)
     assert manifest(selection) == held
-    assert not verify(held), "there is nothing to verify"
+    assert not is_intact(held), "its arrays are elsewhere"
     for other in (replace(selection, num_train=8), replace(selection, image_size=16), replace(selection, dataset="x")):
         assert "unknown data set" in refused(other)
     assert "unknown data set 'own'" in refusal(lambda: open_images(selection, held.digest))
@@ -851,7 +883,7 @@ def test_a_driver_that_gets_the_images_later_decodes_them(
     assert manifest(selection) == held
     shutil.copytree(data, tmp_path / "driver" / "data")
     assert np.array_equal(open_images(selection, held.digest).train_images, noise(40))
-    assert verify(held)
+    assert is_intact(held)
 
 
 def test_other_images_than_the_trial_was_planned_with_are_refused(data: Path) -> None:

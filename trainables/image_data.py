@@ -1,8 +1,9 @@
 """Decoded images in a cache that all processes of a machine map into memory; its manifest names their content.
 
 An entry holds the selected images of one data set, decoded once: `manifest.json` and four arrays. It is written under
-another name and renamed, so an entry is whole or not there. The driver needs only manifests: where it has no images,
-their digest is read from `manifest.json` of an entry that was copied there without its arrays.
+another name and renamed, so an entry is whole or not there; who opens it hashes its content, since a damaged disk tells
+nobody. The driver needs only manifests: where it has no images, their digest is read from `manifest.json` of an entry
+that was copied there without its arrays.
 """
 
 from __future__ import annotations
@@ -139,7 +140,10 @@ def open_images(selection: Selection, digest: str) -> ImageData:
 def _open_images(selection: Selection, digest: str, data: Path, cache: Path) -> ImageData:
     for entry, held in _entries(cache, selection.dataset):
         if held.digest == digest and _is_whole(entry, held):
-            return _mapped(entry, held)
+            images = _intact(entry, held)
+            if images is not None:
+                return images
+            _logger.warning("the decoded images in %s are damaged: they are decoded anew", entry)
     found = find_images(selection.dataset, data)
     if found is None:
         raise DataError(missing(selection.dataset, data))
@@ -151,15 +155,6 @@ def _open_images(selection: Selection, digest: str, data: Path, cache: Path) -> 
             f"planned with {digest}: use the same files on every machine"
         )
     return _mapped(entry, held)
-
-
-def verify(held: Manifest) -> bool:
-    """Whether a whole entry holds exactly the content of its manifest: reads all of it."""
-    entries = [entry for entry, other in _entries(cache_root(), held.dataset) if other == held]
-    try:
-        return any(_is_whole(entry, held) and _digest(_mapped(entry, held)) == held.digest for entry in entries)
-    except (OSError, ValueError):  # an array's header is damaged
-        return False
 
 
 def missing(name: str, data: Path) -> str:
@@ -204,6 +199,15 @@ def _is_whole(entry: Path, held: Manifest) -> bool:
     return sizes == held.file_sizes
 
 
+def _intact(entry: Path, held: Manifest) -> ImageData | None:
+    """The entry's arrays if they hold exactly what its manifest names: reads all of them."""
+    try:
+        images = _mapped(entry, held)
+        return images if _digest(images) == held.digest else None
+    except (OSError, ValueError):  # gone, or an array's header is damaged
+        return None
+
+
 def _mapped(entry: Path, held: Manifest) -> ImageData:
     # "c": writes would stay in this process; torch warns of arrays that cannot be written
     arrays = [np.load(entry / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in _ARRAYS]
@@ -216,7 +220,7 @@ def _build(found: Found, selection: Selection, entry: Path) -> Manifest:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(entry.parent / f".{entry.name}.lock"):
             held = _read_manifest(entry)
-            if held is not None and _is_whole(entry, held):
+            if held is not None and _intact(entry, held):
                 return held
             for left_behind in entry.parent.glob(f".{entry.name}.tmp-*"):  # of killed builders: we hold the lock
                 shutil.rmtree(left_behind, ignore_errors=True)
@@ -224,7 +228,7 @@ def _build(found: Found, selection: Selection, entry: Path) -> Manifest:
             scratch.mkdir()
             try:
                 held = _write_entry(found, selection, scratch)
-                shutil.rmtree(entry, ignore_errors=True)  # a damaged one
+                shutil.rmtree(entry, ignore_errors=True)  # a damaged one; who has mapped it keeps it
                 scratch.rename(entry)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
