@@ -79,8 +79,9 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
+    """Of a launch that sees no GPU: numbers are compared to the bit, which is promised for the CPU."""
     plain = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    return {**plain, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1", **more}
+    return {**plain, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1", "CUDA_VISIBLE_DEVICES": "", **more}
 
 
 def heed_ctrl_c() -> None:
@@ -118,13 +119,13 @@ def checked(folder: Path, *arguments: str, **more: str) -> str:
     return done.stdout
 
 
-def rows(out: Path) -> dict[str, dict[str, Any]]:
+def rows(out: Path, workload: str = WORKLOAD) -> dict[str, dict[str, Any]]:
     """The ledger's trials without their circumstances, by trial_id; nan as text, so that equal rows compare equal."""
-    return {row["trial_id"]: _numbers(row) for row in Ledger(str(out)).trials(WORKLOAD).to_pylist()}
+    return {row["trial_id"]: _numbers(row) for row in Ledger(str(out)).trials(workload).to_pylist()}
 
 
-def traces(out: Path) -> list[dict[str, Any]]:
-    return [_numbers(row) for row in Ledger(str(out)).traces(WORKLOAD).to_pylist()]
+def traces(out: Path, workload: str = WORKLOAD) -> list[dict[str, Any]]:
+    return [_numbers(row) for row in Ledger(str(out)).traces(workload).to_pylist()]
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, Any]:

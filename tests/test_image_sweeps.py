@@ -20,7 +20,7 @@ from orchestrator.show import show
 from orchestrator.sweeps import find_sweep
 from search_spaces import paper
 from tests.images import make_images
-from tests.launching import checked, descendants, environment, kill_tree, launch, start, wait_for
+from tests.launching import checked, descendants, environment, kill_tree, launch, rows, start, traces, wait_for
 from trainables.config import TrialConfig
 from trainables.gpu import gpu_is_here
 from trainables.image_config import ImageClassifierConfig
@@ -31,8 +31,6 @@ IMAGES = "image_classifier"
 PLAIN = ("--no-figures", "--no-mlflow")
 INLINE = ("--executor", "inline", *PLAIN)
 SHORT = ("--workload", "tiny_resnet8", "--set", "num_epochs=2", "--set", "batch_size=16,48", "--seeds", "0-1")
-# What may differ between two runs of one config; everything else is equal to the bit.
-CIRCUMSTANCES = {"train_seconds", "finished_at", "pack_id", "attempt", "driver_id", "hostname", "git_sha", "git_dirty"}
 
 
 @pytest.fixture
@@ -43,17 +41,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LAMBDA_ATLAS_DATA", str(tmp_path / "data"))
     (tmp_path / "my_sweeps.py").write_text("")
     return tmp_path
-
-
-def rows(out: Path) -> dict[str, dict[str, object]]:
-    found = Ledger(str(out)).trials(IMAGES).to_pylist()
-    return {row["trial_id"]: {k: v for k, v in row.items() if k not in CIRCUMSTANCES} for row in found}
-
-
-def traces(out: Path) -> list[dict[str, object]]:
-    return [
-        {k: v for k, v in row.items() if k not in CIRCUMSTANCES} for row in Ledger(str(out)).traces(IMAGES).to_pylist()
-    ]
 
 
 # --- what they expand to ---
@@ -139,7 +126,6 @@ def test_bad_input_is_one_line_and_exit_code_2_and_nothing_started(folder: Path,
     assert not (folder / "results").exists()
 
 
-@pytest.mark.skipif(gpu_is_here(), reason="this machine has a GPU")
 def test_a_gpu_where_none_is_is_one_line(folder: Path) -> None:
     done = launch(folder, "grid_bsz", *SHORT, *INLINE, "--device", "cuda")
     assert done.returncode == 2
@@ -202,10 +188,10 @@ def test_the_best_rate_of_each_point_makes_one_line_of_them_and_tables_tell_only
     heads = [line for line in told.getvalue().splitlines() if line.startswith("┃")]
     assert all("normalization" in line and "batchnorm_policy" not in line for line in heads)
     assert len(heads) == 2
-    trials, traces = ledger.trials(IMAGES).to_pandas(), ledger.traces(IMAGES).to_pandas()
+    trials, points = ledger.trials(IMAGES).to_pandas(), ledger.traces(IMAGES).to_pandas()
     kept = trials[trials["learning_rate"] == trials["batch_size"].map({16: 1e-2, 48: 1e-3})]
     note = "best learning_rate of each point, on the grid's edge at 8 of 8"
-    (own, _) = draw("error_vs_batch_size", kept, traces, folder / "own", note, ("learning_rate",))
+    (own, _) = draw("error_vs_batch_size", kept, points, folder / "own", note, ("learning_rate",))
     assert png.read_bytes() == own.read_bytes()
 
 
@@ -259,10 +245,22 @@ def test_a_sweep_ends_with_tables_figures_and_mlflow_from_images(folder: Path) -
     assert (folder / "results/mlflow.db").is_file()
     assert "24 trials, 24 done, 0 to run" in checked(folder, "grid_bsz", *SHORT, *INLINE)
     assert "24/24 trials done" in checked(folder, "status", "grid_bsz", *SHORT)
-    found = rows(folder / "results")
+    found = rows(folder / "results", IMAGES)
     assert len(found) == 24
     assert {row["device"] for row in found.values()} == {"cpu"}
     assert {row["num_train"] for row in found.values()} == {48}
+
+
+@pytest.mark.skipif(not gpu_is_here(), reason="this machine has no GPU")
+@pytest.mark.parametrize("executor", ["inline", "ray"])
+def test_a_sweep_trains_on_the_gpu_by_itself(folder: Path, executor: str) -> None:
+    arguments = (*SHORT, *PLAIN, "--executor", executor)
+    done = launch(folder, "grid_bsz", *arguments, CUDA_VISIBLE_DEVICES="0")
+    assert done.returncode == 0, done.stderr
+    found = rows(folder / "results", IMAGES).values()
+    assert len(found) == 24
+    assert {(row["device"], row["engine"]) for row in found} == {("cuda", "graph-cuda")}
+    assert "0 to run" in checked(folder, "grid_bsz", *arguments), "also for a launch that sees no GPU"
 
 
 @pytest.mark.slow
@@ -285,7 +283,7 @@ def test_a_driver_without_images_plans_by_the_manifest(folder: Path) -> None:
     assert checked(folder, "plan", "grid_bsz", *SHORT) == planned
     done = launch(folder, "grid_bsz", *SHORT, *INLINE, "--max-trials", "1")
     assert done.returncode == 1, "a trial without images fails, in a row"
-    (row,) = rows(folder / "results").values()
+    (row,) = rows(folder / "results", IMAGES).values()
     assert row["outcome"] == "failed"
     assert "no images of 'tiny'" in str(row["error"]) or "unknown data set 'tiny'" in str(row["error"])
 
@@ -304,8 +302,8 @@ def test_rows_equal_the_inline_executors_to_the_bit_also_when_workers_and_driver
     wait_for(lambda: list(folder.glob("ray/trials/*/*.parquet")), process)
     kill_tree(process)
     checked(folder, "grid_bsz", *on_ray)
-    assert rows(folder / "ray") == rows(folder / "inline")
-    assert traces(folder / "ray") == traces(folder / "inline")
+    assert rows(folder / "ray", IMAGES) == rows(folder / "inline", IMAGES)
+    assert traces(folder / "ray", IMAGES) == traces(folder / "inline", IMAGES)
 
 
 def launch_data(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,238 @@
+"""The image workload on a real GPU: recorded steps, trials side by side, memory that runs out.
+
+Numbers are compared in float64, where rounding and its order do not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.images import image_folders
+from trainables import image_device, image_training
+from trainables.image_config import ImageClassifierConfig
+from trainables.image_models import initial_model
+from trainables.image_training import ImageMemberRun
+from trainables.member_pack import MemberPackRun
+from trainables.registry import config_from_values, workload
+from trainables.result import Outcome, TrialResult
+from trainables.workload import Member, PackRun, State
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+
+GPU = torch.device("cuda", 0)
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"optimizer": "adamw"},
+    {"bias_correction": False},
+    {"optimizer": "signsgd"},
+    {"augment_flip": True, "augment_crop": 2},
+    {"normalization": "group"},
+    {"architecture": "resnet18", "batch_size": 16, "num_epochs": 3},
+    {"architecture": "vgg16", "image_size": 32, "num_epochs": 2},
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with image_folders(tmp_path_factory.mktemp("images"), 16):
+        yield
+
+
+def make_config(**values: Any) -> ImageClassifierConfig:
+    """50 steps, every fifth of them of 8 images instead of 10."""
+    base = {"optimizer": "adam", "weight_decay": 1e-2, "learning_rate": 1e-3, "batch_size": 10, "num_epochs": 10}
+    names = {"workload": "image_classifier", "dataset": "tiny16", "architecture": "resnet8", "precision": "float64"}
+    config = config_from_values({**base, **names, "seed": 0, **values})
+    assert isinstance(config, ImageClassifierConfig)
+    return config
+
+
+def ended(run: PackRun) -> dict[str, TrialResult]:
+    """Results of all members by trial_id."""
+    reports = []
+    while not run.is_done:
+        reports += run.advance(1.0)
+    return {report.trial_id: report.result for report in reports if report.result is not None}
+
+
+def trained(
+    config: ImageClassifierConfig, device: str = "cuda", engine: str | None = None, state: State | None = None
+) -> TrialResult:
+    run = workload("image_classifier").open([Member(config, config.num_epochs, state)], device, engine)
+    result = ended(run)[config.trial_id]
+    assert result.error is None
+    return result
+
+
+def assert_same(ours: TrialResult, wanted: TrialResult, tolerance: float = 1e-6) -> None:
+    """Every number of every epoch."""
+    pairs = zip(ours.trace, wanted.trace, strict=True)
+    for point, other in pairs:
+        assert astuple(point) == pytest.approx(astuple(other), rel=tolerance, abs=tolerance)
+
+
+# --- one trial ---
+
+
+@pytest.mark.parametrize("values", VARIANTS, ids=str)
+def test_recorded_steps_train_as_eager_ones_and_as_the_cpu(values: dict[str, Any]) -> None:
+    config = make_config(**values)
+    recorded = trained(config)
+    assert recorded.provenance.engine == "graph-cuda"
+    assert recorded.provenance.device_name == torch.cuda.get_device_name(GPU)
+    assert (recorded.provenance.peak_memory_bytes or 0) > 0
+    eager = trained(config, engine="eager-cuda")
+    assert eager.provenance.engine == "eager-cuda"
+    assert_same(recorded, eager)
+    assert_same(recorded, trained(config, "cpu"))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("values", VARIANTS, ids=str)
+def test_every_precision_is_recorded_and_learns(values: dict[str, Any], precision: str) -> None:
+    result = trained(make_config(**values, precision=precision))
+    assert result.provenance.engine == "graph-cuda"
+    assert result.trace[-1].train_loss < result.trace[0].train_loss
+
+
+def test_float32_products_are_not_rounded_to_tf32() -> None:
+    config = make_config(architecture="resnet18", precision="float32", num_epochs=1)
+    ours, wanted = (trained(config, device).trace[0] for device in ("cuda", "cpu"))
+    assert ours.train_loss == pytest.approx(wanted.train_loss, rel=1e-5)
+    assert ours.weight_norm == pytest.approx(wanted.weight_norm, rel=1e-6)
+
+
+def test_micro_batches_are_not_recorded_and_equal_the_batch() -> None:
+    values: dict[str, Any] = {"normalization": "group", "batch_size": 24}
+    parts = trained(make_config(**values, micro_batch_size=7))
+    assert parts.provenance.engine == "eager-cuda"
+    assert_same(parts, trained(make_config(**values)))
+
+
+def test_dropout_is_not_recorded_and_its_masks_are_the_seeds() -> None:
+    config = make_config(architecture="vgg16", image_size=65, batch_size=24, num_epochs=2, precision="float32")
+    first, again = trained(config), trained(config)
+    assert first.provenance.engine == "eager-cuda"
+    assert_same(first, again, 1e-3)
+
+
+@pytest.mark.parametrize("values", VARIANTS[:4], ids=str)
+def test_a_trial_goes_on_from_its_state(values: dict[str, Any]) -> None:
+    config = make_config(**values)
+    run = workload("image_classifier").open([Member(config, 4)], "cuda")
+    (cut,) = ended(run).values()
+    assert cut.outcome is Outcome.UNFINISHED
+    state = run.states()[config.trial_id]
+    assert_same(trained(config, state=state), trained(config))
+
+
+def test_images_on_the_host_train_as_those_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(augment_flip=True, augment_crop=2)
+    wanted = trained(config)
+    image_device._device_images.cache_clear()
+    monkeypatch.setattr(image_device, "_IMAGES_SHARE", 0.0)
+    ours = trained(config)
+    images = image_device.device_images(config, GPU)
+    image_device._device_images.cache_clear()
+    assert images.home == torch.device("cpu")
+    assert ours.provenance.engine == "graph-cuda"
+    assert_same(ours, wanted)
+
+
+class Synchronizes(nn.Module):
+    """A network that asks the host about its numbers, which no recording can hold."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        logits: Tensor = self.network(x_bchw)
+        return logits if float(logits.detach().sum()) != math.inf else -logits
+
+
+def test_a_step_that_cannot_be_recorded_runs_eagerly_and_the_next_trial_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, next_config = make_config(), make_config(seed=1)
+    wanted = trained(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(image_training, "initial_model", lambda config: Synchronizes(initial_model(config)))
+        ours = trained(config)
+    assert ours.provenance.engine == "eager-cuda"
+    assert "steps are not recorded" in caplog.text
+    assert_same(ours, wanted)
+    after = trained(next_config)
+    assert after.provenance.engine == "graph-cuda"
+    assert_same(after, trained(next_config, "cpu"))
+
+
+# --- packs ---
+
+
+def test_forty_trials_in_one_process_train_side_by_side_and_leave_no_memory_behind() -> None:
+    configs = [make_config(seed=seed, num_epochs=2, learning_rate=1e-4) for seed in range(40)]
+    reserved = []
+    for _ in range(3):
+        results = ended(workload("image_classifier").open([Member(c, 2) for c in configs], "cuda"))
+        assert {result.provenance.engine for result in results.values()} == {"graph-cuda"}
+        assert max(result.provenance.side_by_side for result in results.values()) > 1
+        torch.cuda.empty_cache()
+        reserved.append(torch.cuda.memory_reserved(GPU))
+    for config in configs[::8]:
+        assert_same(results[config.trial_id], trained(config, "cpu"))
+    assert reserved[2] <= reserved[0] + 2**26
+
+
+@contextmanager
+def memory(num_bytes: float) -> Iterator[None]:
+    """Within, torch may take that many bytes of the GPU."""
+    total = torch.cuda.get_device_properties(GPU).total_memory
+    torch.cuda.set_per_process_memory_fraction(num_bytes / total, GPU)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, GPU)
+        torch.cuda.empty_cache()
+
+
+def pack_of_eight(configs: Sequence[ImageClassifierConfig]) -> dict[str, TrialResult]:
+    """All at once, whatever the room for them."""
+    members = [Member(config, config.num_epochs) for config in configs]
+    return ended(MemberPackRun(members, lambda m: ImageMemberRun(m, "graph-cuda", GPU, 1), lambda _: 8))
+
+
+LARGE: Mapping[str, Any] = {"architecture": "resnet18", "batch_size": 48, "num_epochs": 3, "learning_rate": 1e-4}
+
+
+def test_trials_that_do_not_fit_together_train_with_fewer_beside_them() -> None:
+    configs = [make_config(**LARGE, seed=seed) for seed in range(8)]
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(GPU)
+    alone = trained(configs[0])
+    one = torch.cuda.max_memory_reserved(GPU)
+    torch.cuda.empty_cache()
+    with memory(3.5 * one):
+        results = pack_of_eight(configs)
+    assert [results[config.trial_id].error for config in configs] == [None] * 8
+    assert 1 <= max(result.provenance.side_by_side for result in results.values()) <= 4
+    assert_same(results[configs[0].trial_id], alone)
+
+
+def test_a_trial_that_does_not_fit_alone_fails_alone() -> None:
+    small, large = make_config(), make_config(**LARGE)
+    torch.cuda.empty_cache()
+    with memory(torch.cuda.memory_reserved(GPU) + 2**27):
+        results = pack_of_eight([large, small])
+    assert results[large.trial_id].outcome is Outcome.FAILED
+    assert "out of memory" in str(results[large.trial_id].error)
+    assert results[small.trial_id].error is None
+    assert trained(large).error is None
