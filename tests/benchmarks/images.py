@@ -5,9 +5,10 @@ number of workers (persistent, pinned memory on a GPU), channels_last, torch.opt
 Evaluation is timed too, against the plain loop with its best batch size. Without `--data` the images are random: they
 train as fast. Rounds alternate, medians count.
 
-On a GPU the baseline also runs with TF32, which ours leaves off where a trial says float32; and there are bfloat16,
-packs of several trials at once, peak memory of one, and the share of the card's measured bfloat16 matrix rate that
-ResNet-18 reaches at B = 1024. `--seconds 2` ends within ten minutes there.
+On a GPU the baseline lets cuDNN time its algorithms, and runs with TF32 too, which ours leaves off where a trial says
+float32. Then there are ours with timed algorithms, to see whether it should have them; bfloat16, packs of several
+trials at once, peak memory of one, and the share of the card's measured bfloat16 matrix rate that ResNet-18 reaches at
+B = 1024. `--seconds 2` ends within ten minutes there.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ def main() -> None:
             # a step of 4096 images takes seconds on a CPU
             stretched = 4 if device == "cpu" and batch_size > 1024 else 1
             compare(make_config(architecture, batch_size), device, arguments.seconds * stretched)
+            if device == "cuda":
+                cudnn_benchmark(make_config(architecture, batch_size), arguments.seconds)
         compare_evaluation(make_config(architecture, 16), device, arguments.seconds)
         if device == "cuda":
             for batch_size, num_members in itertools.product((16, 256), (1, 2, 4, 8)):
@@ -133,8 +136,9 @@ def make_config(architecture: str, batch_size: int, seed: int = 0, precision: st
     return config
 
 
-def ours(configs: list[ImageClassifierConfig], device: str) -> Callable[[float], float]:
+def ours(configs: list[ImageClassifierConfig], device: str, *, benchmark: bool = False) -> Callable[[float], float]:
     """A pack of these trials; images a second of all of them, a small test set each epoch included."""
+    set_cudnn(tf32=False, benchmark=benchmark)  # before steps are recorded
     members = [Member(config, config.num_epochs) for config in configs]
     run = workload("image_classifier").open(members, device, num_threads=CORES)
     for _ in range(3):  # the first member begins alone, then as many as fit beside it
@@ -143,7 +147,7 @@ def ours(configs: list[ImageClassifierConfig], device: str) -> Callable[[float],
         run.advance(1.0)
 
     def timed(seconds: float) -> float:
-        set_tf32(False)
+        set_cudnn(tf32=False, benchmark=benchmark)
         before, started = images_done(run), time.perf_counter()
         while time.perf_counter() - started < seconds:
             run.advance(seconds - (time.perf_counter() - started))
@@ -158,9 +162,10 @@ def images_done(run: Any) -> int:
     return sum(int(s["epoch"]) * NUM_TRAIN + int(s["position"]) for s in run.states().values())
 
 
-def set_tf32(allowed: bool) -> None:
-    """Whether products of float32 numbers may be rounded to 10 bits first; torch's convolutions may by default."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+def set_cudnn(*, tf32: bool, benchmark: bool) -> None:
+    """Whether products of float32 numbers may be rounded to 10 bits first, and whether cuDNN times its algorithms."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = benchmark
 
 
 class InMemory(Dataset[tuple[torch.Tensor, int]]):
@@ -191,7 +196,7 @@ def plain(
 
     def timed(seconds: float) -> float:
         torch.set_num_threads(CORES)
-        set_tf32(tf32)
+        set_cudnn(tf32=tf32, benchmark=True)
         images, started = 0, 0.0
         while not images or time.perf_counter() - started < seconds:
             x, y = next(batches)
@@ -218,7 +223,7 @@ def our_evaluation(config: ImageClassifierConfig, device: str) -> Callable[[floa
 
     def timed(seconds: float) -> float:
         torch.set_num_threads(CORES)
-        set_tf32(False)
+        set_cudnn(tf32=False, benchmark=False)
         images, started = 0, time.perf_counter()
         while time.perf_counter() - started < seconds:
             evaluation.advance(1)
@@ -245,7 +250,7 @@ def plain_evaluation(
     @torch.inference_mode()
     def timed(seconds: float) -> float:
         torch.set_num_threads(CORES)
-        set_tf32(False)
+        set_cudnn(tf32=False, benchmark=True)
         images, started = 0, 0.0
         sums = torch.zeros(2, device=device)
         while not images or time.perf_counter() - started < seconds:
@@ -279,6 +284,13 @@ def forever(batches: DataLoader[Any]) -> Iterator[Any]:
     """Epoch after epoch."""
     while True:
         yield from batches
+
+
+def cudnn_benchmark(config: ImageClassifierConfig, seconds: float) -> None:
+    """One line: ours where cuDNN times its algorithms before a step is recorded."""
+    run = ours([config], "cuda", benchmark=True)
+    rates = [run(seconds) for _ in range(ROUNDS)]
+    print(f"{config.architecture}, B={config.batch_size}, {config.precision}, cudnn.benchmark: {spread(rates)}")
 
 
 def pack(batch_size: int, num_members: int, seconds: float) -> None:
