@@ -16,13 +16,14 @@ from trainables.image_config import ImageClassifierConfig
 from trainables.image_data import Selection, open_images
 from trainables.image_device import home
 from trainables.image_evaluation import SplitEvaluation
-from trainables.image_models import initial_model
+from trainables.image_models import initial_model, memory_format
 from trainables.image_steps import EagerStep
 from trainables.optimizers import make_optimizer, set_moments
 from trainables.registry import config_from_values
 
 GPU = torch.device("cuda", 0)
 BATCH = 8
+LAYOUTS = {"bfloat16": torch.channels_last, "float32": torch.contiguous_format}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -140,6 +141,23 @@ def test_images_that_would_fill_a_gpu_stay_on_the_host(
     assert data.train_images.nbytes + data.test_images.nbytes == (48 + 24) * 8 * 8 * 3
     assert home(data, GPU) == lies_on
     assert [record.getMessage().split(":")[0] for record in caplog.records] == (["tiny8"] if lies_on != GPU else [])
+
+
+@pytest.mark.parametrize(("precision", "layout"), LAYOUTS.items())
+def test_tensor_cores_get_channels_last_and_full_precision_what_cudnn_is_fast_at(
+    fake: None, precision: str, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, _ = step_of(precision=precision)
+    seen = []
+
+    def noted(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        seen.extend(f for f in LAYOUTS.values() if inputs[0].is_contiguous(memory_format=f))
+
+    step.model.register_forward_pre_hook(noted)
+    step(torch.empty(BATCH, dtype=torch.int64, device=GPU))
+    evaluated_on(step)
+    assert seen == [layout] * 3
+    assert memory_format(step.config, torch.device("cpu")) == torch.channels_last
 
 
 @pytest.mark.parametrize("part", ["_mean", "labels"])

@@ -16,13 +16,13 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.images import NUM_CLASSES, image_folders
-from trainables import image_evaluation
+from trainables import image_evaluation, image_steps
 from trainables.errors import ConfigError
 from trainables.image_batches import DeviceImages, epoch_augmentation, epoch_order
 from trainables.image_config import Architecture, ImageClassifierConfig
 from trainables.image_data import ImageData, Selection, open_images
 from trainables.image_models import group_norm, initial_model
-from trainables.image_steps import EagerStep, batch_sums
+from trainables.image_steps import EagerStep, GraphStep, batch_sums
 from trainables.optimizers import make_optimizer, set_moments
 from trainables.outcome import outcome
 from trainables.registry import config_from_values, workload
@@ -297,8 +297,7 @@ def test_a_rehearsed_step_leaves_no_trace(optimizer: str) -> None:
     """A GPU's memory is measured by it before training begins."""
     config = make_config(optimizer=optimizer, augment_flip=True)
     step, model = our_step(config)
-    moments = [t for state in step.optimizer.state.values() for t in state.values()]
-    mutable = [*(w.detach() for w in model.parameters()), *model.buffers(), *moments]
+    mutable = mutable_of(step, model)
     before = [tensor.clone() for tensor in mutable]
     step.rehearse(mutable)
     assert all(torch.equal(now, then) for now, then in zip(mutable, before, strict=True))
@@ -307,6 +306,56 @@ def test_a_rehearsed_step_leaves_no_trace(optimizer: str) -> None:
     step(torch.arange(config.batch_size))
     changed = [not torch.equal(now, then) for now, then in zip(mutable, before, strict=True)]
     assert sum(changed) > len(changed) / 2
+
+
+def mutable_of(step: EagerStep, model: nn.Module) -> list[Tensor]:
+    """Every tensor that a step changes."""
+    moments = [t for state in step.optimizer.state.values() for t in state.values()]
+    return [*(w.detach() for w in model.parameters()), *model.buffers(), *moments]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, where steps can be recorded")
+def test_a_step_that_cannot_be_recorded_trains_eagerly_and_no_other_is_tried(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(image_steps, "_recording_has_failed", False)
+    config = make_config(batch_size=10)
+    for _ in range(2):
+        eager, model = our_step(config)
+        mutable = mutable_of(eager, model)
+        before = [tensor.clone() for tensor in mutable]
+        step = GraphStep(eager, mutable)
+        assert step.engine == "eager-cpu"
+        assert all(torch.equal(now, then) for now, then in zip(mutable, before, strict=True))
+        wanted, reference = our_step(config)
+        for index_b in batches(config, 7):
+            step(index_b)
+            wanted(index_b)
+        assert torch.equal(step.sums, wanted.sums)
+        pairs = zip(mutable, mutable_of(wanted, reference), strict=True)
+        assert all(torch.equal(ours, others) for ours, others in pairs)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("steps are not recorded")
+
+
+def test_a_step_whose_recording_has_no_memory_says_so_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_steps, "_recording_has_failed", False)
+    eager, model = our_step(make_config())
+    mutable = mutable_of(eager, model)
+    before = [tensor.clone() for tensor in mutable]
+    train, left = eager.train_whole, [2]
+
+    def twice(stored_b: Tensor, index_b: Tensor) -> None:
+        if not left[0]:
+            raise RuntimeError("GET was unable to find an engine to execute this computation")
+        left[0] -= 1
+        train(stored_b, index_b)
+
+    monkeypatch.setattr(eager, "train_whole", twice)
+    with pytest.raises(RuntimeError, match="unable to find an engine"):
+        GraphStep(eager, mutable)
+    assert all(torch.equal(now, then) for now, then in zip(mutable, before, strict=True))
+    assert not image_steps._recording_has_failed
 
 
 @pytest.mark.parametrize("batch_size", [1, 47, 48])

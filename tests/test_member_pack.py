@@ -141,7 +141,7 @@ class _Breaking(_Around):
     def advance(self, deadline: float) -> Report:
         self._slices_left -= 1
         if self._slices_left < 0 and self._breaks():
-            raise self._error
+            raise type(self._error)(*self._error.args)  # anew: an exception keeps the frames it passed
         return super().advance(deadline)
 
 
@@ -246,6 +246,14 @@ def test_how_many_fit_is_judged_by_what_a_crowd_took(crowd: int, taken: float, f
 
 # --- too little memory ---
 
+SHORTAGES = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+"""What torch raises for it: in its own allocator, in CUDA's calls, in a convolution, in cuBLAS."""
+
 
 def slices(at_once: int, saves: bool) -> tuple[list[int], dict[str, TrialResult]]:
     """A pack whose first member runs out of shared memory once, in its 7th slice.
@@ -309,19 +317,16 @@ def test_members_resumed_and_put_back_go_on_from_where_they_were_resumed(one_by_
 class _Crowded(_Around):
     """A real member of a device that has memory for `room` of them: with more in training, it runs out of it."""
 
-    active: set[int]
-    room: int
-
-    def __init__(self, member: Member, active: set[int], room: int) -> None:
+    def __init__(self, member: Member, active: set[int], room: int, error: Exception = SHORTAGES[0]) -> None:
         super().__init__(member)
-        self._active, self._room = active, room
+        self._active, self._room, self._error = active, room, error
         self.is_closed = False
         active.add(id(self))
 
     def advance(self, deadline: float) -> Report:
         if len(self._active) > self._room:
             self._active.discard(id(self))
-            raise torch.OutOfMemoryError("out of memory")
+            raise type(self._error)(*self._error.args)  # anew: an exception keeps the frames it passed
         report = super().advance(deadline)
         if report.result is not None:
             self._active.discard(id(self))
@@ -332,23 +337,24 @@ class _Crowded(_Around):
         super().close()
 
 
-def crowded(room: int) -> tuple[MemberPackRun, list[_Crowded]]:
+def crowded(room: int, error: Exception = SHORTAGES[0]) -> tuple[MemberPackRun, list[_Crowded]]:
     """A pack on such a device, and all runs that it opens, those put back included."""
     active: set[int] = set()
     opened: list[_Crowded] = []
 
     def open_crowded(member: Member) -> MemberRun:
-        opened.append(_Crowded(member, active, room))
+        opened.append(_Crowded(member, active, room, error))
         return opened[-1]
 
     return MemberPackRun(members(), open_crowded, lambda crowd: 3), opened
 
 
+@pytest.mark.parametrize("error", SHORTAGES, ids=str)
 @pytest.mark.parametrize("room", [1, 2])
 def test_where_memory_is_too_small_fewer_train_at_once_and_nothing_is_lost(
-    room: int, one_by_one: dict[str, object]
+    room: int, error: Exception, one_by_one: dict[str, object]
 ) -> None:
-    run, opened = crowded(room)
+    run, opened = crowded(room, error)
     assert numbers(finish(run, 0.0)) == one_by_one
     assert len(opened) == 3 + 1, "one shortage tells how many fit"
     assert all(one.is_closed for one in opened)
@@ -361,5 +367,5 @@ def test_a_member_that_is_too_large_alone_is_a_row_and_the_others_go_on() -> Non
     assert {result.outcome for result in results.values()} == {Outcome.FAILED}
     for result in results.values():
         assert str(result.error).startswith("Traceback (most recent call last)")
-        assert "OutOfMemoryError: out of memory" in str(result.error)
+        assert "OutOfMemoryError: CUDA out of memory" in str(result.error)
     assert run.states() == {}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainables.image_batches import DeviceImages
 from trainables.image_config import ImageClassifierConfig
+from trainables.image_models import memory_format
 from trainables.image_steps import autocast, batch_sums
 
 _PIXELS = {"cpu": 2**17, "cuda": 2**20}
@@ -53,6 +54,8 @@ class SplitEvaluation:
         self.sums.zero_()
 
     def _logits(self, start: int) -> Tensor:
+        images = self._images.plain_batch(start, self.position, test=self._test)
+        images = images.contiguous(memory_format=memory_format(self._config, self._images.device))
         with autocast(self._config, self._images.device):
-            logits: Tensor = self._model(self._images.plain_batch(start, self.position, test=self._test))
+            logits: Tensor = self._model(images)
         return logits

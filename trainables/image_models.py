@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50, resnet101, vgg16_bn
 from torchvision.models.resnet import BasicBlock
 
+from trainables.config import Precision
 from trainables.image_config import Architecture, ImageClassifierConfig, Normalization
 from trainables.streams import Purpose, stream
 
@@ -36,6 +37,16 @@ def initial_model(config: ImageClassifierConfig) -> nn.Module:
     with seeded(torch_seed(config.seed, Purpose.INIT)):
         model = _make(config)
     return model.double() if config.precision.value == "float64" else model
+
+
+def memory_format(config: ImageClassifierConfig, device: torch.device) -> torch.memory_format:
+    """channels_last; torch's default on a GPU that computes in full precision.
+
+    There cuDNN's channels_last convolutions are the slow ones (pytorch#44943; for float64 there are none), and those of
+    BatchNorm wait for the trials beside them (pytorch#80259).
+    """
+    is_full = config.precision is not Precision.BFLOAT16
+    return torch.contiguous_format if device.type == "cuda" and is_full else torch.channels_last
 
 
 @contextmanager

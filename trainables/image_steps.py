@@ -16,13 +16,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from trainables.config import Precision
+from trainables.gpu import memory_ran_out
 from trainables.image_batches import Augmentation, DeviceImages
 from trainables.image_config import ImageClassifierConfig
+from trainables.image_models import memory_format
 
 TOP = 5
 _WARM_UP_STEPS = 3
 _recording = threading.Lock()
 """Held while a graph is recorded: one at a time in a process."""
+_recording_has_failed = False
+"""Then this process records no more: before 2.15 torch keeps what it opened for a recording that failed."""
 
 _logger = logging.getLogger(__name__)
 
@@ -58,6 +62,7 @@ class EagerStep:
         self.engine = f"eager-{device.type}"
         self.config, self.model, self.optimizer, self.augmentation = config, model, optimizer, augmentation
         self.device, self.images = device, images
+        self._memory_format = memory_format(config, device)
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
 
     def __call__(self, index_b: Tensor) -> None:
@@ -76,6 +81,7 @@ class EagerStep:
     def _backward(self, stored_b: Tensor, index_b: Tensor, share: float) -> None:
         """Add the gradients of `share` times the mean loss of these images, and their sums."""
         images = self.images.train_batch(stored_b, index_b, self.augmentation, self.config.augment_crop)
+        images = images.contiguous(memory_format=self._memory_format)
         with autocast(self.config, self.device):
             logits = self.model(images)
         labels = self.images.labels[index_b]
@@ -97,7 +103,7 @@ class EagerStep:
 class GraphStep:
     """An eager step recorded as a CUDA graph for whole batches: one launch a step; smaller batches run eagerly.
 
-    Where recording fails, everything runs eagerly, and `engine` says so.
+    Where recording fails, everything runs eagerly from then on, and `engine` says so.
     """
 
     def __init__(self, eager: EagerStep, mutable: Sequence[Tensor]) -> None:
@@ -107,7 +113,8 @@ class GraphStep:
         self._index_b = torch.zeros(eager.config.batch_size, dtype=torch.int64, device=eager.device)
         images = eager.images
         self._stored_b = None if images.home == images.device else images.stored(self._index_b.to(images.home))
-        self._record([*mutable, self.sums])
+        if not _recording_has_failed:
+            self._record([*mutable, self.sums])
 
     def __call__(self, index_b: Tensor) -> None:
         """Train the images with these indices, which lie where the images do."""
@@ -131,6 +138,8 @@ class GraphStep:
         self._graph = None
 
     def _record(self, mutable: Sequence[Tensor]) -> None:
+        global _recording_has_failed
+        torch.cuda.empty_cache()  # of members that ended: the peak tells how many there is room for
         with _recording, _put_back(mutable):
             try:
                 for _ in range(_WARM_UP_STEPS):  # allocates, and lets cuDNN choose
@@ -144,11 +153,10 @@ class GraphStep:
                 with torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
                     self._train()
                 self._graph, self.engine = graph, "graph-cuda"
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:  # an operation that cannot be recorded
-                if "out of memory" in str(error):
-                    raise torch.OutOfMemoryError(str(error)) from None
+            except RuntimeError as error:
+                if memory_ran_out(error):
+                    raise
+                _recording_has_failed = True  # an operation that cannot be recorded
                 _logger.warning("steps are not recorded, which a small batch notices: %s", error)
 
 

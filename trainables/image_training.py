@@ -6,8 +6,9 @@ Shapes: B images of a batch, P weights of all parameters in one vector.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import astuple, fields, replace
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from trainables.image_batches import epoch_augmentation, epoch_order
 from trainables.image_config import ImageClassifierConfig
 from trainables.image_device import device_images, give_stream_back, take_stream
 from trainables.image_evaluation import SplitEvaluation
-from trainables.image_models import has_dropout, initial_model, seeded, torch_seed, without_counters
+from trainables.image_models import has_dropout, initial_model, memory_format, seeded, torch_seed, without_counters
 from trainables.image_steps import EagerStep, GraphStep, Step
 from trainables.optimizers import make_optimizer, set_moments
 from trainables.outcome import is_finite, outcome
@@ -29,6 +30,9 @@ from trainables.result import ImageTracePoint, Outcome, TrialResult
 from trainables.streams import Purpose, digest
 from trainables.torch_threads import torch_threads
 from trainables.workload import Member, Report, State
+
+# A step is warmed up without being recorded, which torch finds worth a warning.
+warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
 
 _POINT_FIELDS = tuple(field.name for field in fields(ImageTracePoint))
 
@@ -48,6 +52,7 @@ class ImageMemberRun:
         self._epoch = self._step_count = self._position = 0
         self._init_digest: str | None = None
         self._cuda_stream: torch.cuda.Stream | None = None
+        self._closing = ExitStack()
 
     def advance(self, deadline: float) -> Report:
         """Train and measure until the deadline (at least one step or batch) or the end."""
@@ -97,12 +102,8 @@ class ImageMemberRun:
         }
 
     def close(self) -> None:
-        """Give the stream back, and the memory of the recorded step."""
-        if self.has_begun:
-            self._step.close()
-        if self._cuda_stream is not None:
-            give_stream_back(self._cuda_stream)
-            self._cuda_stream = None
+        """Give back the memory of the recorded step, then the stream."""
+        self._closing.close()
 
     # --- beginning and going on ---
 
@@ -113,7 +114,7 @@ class ImageMemberRun:
         self._init_digest = digest(_flat(model.parameters()))
         self._has_dropout = has_dropout(model)
         without_counters(model)
-        self._model = model.to(self._device).to(memory_format=torch.channels_last)
+        self._model = model.to(self._device).to(memory_format=memory_format(config, self._device))
         self._parameters = list(self._model.parameters())
         is_cuda = self._device.type == "cuda"
         variant: dict[str, Any] = {"fused": True} if config.bias_correction else {}
@@ -124,6 +125,7 @@ class ImageMemberRun:
             step = torch.zeros((), device=self._device if is_cuda else "cpu")
             set_moments(self._optimizer, w, step, torch.zeros_like(w), torch.zeros_like(w))
         self._step = self._make_step()
+        self._closing.callback(self._step.close)
         self._evaluations = [
             SplitEvaluation(config, self._model, self._images, test=is_test) for is_test in (False, True)
         ]
@@ -208,10 +210,10 @@ class ImageMemberRun:
             self._train(num_steps)
         else:
             on_test.advance(num_steps)
-        if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()
         if on_test.is_done:
             self._end_epoch()
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
 
     def _train(self, num_steps: int) -> None:
         stop = min(self.config.num_train, self._position + num_steps * self.config.batch_size)
@@ -228,6 +230,7 @@ class ImageMemberRun:
             return nullcontext()
         if self._cuda_stream is None:
             self._cuda_stream = take_stream(self._device)
+            self._closing.callback(give_stream_back, self._cuda_stream)
         return torch.cuda.stream(self._cuda_stream)
 
     def _dropout_stream(self) -> AbstractContextManager[Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from trainables.config import TrialConfig
+from trainables.gpu import memory_ran_out
 from trainables.result import Outcome
 from trainables.workload import Member, Report, State
 
@@ -166,10 +167,11 @@ def _moved(run: MemberRun, deadline: float) -> Report | _Fault:
     try:
         return run.advance(deadline)
     except Exception as error:  # a failing member is a row with its traceback; its neighbours go on
-        kind = type(error).__name__  # by name: this module is used without torch too
-        if kind == "AcceleratorError":  # a GPU's fault stays with the process: the pack is lost, none of its trials
+        is_out_of_memory = memory_ran_out(error)
+        # Another fault of a GPU stays with the process: the pack is lost, none of its trials.
+        if type(error).__name__ == "AcceleratorError" and not is_out_of_memory:  # by name: torch may be absent
             raise
-        return _Fault("".join(traceback.format_exception(error)), kind == "OutOfMemoryError")
+        return _Fault("".join(traceback.format_exception(error)), is_out_of_memory)
 
 
 def _is_out_of_memory(outcome: Report | _Fault) -> bool:

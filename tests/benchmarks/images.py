@@ -1,9 +1,9 @@
 """Images a second against a plain loop, in one run: `python tests/benchmarks/images.py [--data FOLDER]`.
 
 The baseline is what a good user writes: torchvision's dataset in memory with transforms, a DataLoader with its best
-number of workers (persistent, pinned memory on a GPU), channels_last, torch.optim.Adam's best variant, all threads.
-Evaluation is timed too, against the plain loop with its best batch size. Without `--data` the images are random: they
-train as fast. Rounds alternate, medians count.
+number of workers (persistent, pinned memory on a GPU), the memory format that the device prefers, the best variant of
+torch.optim.Adam, all threads. Evaluation is timed too, against the plain loop with its best batch size. Without
+`--data` the images are random: they train as fast. Rounds alternate, medians count.
 
 On a GPU the baseline lets cuDNN time its algorithms, and runs with TF32 too, which ours leaves off where a trial says
 float32. Then there are ours with timed algorithms, to see whether it should have them; bfloat16, packs of several
@@ -36,7 +36,7 @@ from trainables.image_config import ImageClassifierConfig
 from trainables.image_data import CACHE_VARIABLE, DATA_VARIABLE, Selection, open_images
 from trainables.image_device import device_images
 from trainables.image_evaluation import SplitEvaluation
-from trainables.image_models import initial_model
+from trainables.image_models import initial_model, memory_format
 from trainables.provenance import provenance
 from trainables.registry import config_from_values, workload
 from trainables.workload import Member
@@ -189,7 +189,8 @@ def plain(
     config: ImageClassifierConfig, device: str, workers: int, variant: str, tf32: bool
 ) -> Callable[[float], float]:
     """The plain loop; its DataLoader's workers live as long as it."""
-    model: nn.Module = initial_model(config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = torch.channels_last if tf32 else memory_format(config, torch.device(device))
+    model: nn.Module = initial_model(config).to(device).to(memory_format=layout)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=5e-4, **{variant: True})
     batches = forever(loader(config, device, config.batch_size, workers))
     model.train()
@@ -201,7 +202,7 @@ def plain(
         while not images or time.perf_counter() - started < seconds:
             x, y = next(batches)
             started = started or time.perf_counter()  # a loader's start is not its rate
-            x = x.to(device, non_blocking=True, memory_format=torch.channels_last)
+            x = x.to(device, non_blocking=True, memory_format=layout)
             y = y.to(device, non_blocking=True)
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(x), y)
@@ -218,7 +219,8 @@ def plain(
 def our_evaluation(config: ImageClassifierConfig, device: str) -> Callable[[float], float]:
     """The product's, of the initial weights."""
     on_device = torch.device(device)
-    model: nn.Module = initial_model(config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = memory_format(config, on_device)
+    model: nn.Module = initial_model(config).to(device).to(memory_format=layout)  # type: ignore[call-overload]
     evaluation = SplitEvaluation(config, model, device_images(config, on_device), test=False)
 
     def timed(seconds: float) -> float:
@@ -243,7 +245,8 @@ def plain_evaluation(
     config: ImageClassifierConfig, device: str, batch_size: int, workers: int
 ) -> Callable[[float], float]:
     """Loss and top-1 error batch by batch, as anyone writes it."""
-    model: nn.Module = initial_model(config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = memory_format(config, torch.device(device))
+    model: nn.Module = initial_model(config).to(device).to(memory_format=layout)  # type: ignore[call-overload]
     batches = forever(loader(config, device, batch_size, workers))
     model.eval()
 
@@ -256,7 +259,7 @@ def plain_evaluation(
         while not images or time.perf_counter() - started < seconds:
             x, y = next(batches)
             started = started or time.perf_counter()
-            x = x.to(device, non_blocking=True, memory_format=torch.channels_last)
+            x = x.to(device, non_blocking=True, memory_format=layout)
             y = y.to(device, non_blocking=True)
             logits = model(x)
             loss = nn.functional.cross_entropy(logits, y, reduction="sum")
@@ -304,6 +307,7 @@ def pack(batch_size: int, num_members: int, seconds: float) -> None:
         print(
             f"resnet18, B={batch_size}, {precision}, pack of {num_members}: {spread(rates)}, {gigabytes:.2f} GiB each"
         )
+        del run  # or the next pack shares the memory with it
 
 
 def matrix_share(seconds: float) -> None:
