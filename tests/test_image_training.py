@@ -711,3 +711,19 @@ def test_a_state_of_another_network_is_refused() -> None:
     assert report.result is not None
     assert report.result.outcome is Outcome.FAILED
     assert "weights is not this trial's" in str(report.result.error)
+
+
+def test_a_step_is_closed_when_its_trial_ends_and_when_it_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorded step holds memory of the GPU."""
+    closed: list[EagerStep] = []
+    monkeypatch.setattr(EagerStep, "close", closed.append)
+    config, other = make_config(num_epochs=1), make_config(num_epochs=1, architecture="resnet18")
+    run = workload("image_classifier").open([Member(config, 1)])
+    run.advance(0.0)
+    assert not closed
+    state = run.states()[config.trial_id]
+    run.advance(math.inf)
+    assert run.is_done
+    assert len(closed) == 1
+    assert workload("image_classifier").open([Member(other, 1, state)]).advance(0.0)[0].result is not None
+    assert len(closed) == 2
