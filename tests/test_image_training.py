@@ -716,7 +716,7 @@ def test_a_state_of_another_network_is_refused() -> None:
 def test_a_step_is_closed_when_its_trial_ends_and_when_it_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recorded step holds memory of the GPU."""
     closed: list[EagerStep] = []
-    monkeypatch.setattr(EagerStep, "close", closed.append)
+    monkeypatch.setattr(EagerStep, "close", lambda step: closed.append(step))
     config, other = make_config(num_epochs=1), make_config(num_epochs=1, architecture="resnet18")
     run = workload("image_classifier").open([Member(config, 1)])
     run.advance(0.0)
