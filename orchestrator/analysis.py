@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats  # type: ignore[import-untyped]
 
+from orchestrator.error_kinds import PLAIN, judged_by, kind_of, precise
 from orchestrator.errors import UserError
 from trainables.config import MOMENT_FIELDS, Follows, Optimizer, TwoLayerCNNConfig
 from trainables.registry import workload
@@ -34,6 +35,9 @@ CELL_STATISTICS = (
     *(str(outcome) for outcome in Outcome),
 )
 """The columns of `cell_summary` beside its keys."""
+
+BEST_STATISTICS = ("n", "num_seeds", "mean", "std", "is_on_edge")
+"""The columns of `best_cells` beside its keys and the fields chosen."""
 
 PAIR_STATISTICS = (
     *("n", "difference_mean", "difference_std", "difference_low", "difference_high"),
@@ -179,45 +183,49 @@ def paired_difference(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, *PAIR_STATISTICS])
 
 
-def result_table(trials: pd.DataFrame) -> pd.DataFrame:
+def result_table(trials: pd.DataFrame, error: str = PLAIN.test) -> pd.DataFrame:
     """The table that ends a run, as text: one row a cell of everything that varies but the seed.
 
-    Test error is mean ± std over the seeds whose error means something; "-" where there is none.
+    Errors are mean ± std over the seeds whose error means something; "-" where there is none. Beside the kind of
+    `error` stands its precise one, where the trials have it.
     """
+    kind, precise_kind = kind_of(error), precise(error)
+    train, test = f"{kind.label}train error", f"{kind.label}test error"
     if trials.empty:
-        return pd.DataFrame(columns=[*_FIRST_KEYS, "n", "train error", "test error", "min", "max", "outcomes"])
+        return pd.DataFrame(columns=[*_FIRST_KEYS, "n", train, test, "min", "max", "outcomes"])
     keys = _cell_columns(trials)
-    cells = cell_summary(trials, keys)
+    cells = cell_summary(judged_by(trials, kind), keys)
     table = pd.DataFrame({name: cells[name].map(_plain) for name in keys})
     table["n"] = cells["num_trials"].map(str)
-    table["train error"] = [
-        _mean_std(*pair) for pair in zip(cells["train_error_mean"], cells["train_error_std"], strict=True)
-    ]
-    table["test error"] = [
-        _mean_std(*pair) for pair in zip(cells["test_error_mean"], cells["test_error_std"], strict=True)
-    ]
+    table[train], table[test] = _means(cells, "train_error"), _means(cells, "test_error")
     table["min"], table["max"] = cells["test_error_min"].map(_rate), cells["test_error_max"].map(_rate)
+    if precise_kind is not None and precise_kind.test in trials and trials[precise_kind.test].notna().any():
+        of_precise = cell_summary(judged_by(trials, precise_kind), keys)
+        table[f"{precise_kind.label}test error"] = _means(of_precise, "test_error")
     table["outcomes"] = [outcome_counts(row) for _, row in cells.iterrows()]
     return table
+
+
+def _means(cells: pd.DataFrame, error: str) -> list[str]:
+    return [_mean_std(*pair) for pair in zip(cells[f"{error}_mean"], cells[f"{error}_std"], strict=True)]
 
 
 def best_cells(trials: pd.DataFrame, over: Sequence[str], error: str = "test_error") -> pd.DataFrame:
     """For each cell of everything but the fields `over` (learning rates, say), their values with the lowest mean error.
 
-    Means are over seeds; values at which more seeds mean nothing (stuck, diverged) come after all others. `is_on_edge`:
-    the chosen values, or others with the same mean, hold the smallest or largest of several that were tried in that
-    cell, so that the optimum may lie beyond them. The minimum is taken over the same seeds that it is reported for: it
-    is lower than a fresh seed's mean.
+    Means are over `n` of the cell's `num_seeds`. Values at which more seeds mean nothing (stuck, diverged) or are
+    missing come after all others: one lucky seed is no evidence. `is_on_edge`: the chosen values, or others with the
+    same mean, hold the smallest or largest of several that were tried in that cell, so that the optimum may lie beyond
+    them. The minimum is taken over the same seeds that it is reported for: it is lower than a fresh seed's mean.
     """
     keys = [name for name in _cell_columns(trials) if name not in over]
     rows = []
     for key, cell in trials.groupby(keys, dropna=False):
         tried = {name: sorted(cell[name].unique()) for name in over}
-        measured = cell.assign(value=cell[error].where(is_measured(cell)))
-        scores = measured.groupby(list(over))["value"].agg(
-            n="count", lost=lambda v: int(v.isna().sum()), mean="mean", std="std"
-        )
-        ranked = scores.reset_index().sort_values(["lost", "mean", *over], kind="stable")
+        measured, num_seeds = cell.assign(value=cell[error].where(is_measured(cell))), cell["seed"].nunique()
+        scores = measured.groupby(list(over))["value"].agg(n="count", mean="mean", std="std")
+        scores = scores.assign(lost=num_seeds - scores["n"]).reset_index()
+        ranked = scores.sort_values(["lost", "mean", *over], kind="stable")
         best = ranked.iloc[0]
         # Of equals the smallest is chosen, by no merit of its own: one at the edge leaves open what lies beyond.
         equals = ranked[
@@ -226,11 +234,9 @@ def best_cells(trials: pd.DataFrame, over: Sequence[str], error: str = "test_err
         on_edge = any(
             len(values) > 1 and equals[name].isin((values[0], values[-1])).any() for name, values in tried.items()
         )
-        chosen = {name: best[name] for name in over}
-        rows.append(
-            {**dict(zip(keys, key, strict=True)), **chosen, **best[["n", "mean", "std"]], "is_on_edge": on_edge}
-        )
-    return pd.DataFrame(rows, columns=[*keys, *over, "n", "mean", "std", "is_on_edge"])
+        chosen = {name: best[name] for name in over} | {"num_seeds": num_seeds, "is_on_edge": on_edge}
+        rows.append({**dict(zip(keys, key, strict=True)), **best[["n", "mean", "std"]], **chosen})
+    return pd.DataFrame(rows, columns=[*keys, *over, *BEST_STATISTICS])
 
 
 def only_best(trials: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
@@ -241,12 +247,21 @@ def only_best(trials: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
 
 def best_table(best: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
     """`best_cells` as text."""
-    keys = [name for name in best.columns if name not in ("n", "mean", "std", "is_on_edge")]
+    keys = [name for name in best.columns if name not in BEST_STATISTICS]
     table = pd.DataFrame({f"best {name}" if name in over else name: best[name].map(_plain) for name in keys})
-    table["n"] = best["n"].astype(int).map(str)
+    pairs = zip(best["n"].astype(int), best["num_seeds"], strict=True)
+    table["n"] = [str(n) if n == num_seeds else f"{n} of {num_seeds}" for n, num_seeds in pairs]
     table["error"] = [_mean_std(*pair) for pair in zip(best["mean"], best["std"], strict=True)]
     table["on the grid's edge"] = best["is_on_edge"].map({True: "yes", False: "no"})
     return table
+
+
+def best_note(best: pd.DataFrame, over: Sequence[str]) -> str:
+    """`best_cells` in one line."""
+    fewer = int((best["n"] < best["num_seeds"]).sum())
+    return f"best {', '.join(over)} of each point, on the grid's edge at {best['is_on_edge'].sum()} of {len(best)}" + (
+        f", of fewer seeds than others had at {fewer}" if fewer else ""
+    )
 
 
 def outcome_counts(cell: pd.Series) -> str:

@@ -27,21 +27,8 @@ PAPER_DECAY_SCALE = 25
 """The paper draws AdamW at lambda / 25 (its figures 2 and 12)."""
 
 
-def error_vs_batch_size(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
-    """Test and training error against batch size (as the paper's figure 1), one line an optimizer and weight decay."""
-    return _error_vs_batch_size(trials, chosen)
-
-
-def top5_error_vs_batch_size(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
-    """Top-5 errors against batch size (as the paper's figure 11)."""
-    return _error_vs_batch_size(_judged_by_top5(trials), chosen, "top-5 ")
-
-
-def _judged_by_top5(trials: pd.DataFrame) -> pd.DataFrame:
-    return trials.assign(test_error=trials["test_top5_error"], train_error=trials["train_top5_error"])
-
-
-def _error_vs_batch_size(trials: pd.DataFrame, chosen: Sequence[str], kind: str = "") -> Figure:
+def error_vs_batch_size(trials: pd.DataFrame, kind: str, chosen: Sequence[str] = ()) -> Figure:
+    """Test and training error against batch size (the paper's figures 1 and 11), one line an optimizer and decay."""
     figure = Figure(figsize=(6.4, 4.8))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     lines = series_of(trials, ("optimizer", "batch_size"), ("weight_decay",), chosen)
@@ -59,18 +46,8 @@ def _error_vs_batch_size(trials: pd.DataFrame, chosen: Sequence[str], kind: str 
     return figure
 
 
-def error_vs_weight_decay(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
-    """Test error against weight decay (as the paper's figure 2)."""
-    return _error_vs_weight_decay(trials, chosen)
-
-
-def top5_error_vs_weight_decay(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
-    """Top-5 test error against weight decay (as the paper's figure 12)."""
-    return _error_vs_weight_decay(_judged_by_top5(trials), chosen, "top-5 ")
-
-
-def _error_vs_weight_decay(trials: pd.DataFrame, chosen: Sequence[str], kind: str = "") -> Figure:
-    """One row of panels for each batch size and number of epochs.
+def error_vs_weight_decay(trials: pd.DataFrame, kind: str, chosen: Sequence[str] = ()) -> Figure:
+    """Test error against weight decay (the paper's figures 2 and 12), a row for each batch size and number of epochs.
 
     Columns: lambda as given; AdamW at lambda / 25, the paper's convention; the decay of one step, eta * lambda.
     """
@@ -126,17 +103,8 @@ def error_vs_sparsity(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequen
     return figure
 
 
-def error_vs_betas(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
+def error_vs_betas(trials: pd.DataFrame, kind: str, chosen: Sequence[str] = ()) -> Figure:
     """Test error against batch size (as the paper's figures 9 and 10), one panel a pair of betas."""
-    return _error_vs_betas(trials, chosen)
-
-
-def top5_error_vs_betas(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
-    """Top-5 test error against batch size, one panel a pair of betas."""
-    return _error_vs_betas(_judged_by_top5(trials), chosen, "top-5 ")
-
-
-def _error_vs_betas(trials: pd.DataFrame, chosen: Sequence[str], kind: str = "") -> Figure:
     pairs = list(trials.groupby(["beta1", "beta2"]))
     num_columns = min(3, max(1, len(pairs)))
     num_rows = max(1, math.ceil(len(pairs) / num_columns))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from orchestrator import dynamics_figures, error_figures
+from orchestrator.error_kinds import KINDS, ErrorKind, judged_by
 from orchestrator.errors import UserError, unknown_name
 from orchestrator.figure_style import STYLE
 from trainables.result import SATISFYING
@@ -52,12 +53,17 @@ def draw(
 
 def write(figure: Figure, name: str, folder: Path, note: str = "") -> list[Path]:
     """Write a figure as `folder`/name.png and .pdf, each in one rename; `note` as for `draw`."""
-    if note:
-        figure.supxlabel(f"{figure.get_supxlabel()}\n{note}", fontsize=8.5, color="0.35")
+    _add_line(figure, note)
     folder.mkdir(parents=True, exist_ok=True)
     png = _save(figure, folder / f"{name}.png")
     figure.set_layout_engine("none")  # laid out once: computing it again would double the time
     return [png, _save(figure, folder / f"{name}.pdf")]
+
+
+def _add_line(figure: Figure, text: str) -> None:
+    """Below the caption."""
+    if text:
+        figure.supxlabel(f"{figure.get_supxlabel()}\n{text}", fontsize=8.5, color="0.35")
 
 
 def _save(figure: Figure, path: Path) -> Path:
@@ -89,18 +95,22 @@ def _styled(function: FigureFunction) -> FigureFunction:
     return styled
 
 
+def _of_kind(function: Callable[[pd.DataFrame, str, Sequence[str]], Figure], kind: ErrorKind) -> FigureFunction:
+    """The figure of that kind of error."""
+
+    def draw_kind(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
+        figure = function(judged_by(trials, kind), kind.label, chosen)
+        _add_line(figure, kind.meaning)
+        return figure
+
+    return draw_kind
+
+
+_OF_ERRORS = (error_figures.error_vs_batch_size, error_figures.error_vs_weight_decay, error_figures.error_vs_betas)
+_OTHERS = (error_figures.error_vs_sparsity, dynamics_figures.feature_and_noise, dynamics_figures.sign_agreement)
+
 FIGURES: dict[str, FigureFunction] = {
-    function.__name__: _styled(function)
-    for function in (
-        error_figures.error_vs_batch_size,
-        error_figures.top5_error_vs_batch_size,
-        error_figures.error_vs_weight_decay,
-        error_figures.top5_error_vs_weight_decay,
-        error_figures.error_vs_sparsity,
-        error_figures.error_vs_betas,
-        error_figures.top5_error_vs_betas,
-        dynamics_figures.feature_and_noise,
-        dynamics_figures.sign_agreement,
-    )
+    **{f"{prefix}{f.__name__}": _styled(_of_kind(f, kind)) for prefix, kind in KINDS.items() for f in _OF_ERRORS},
+    **{function.__name__: _styled(function) for function in _OTHERS},
 }
-"""Figures by the name that a sweep calls them."""
+"""Figures by the name that a sweep calls them: `error_vs_batch_size`, `top5_error_vs_batch_size`, ..."""

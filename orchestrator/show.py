@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.error_kinds import error_of_figure
 from orchestrator.ledger import Ledger
 from orchestrator.map_search import MapSearch
 from orchestrator.plan import Plan
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
 def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) -> list[Path]:
     """Print the result tables and draw the figures, all from the ledger; returns the figures' files."""
-    from orchestrator.analysis import best_cells, best_table, only_best
     from orchestrator.stop_audit import stop_audit
 
     sweep = plan.sweep
@@ -35,14 +36,7 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
         console.print(line, highlight=False, soft_wrap=True)
     if sweep.accepts_certificates and len(trials):
         console.print(stop_audit(trials).line(), highlight=False, soft_wrap=True)
-    note, chosen = "", plan.work.chosen()
-    settled = trials[trials["outcome"].isin(SATISFYING)]
-    over = [name for name in sweep.best_over if settled[name].nunique() > 1]
-    if over:
-        best = best_cells(settled, over, sweep.error)
-        _print_table(console, best_table(best, over), f"Best {', '.join(over)} by mean {sweep.error} over seeds")
-        trials, chosen = only_best(trials, best), (*chosen, *over)
-        note = f"best {', '.join(over)} of each point, on the grid's edge at {best['is_on_edge'].sum()} of {len(best)}"
+    selections = {error: _best(trials, sweep, error, console) for error in _shown_errors(sweep)}
     console.print(f"parquet  {ledger.root}/trials, {ledger.root}/traces", highlight=False, soft_wrap=True)
     if not (with_figures and sweep.figures) or trials.empty:
         return []
@@ -56,10 +50,41 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
         paths = draw_map(trials, sweep, folder)
     else:
         traces = ledger.traces(sweep.workload, trial_ids=trial_ids).to_pandas()
-        paths = [path for name in sweep.figures for path in figures.draw(name, trials, traces, folder, note, chosen)]
+        paths = []
+        for name in sweep.figures:
+            shown = selections[error_of_figure(name) or sweep.error]
+            chosen = (*plan.work.chosen(), *shown.over)
+            paths += figures.draw(name, shown.trials, traces, folder, shown.note, chosen)
     _copy_to_store(paths, ledger.root)
     console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
     return paths
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """The trials with the best values of the fields `over` at each point, and a line that says so."""
+
+    trials: pd.DataFrame
+    over: Sequence[str] = ()
+    note: str = ""
+
+
+def _shown_errors(sweep: Sweep) -> list[str]:
+    """The columns of errors that tables and figures of the sweep show, its own first."""
+    return list(dict.fromkeys([sweep.error, *filter(None, map(error_of_figure, sweep.figures))]))
+
+
+def _best(trials: pd.DataFrame, sweep: Sweep, error: str, console: Console) -> _Selection:
+    """Print the best values by that error, where the sweep chooses among several."""
+    from orchestrator.analysis import best_cells, best_note, best_table, only_best
+
+    settled = trials[trials["outcome"].isin(SATISFYING)]
+    over = [name for name in sweep.best_over if settled[name].nunique() > 1]
+    if not over:
+        return _Selection(trials)
+    best = best_cells(settled, over, error)
+    _print_table(console, best_table(best, over), f"Best {', '.join(over)} by mean {error} over seeds")
+    return _Selection(only_best(trials, best), over, best_note(best, over))
 
 
 def _tables(trials: pd.DataFrame, sweep: Sweep) -> list[tuple[str, pd.DataFrame]]:
@@ -69,7 +94,7 @@ def _tables(trials: pd.DataFrame, sweep: Sweep) -> list[tuple[str, pd.DataFrame]
         return map_tables(trials, sweep)
     from orchestrator.analysis import result_table
 
-    return [(sweep.title, result_table(trials))]
+    return [(sweep.title, result_table(trials, sweep.error))]
 
 
 def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+
+from trainables.result import TracePoint
 
 NUM_CLASSES, NUM_TRAIN, NUM_TEST = 3, 48, 24
 
@@ -40,6 +43,11 @@ def image_folders(root: Path, *sizes: int) -> Iterator[None]:
         patch.setenv("LAMBDA_ATLAS_DATA", str(root / "data"))
         patch.setenv("LAMBDA_ATLAS_CACHE", str(root / "cache"))
         yield
+
+
+def numbers(point: TracePoint) -> dict[str, float]:
+    """What is known after that epoch."""
+    return {name: value for name, value in asdict(point).items() if value is not None}
 
 
 def _png(pixels: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]) -> bytes:

@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.analysis import (
     best_cells,
+    best_note,
     best_table,
     cell_summary,
     mean_interval,
@@ -316,6 +317,36 @@ def test_a_rate_at_which_seeds_mean_nothing_is_not_the_best(tmp_path: Path) -> N
     results = rates_of({1e-4: (0.4, 0.4)}) + rates_of({1e-3: (0.0, 0.0)}, outcome="stuck")
     (best,) = best_cells(trials_of(results, tmp_path), ["learning_rate"]).to_dict("records")
     assert (best["learning_rate"], best["n"], best["is_on_edge"]) == (1e-4, 2, True)
+
+
+@pytest.mark.parametrize("second", ["stuck", "missing"])
+def test_one_lucky_seed_is_not_the_best(second: str, tmp_path: Path) -> None:
+    results = rates_of({1e-4: (0.4, 0.4), 1e-3: (0.1,), 1e-2: (0.5, 0.5)})
+    if second == "stuck":
+        results += rates_of({1e-3: (0.1, 0.0)}, outcome="stuck")[1:]
+    best = best_cells(trials_of(results, tmp_path), ["learning_rate"])
+    assert best[["learning_rate", "n", "num_seeds"]].to_numpy().tolist() == [[1e-4, 2, 2]]
+    assert best_note(best, ["learning_rate"]).endswith("on the grid's edge at 1 of 1")
+
+
+def test_a_best_of_fewer_seeds_says_so(tmp_path: Path) -> None:
+    """No rate has all: a sweep was cut off, or trials failed."""
+    results = rates_of({1e-4: (0.4, 0.4, 0.1)})[:2] + rates_of({1e-3: (0.3, 0.3, 0.1)})[1:]
+    best = best_cells(trials_of(results, tmp_path), ["learning_rate"])
+    assert best_table(best, ["learning_rate"])[["best learning_rate", "n"]].to_numpy().tolist() == [["0.001", "2 of 3"]]
+    assert best_note(best, ["learning_rate"]).endswith("at 1 of 1, of fewer seeds than others had at 1")
+
+
+def test_top_5_tables_show_top_5_errors_and_precise_ones_beside_them(tmp_path: Path) -> None:
+    trials = trials_of([make_result("adam", 1e-4, 16, seed, test_error=0.9) for seed in range(2)], tmp_path)
+    trials = trials.assign(test_top5_error=[0.25, 0.5], train_top5_error=0.125, precise_test_top5_error=[0.25, np.nan])
+    trials = trials.assign(precise_train_top5_error=0.0)
+    (row,) = result_table(trials, "test_top5_error").to_dict("records")
+    assert row["top-5 train error"] == "0.1250 ± 0.0000"
+    assert row["top-5 test error"] == "0.3750 ± 0.1768"
+    assert (row["min"], row["max"]) == ("0.2500", "0.5000")
+    assert row["precise top-5 test error"] == "0.2500"
+    assert "precise" not in " ".join(result_table(trials).columns)
 
 
 def test_the_paper_stands_beside_ours_of_exactly_its_setting(tmp_path: Path) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.images import image_folders
+from tests.images import image_folders, numbers
 from trainables import image_device, image_steps, image_training
 from trainables.gpu import memory_ran_out
 from trainables.image_config import ImageClassifierConfig
@@ -75,9 +74,8 @@ def trained(
 
 def assert_same(ours: TrialResult, wanted: TrialResult, tolerance: float = 1e-6) -> None:
     """Every number of every epoch."""
-    pairs = zip(ours.trace, wanted.trace, strict=True)
-    for point, other in pairs:
-        assert astuple(point) == pytest.approx(astuple(other), rel=tolerance, abs=tolerance)
+    for point, other in zip(ours.trace, wanted.trace, strict=True):
+        assert numbers(point) == pytest.approx(numbers(other), rel=tolerance, abs=tolerance)
 
 
 # --- one trial ---

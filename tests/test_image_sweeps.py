@@ -81,7 +81,10 @@ def test_imagenet_has_its_own_grids_and_is_judged_by_top_5(folder: Path) -> None
     assert (grid.axes["batch_size"][0], grid.axes["batch_size"][-1]) == (64, 32_768)
     assert grid.base["num_epochs"] == 90
     assert (grid.base["num_train"], grid.base["image_size"]) == (100_000, 224)
-    assert (sweep.error, sweep.figures) == ("test_top5_error", ("top5_error_vs_batch_size",))
+    assert (sweep.error, sweep.figures) == (
+        "test_top5_error",
+        ("top5_error_vs_batch_size", "precise_top5_error_vs_batch_size"),
+    )
     base = find_sweep("grid_wd", workload="imagenet_resnet101").grids[0].base
     assert (base["batch_size"], base["learning_rate"]) == (64, 1e-3)
 
@@ -184,22 +187,29 @@ def test_the_best_rate_of_each_point_makes_one_line_of_them_and_tables_tell_only
     ledger = Ledger(str(folder / "results"))
     ledger.append([ended(config) for config in sweep.configs()])
     told = io.StringIO()
-    png, _ = show(plan_sweep(sweep, ledger), ledger, Console(file=told, width=300), with_figures=True)
+    png, _, precise, _ = show(plan_sweep(sweep, ledger), ledger, Console(file=told, width=300), with_figures=True)
     heads = [line for line in told.getvalue().splitlines() if line.startswith("┃")]
     assert all("normalization" in line and "batchnorm_policy" not in line for line in heads)
-    assert len(heads) == 2
+    assert len(heads) == 3
+    assert "precise test error" in heads[0]
     trials, points = ledger.trials(IMAGES).to_pandas(), ledger.traces(IMAGES).to_pandas()
     kept = trials[trials["learning_rate"] == trials["batch_size"].map({16: 1e-2, 48: 1e-3})]
     note = "best learning_rate of each point, on the grid's edge at 8 of 8"
     (own, _) = draw("error_vs_batch_size", kept, points, folder / "own", note, ("learning_rate",))
     assert png.read_bytes() == own.read_bytes()
+    others = trials[trials["learning_rate"] == trials["batch_size"].map({16: 1e-3, 48: 1e-2})]
+    (own, _) = draw("precise_error_vs_batch_size", others, points, folder / "own", note, ("learning_rate",))
+    assert precise.read_bytes() == own.read_bytes(), "chosen by what it shows"
 
 
 def ended(config: TrialConfig) -> TrialResult:
-    """Its end, the larger rate better at the smaller batch size."""
+    """Its end, the larger rate better at the smaller batch size; by precise errors it is the other way round."""
     assert isinstance(config, ImageClassifierConfig)
     error = 0.125 if (config.learning_rate == 1e-2) == (config.batch_size == 16) else 0.25
-    point = ImageTracePoint(config.num_epochs, 0.1, error, error, 1.0, 0.0, 0.1, 0.0, config.num_epochs, error)
+    precise = {f"precise_{split}_error": 0.375 - error for split in ("train", "test")}
+    point = ImageTracePoint(
+        config.num_epochs, 0.1, error, error, 1.0, 0.0, 0.1, 0.0, config.num_epochs, error, **precise
+    )
     there = provenance("torch")
     return TrialResult(config, Outcome.LEARNED, config.num_epochs, (point,), "d", "d", "d", 1.0, 0.0, there)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.images import NUM_CLASSES, image_folders
+from tests.images import NUM_CLASSES, image_folders, numbers
 from trainables import image_evaluation, image_steps
 from trainables.errors import ConfigError
 from trainables.image_batches import DeviceImages, epoch_augmentation, epoch_order
 from trainables.image_config import Architecture, ImageClassifierConfig
 from trainables.image_data import ImageData, Selection, open_images
 from trainables.image_models import group_norm, initial_model
+from trainables.image_precise import PreciseErrors
 from trainables.image_steps import EagerStep, GraphStep, batch_sums
 from trainables.optimizers import make_optimizer, set_moments
 from trainables.outcome import outcome
@@ -257,7 +257,7 @@ def test_evaluation_does_not_depend_on_how_it_is_cut(pixels: int, monkeypatch: p
     monkeypatch.setitem(image_evaluation._PIXELS, "cpu", pixels)
     cut = train(config)
     for one, other in zip(whole.trace, cut.trace, strict=True):
-        assert astuple(one) == pytest.approx(astuple(other), rel=1e-6)
+        assert numbers(one) == pytest.approx(numbers(other), rel=1e-6)
 
 
 def test_measuring_may_be_cut_anywhere_and_goes_on_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,8 +273,9 @@ def test_measuring_may_be_cut_anywhere_and_goes_on_exactly(monkeypatch: pytest.M
         waits.append(len(report.points))
         states.append(run.states()[name])
     num_test, num_train = (-(-num // 5) for num in (config.num_test, config.num_train))
-    begins, epoch = [0] * (num_train + num_test - 1) + [1], [0] * (2 + num_test - 1) + [1]
-    assert waits == begins + epoch, "each slice is one batch of measuring, or one step"
+    begins, epoch, ends = [0] * (num_train + num_test), [0] * (2 + num_test), [0] * (2 + num_train + num_test)
+    begins[-1] = ends[-1] = 1
+    assert waits == begins + epoch + ends, "each slice is one batch of measuring, or one step"
     for state in states:
         (report,) = opened.open([Member(config, 1, state)]).advance(math.inf)
         assert report.result is not None
@@ -500,6 +501,103 @@ def test_augmentation_changes_training_and_is_reproducible() -> None:
     config = make_config(augment_crop=1)
     assert train(config).trace == train(config).trace
     assert train(config).trace[1:] != train(make_config()).trace[1:]
+
+
+# --- BatchNorm's statistics at the end ---
+
+
+def final_model(config: ImageClassifierConfig) -> nn.Module:
+    """As the product leaves it after the last step, in training mode."""
+    step, model = our_step(config)
+    model.train()
+    for index_b in batches(config, config.num_epochs * config.steps_per_epoch):
+        step(index_b)
+    return model
+
+
+def with_mean_statistics(model: nn.Module, config: ImageClassifierConfig, passes: list[Tensor]) -> nn.Module:
+    """The model in evaluation mode, its statistics the mean of those that it has on these images in training mode."""
+    layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
+    for layer in layers:
+        layer.momentum = 0.0
+        layer.register_forward_pre_hook(
+            lambda layer, x: seen[layer].append((x[0].mean((0, 2, 3)), x[0].var((0, 2, 3))))
+        )
+    images = DeviceImages(data_of(config), CPU, torch.float32)
+    with torch.no_grad():
+        for index_b in passes:
+            model(images.train_batch(images.stored(index_b), index_b, None, 0))
+    weights = torch.tensor([len(index_b) for index_b in passes]) / sum(map(len, passes))
+    for layer in layers:
+        means, variances = zip(*seen[layer], strict=True)
+        for statistic, values in ((layer.running_mean, means), (layer.running_var, variances)):
+            assert statistic is not None
+            statistic.copy_((weights[:, None] * torch.stack(values)).sum(0))
+    return model.eval()
+
+
+@pytest.mark.parametrize("values", [{"batch_size": 20}, {"batch_size": 20, "micro_batch_size": 15}], ids=str)
+def test_precise_errors_are_of_the_final_weights_with_their_own_statistics(values: dict[str, int]) -> None:
+    config = make_config(num_epochs=2, **values)
+    result = train(config)
+    order = torch.from_numpy(epoch_order(config, config.num_epochs))
+    passes = [p for batch in order.split(20) for p in batch.split(values.get("micro_batch_size", 20))]
+    model = with_mean_statistics(final_model(config), config, passes)
+    images = DeviceImages(data_of(config), CPU, torch.float32)
+    for split, is_test, labels, num in (("train", False, images.labels, 48), ("test", True, images.test_labels, 24)):
+        with torch.no_grad():
+            logits = model(images.plain_batch(0, num, test=is_test))
+        loss = float(cross_entropy(logits, labels))
+        assert getattr(last(result), f"precise_{split}_loss") == pytest.approx(loss, rel=1e-4)
+        error = float((logits.argmax(1) != labels).double().mean())
+        assert getattr(last(result), f"precise_{split}_error") == pytest.approx(error)
+        assert getattr(last(result), f"precise_{split}_top5_error") == 0, "three classes"
+
+
+def test_at_full_batch_precise_errors_are_those_of_training_mode_and_running_ones_lag() -> None:
+    """Twelve steps leave the running statistics 0.9^12 = 28% of the initial ones and much of early weights'."""
+    config = make_config(batch_size=48, num_epochs=12, learning_rate=1e-2)
+    point, model = last(train(config)), final_model(config)
+    images = DeviceImages(data_of(config), CPU, torch.float32)
+    x = images.plain_batch(0, 48, test=False)
+    with torch.no_grad():
+        in_training = float(cross_entropy(model(x), images.labels))
+        lagging = float(cross_entropy(model.eval()(x), images.labels))
+    assert point.precise_train_loss == pytest.approx(in_training, rel=0.05)
+    assert lagging > 2 * in_training
+
+
+def test_without_batch_norm_precise_test_errors_are_the_test_errors() -> None:
+    point = last(train(make_config(normalization="group")))
+    assert (point.precise_test_loss, point.precise_test_error) == (point.test_loss, point.test_error)
+    assert point.precise_train_loss is not None
+    assert point.precise_train_loss < point.train_loss, "of the weights after the epoch, which train further in it"
+
+
+def test_precise_errors_are_known_after_the_last_epoch_alone() -> None:
+    config = make_config(num_epochs=3)
+    assert [point.precise_test_error is None for point in train(config).trace] == [True, True, True, False]
+    run = workload("image_classifier").open([Member(config, 2)])
+    (report,) = run.advance(math.inf)
+    assert report.result is not None
+    assert report.result.outcome is Outcome.UNFINISHED
+    assert [point.precise_test_error for point in report.result.trace] == [None] * 3
+
+
+def test_statistics_are_taken_without_dropout_and_of_a_copy() -> None:
+    config = make_config()
+    images, model = DeviceImages(data_of(config), CPU, torch.float32), initial_model(config)
+    before = [buffer.clone() for buffer in model.buffers()]
+    means = []
+    for network in (model, nn.Sequential(nn.Dropout(0.5), model)):
+        precise = PreciseErrors(config, network, images)
+        while not precise.is_done:
+            precise.advance(1)
+        means.append(precise.means())
+    assert means[0] == means[1]
+    assert all(torch.equal(now, then) for now, then in zip(model.buffers(), before, strict=True))
+    assert model.training
 
 
 # --- measures and outcomes ---

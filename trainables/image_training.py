@@ -5,6 +5,7 @@ Shapes: B images of a batch, P weights of all parameters in one vector.
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from trainables.image_config import ImageClassifierConfig
 from trainables.image_device import device_images, give_stream_back, take_stream
 from trainables.image_evaluation import SplitEvaluation
 from trainables.image_models import has_dropout, initial_model, memory_format, seeded, torch_seed, without_counters
+from trainables.image_precise import PreciseErrors
 from trainables.image_steps import EagerStep, GraphStep, Step
 from trainables.optimizers import make_optimizer, set_moments
 from trainables.outcome import is_finite, outcome
@@ -35,6 +37,7 @@ from trainables.workload import Member, Report, State
 warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
 
 _POINT_FIELDS = tuple(field.name for field in fields(ImageTracePoint))
+_LATE_FIELDS = tuple(field.name for field in fields(ImageTracePoint) if field.default is None)
 
 
 class ImageMemberRun:
@@ -53,6 +56,7 @@ class ImageMemberRun:
         self._init_digest: str | None = None
         self._cuda_stream: torch.cuda.Stream | None = None
         self._closing = ExitStack()
+        self._precise: PreciseErrors | None = None
 
     def advance(self, deadline: float) -> Report:
         """Train and measure until the deadline (at least one step or batch) or the end."""
@@ -95,6 +99,7 @@ class ImageMemberRun:
             "sums": self._step.sums.cpu().numpy().copy(),
             "evaluated": np.array([part.position for part in self._evaluations]),
             "evaluation_sums": np.array([part.sums.tolist() for part in self._evaluations]),
+            **({} if self._precise is None else self._precise.state_arrays()),
             "trace": np.array([astuple(point) for point in self._trace], np.float64),
             "train_seconds": np.array(self._train_seconds),
             "engine": np.array(self._engine),
@@ -169,6 +174,9 @@ class ImageMemberRun:
         for part, position, sums in zip(self._evaluations, state["evaluated"], state["evaluation_sums"], strict=True):
             part.position = int(position)
             part.sums.copy_(torch.from_numpy(np.array(sums)))
+        if PreciseErrors.has_begun_in(state):
+            self._precise = PreciseErrors(self.config, self._model, self._images)
+            self._precise.restore(state)
         self._trace = [_point_from_row(row) for row in state["trace"]]
         self._num_reported = len(self._trace)
         self._train_seconds = float(state["train_seconds"])
@@ -190,6 +198,10 @@ class ImageMemberRun:
     def _has_ended(self) -> bool:
         return bool(self._trace) and (self._epoch >= self._until_epoch or not is_finite(self._trace[-1]))
 
+    @property
+    def _is_last_epoch(self) -> bool:
+        return bool(self._trace) and self._epoch + 1 == self.config.num_epochs
+
     def _begin_epoch(self) -> None:
         self._order = torch.from_numpy(epoch_order(self.config, self._epoch)).to(self._images.home)
         augmentation = epoch_augmentation(self.config, self._epoch, self._device)
@@ -201,16 +213,21 @@ class ImageMemberRun:
     def _do(self, num_steps: int) -> None:
         """Up to that many steps, or batches of evaluation, of this epoch; returns when the device has done them.
 
-        Evaluated are the test images after each epoch, and before the first one the training images too.
+        Evaluated are the test images after each epoch, and before the first one and after the last the training images
+        too.
         """
         on_train, on_test = self._evaluations
         if not (self._trace or on_train.is_done):
             on_train.advance(num_steps)
         elif self._trace and self._position < self.config.num_train:
             self._train(num_steps)
-        else:
+        elif not on_test.is_done:
             on_test.advance(num_steps)
-        if on_test.is_done:
+        elif self._precise is not None:
+            self._precise.advance(num_steps)
+        if on_test.is_done and self._precise is None and self._is_last_epoch:
+            self._precise = PreciseErrors(self.config, self._model, self._images)
+        elif on_test.is_done and (self._precise is None or self._precise.is_done):
             self._end_epoch()
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
@@ -270,6 +287,7 @@ class ImageMemberRun:
             test_top5_error=test_top5_error,
             best_epoch=best_epoch,
             best_test_error=best_test_error,
+            **({} if self._precise is None else self._precise.means()),
         )
 
     def _result(self) -> TrialResult:
@@ -317,4 +335,5 @@ def _fill(tensors: Iterable[Tensor], flat: np.ndarray[Any, Any]) -> None:
 
 def _point_from_row(row: np.ndarray[tuple[int], np.dtype[np.float64]]) -> ImageTracePoint:
     values: dict[str, Any] = dict(zip(_POINT_FIELDS, row.tolist(), strict=True))
+    values |= {name: None for name in _LATE_FIELDS if math.isnan(values[name])}
     return ImageTracePoint(**{**values, "epoch": int(values["epoch"]), "best_epoch": int(values["best_epoch"])})

@@ -97,8 +97,9 @@ class ImageTracePoint(TracePoint):
     """The image workload's measurements after an epoch.
 
     `train_*` are means over the epoch's images, each measured in its own step before the update (at epoch 0: over the
-    training set, in evaluation mode); `test_*` are of the weights after the epoch. `best_test_error` is the lowest one
-    so far, reached at `best_epoch`.
+    training set, in evaluation mode); `test_*` are of the weights after the epoch, by BatchNorm's running statistics.
+    `best_test_error` is the lowest one so far, reached at `best_epoch`. `precise_*`, null before the last epoch, are of
+    both splits with statistics that fit the final weights: see `image_precise`.
     """
 
     train_top5_error: float
@@ -106,6 +107,12 @@ class ImageTracePoint(TracePoint):
     test_top5_error: float
     best_epoch: int
     best_test_error: float
+    precise_train_loss: float | None = None
+    precise_train_error: float | None = None
+    precise_train_top5_error: float | None = None
+    precise_test_loss: float | None = None
+    precise_test_error: float | None = None
+    precise_test_top5_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
