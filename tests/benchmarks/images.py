@@ -64,27 +64,29 @@ def main() -> None:
         )
         print(f"medians [min-max] of {ROUNDS} rounds of {arguments.seconds:g} s; images a second")
         architecture = "resnet18" if device == "cuda" else "resnet8"
+        plain_rates = {}
         for batch_size in (16, 256, 4096):
             # a step of 4096 images takes seconds on a CPU
             stretched = 4 if device == "cpu" and batch_size > 1024 else 1
-            compare(make_config(architecture, batch_size), device, arguments.seconds * stretched)
+            config, seconds = make_config(architecture, batch_size), arguments.seconds * stretched
+            plain_rates[batch_size] = compare(config, device, seconds)
             if device == "cuda":
-                cudnn_benchmark(make_config(architecture, batch_size), arguments.seconds)
+                cudnn_benchmark(config, seconds)
         compare_evaluation(make_config(architecture, 16), device, arguments.seconds)
         if device == "cuda":
             for batch_size, num_members in itertools.product((16, 256), (1, 2, 4, 8)):
-                pack(batch_size, num_members, arguments.seconds)
+                pack(batch_size, num_members, arguments.seconds, plain_rates[batch_size])
             matrix_share(arguments.seconds)
 
 
-def compare(config: ImageClassifierConfig, device: str, seconds: float) -> None:
-    """One line: ours and the best plain loop."""
+def compare(config: ImageClassifierConfig, device: str, seconds: float) -> float:
+    """One line: ours and the best plain loop, whose rate is returned."""
     runs: dict[str, Callable[[float], float]] = {"ours": ours([config], device)}
     variants = (("fused", False), ("fused", True)) if device == "cuda" else (("foreach", False), ("fused", False))
     for workers, (variant, tf32) in itertools.product(WORKERS, variants):
         name = f"{workers} workers, {variant}{', TF32' if tf32 else ''}"
         runs[name] = plain(config, device, workers, variant, tf32)
-    print_ratio(f"{config.architecture}, B={config.batch_size}, {config.precision}", runs, seconds)
+    return print_ratio(f"{config.architecture}, B={config.batch_size}, {config.precision}", runs, seconds)
 
 
 def compare_evaluation(config: ImageClassifierConfig, device: str, seconds: float) -> None:
@@ -95,8 +97,8 @@ def compare_evaluation(config: ImageClassifierConfig, device: str, seconds: floa
     print_ratio(f"{config.architecture}, evaluation, {config.precision}", runs, seconds)
 
 
-def print_ratio(what: str, runs: dict[str, Callable[[float], float]], seconds: float) -> None:
-    """One line: `runs["ours"]` against the best of the others, in rounds that alternate."""
+def print_ratio(what: str, runs: dict[str, Callable[[float], float]], seconds: float) -> float:
+    """One line: `runs["ours"]` against the best of the others, in rounds that alternate; returns that one's rate."""
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, run in runs.items():
@@ -108,6 +110,7 @@ def print_ratio(what: str, runs: dict[str, Callable[[float], float]], seconds: f
         f"plain loop {spread(rates[best])} ({best}): {medians['ours'] / medians[best]:.2f}x",
         flush=True,
     )
+    return medians[best]
 
 
 def spread(values: list[float]) -> str:
@@ -296,8 +299,8 @@ def cudnn_benchmark(config: ImageClassifierConfig, seconds: float) -> None:
     print(f"{config.architecture}, B={config.batch_size}, {config.precision}, cudnn.benchmark: {spread(rates)}")
 
 
-def pack(batch_size: int, num_members: int, seconds: float) -> None:
-    """One line: several trials at once on one GPU."""
+def pack(batch_size: int, num_members: int, seconds: float, plain_rate: float) -> None:
+    """Two lines: several trials at once on one GPU, beside the plain loop of one float32 trial."""
     for precision in ("float32", "bfloat16"):
         torch.cuda.empty_cache()
         configs = [make_config("resnet18", batch_size, seed, precision) for seed in range(num_members)]
@@ -305,7 +308,8 @@ def pack(batch_size: int, num_members: int, seconds: float) -> None:
         rates = [run(seconds) for _ in range(ROUNDS)]
         gigabytes = torch.cuda.max_memory_reserved() / 2**30 / num_members
         print(
-            f"resnet18, B={batch_size}, {precision}, pack of {num_members}: {spread(rates)}, {gigabytes:.2f} GiB each"
+            f"resnet18, B={batch_size}, {precision}, pack of {num_members}: {spread(rates)}, "
+            f"{statistics.median(rates) / plain_rate:.2f}x, {gigabytes:.2f} GiB each"
         )
         del run  # or the next pack shares the memory with it
 
