@@ -9,11 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from orchestrator.errors import SweepError
-from orchestrator.figures import draw
+from orchestrator.figures import FIGURES, draw
 from orchestrator.ledger import Ledger
 from orchestrator.plan import plan_sweep
 from orchestrator.show import show
@@ -200,6 +201,8 @@ def test_the_best_rate_of_each_point_makes_one_line_of_them_and_tables_tell_only
     others = trials[trials["learning_rate"] == trials["batch_size"].map({16: 1e-3, 48: 1e-2})]
     (own, _) = draw("precise_error_vs_batch_size", others, points, folder / "own", note, ("learning_rate",))
     assert precise.read_bytes() == own.read_bytes(), "chosen by what it shows"
+    upper, _ = FIGURES["precise_error_vs_batch_size"](others, points, ("learning_rate",)).axes
+    assert {float(y) for line in upper.lines for y in np.asarray(line.get_ydata())} == {0.125}
 
 
 def ended(config: TrialConfig) -> TrialResult:

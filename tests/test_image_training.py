@@ -280,6 +280,12 @@ def test_measuring_may_be_cut_anywhere_and_goes_on_exactly(monkeypatch: pytest.M
         (report,) = opened.open([Member(config, 1, state)]).advance(math.inf)
         assert report.result is not None
         assert report.result.trace == whole.trace
+    for done in range(0, len(states), 4):
+        run, left = opened.open([Member(config, 1, states[done])]), 0
+        while not run.is_done:
+            run.advance(0.0)
+            left += 1
+        assert left == max(1, len(states) - 1 - done), "no slice is done again"
 
 
 def test_what_a_graph_records_is_the_step() -> None:
