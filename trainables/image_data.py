@@ -34,7 +34,8 @@ DATA_VARIABLE, CACHE_VARIABLE = "LAMBDA_ATLAS_DATA", "LAMBDA_ATLAS_CACHE"
 
 _logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
+"""In every entry's name and manifest: raised when the same files and selection are decoded to other pixels."""
 _CHUNK = 4096
 _RANGES = {"num_train": (1, 10**9), "num_test": (1, 10**9), "subset_seed": (0, 2**63 - 1), "image_size": (8, 1024)}
 """What `ImageClassifierConfig` allows too; here it is asked before anything is decoded."""
