@@ -966,7 +966,8 @@ def test_a_cache_that_cannot_be_written_is_one_line(data: Path, file: str) -> No
 def test_the_nearest_name_is_offered_for_an_unknown_one(data: Path, given: str, meant: str) -> None:
     small_set(data)
     text = refused(Selection(given))
-    assert f"unknown data set {given!r}; did you mean {meant!r}? (known: cifar10, cifar100, fashion_mnist, own)" in text
+    known = "cifar10, cifar100, fashion_mnist, imagenet, own"
+    assert f"unknown data set {given!r}; did you mean {meant!r}? (known: {known})" in text
     assert str(data / given) in text
 
 
