@@ -22,7 +22,7 @@ from trainables.registry import workload
 from trainables.result import Outcome, TrialResult
 
 ROUNDS_AHEAD = 2
-"""A round is asked before the last rounds but this many are complete."""
+"""So many rounds of a cell train at once: round k is asked when those up to k - 2 are complete."""
 
 _MEANINGLESS = (Outcome.STUCK, Outcome.DIVERGED, Outcome.FAILED)
 _OPEN = (None, Outcome.UNFINISHED, Outcome.PRUNED)
