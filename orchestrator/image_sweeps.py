@@ -9,11 +9,11 @@ from orchestrator.errors import DataError, SweepError, unknown_name
 from search_spaces import paper
 from trainables.image_config import Architecture
 from trainables.image_data import Selection, cache_root, data_root, manifest, missing, open_images
+from trainables.image_readers import IMAGENET
 from trainables.image_sources import download as fetch_images
 from trainables.image_sources import find_images, known_names
 
 IMAGES = "image_classifier"
-_IMAGENET = "imagenet"
 
 
 def image_base(workload: str) -> dict[str, Any]:
@@ -27,12 +27,12 @@ def image_base(workload: str) -> dict[str, Any]:
 
 def is_imagenet(workload: str) -> bool:
     """Whether the paper's ImageNet experiments apply, and errors are top-5 errors."""
-    return workload.rpartition("_")[0] == _IMAGENET
+    return workload.rpartition("_")[0] == IMAGENET
 
 
 def known_workloads() -> list[str]:
-    """The synthetic model, and each data set of the data folder with each architecture."""
-    datasets = sorted({*known_names(data_root()), _IMAGENET})
+    """The synthetic model, and each known data set with each architecture."""
+    datasets = known_names(data_root())
     return ["two_layer_cnn", *(f"{dataset}_{architecture}" for dataset in datasets for architecture in Architecture)]
 
 

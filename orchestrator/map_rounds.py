@@ -17,7 +17,7 @@ from search_spaces.boundary import propose_boundary
 from trainables.config import TrialConfig
 
 ROUNDS_AHEAD = 2
-"""A boundary round is asked before the last rounds but this many are complete."""
+"""So many boundary rounds train at once: round k is asked when those up to k - 2 are complete."""
 
 
 class Rounds(Protocol):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.filesize import decimal
 
 from orchestrator.errors import SweepError, unknown_name
 from orchestrator.executor import Executor, InlineExecutor
@@ -24,6 +25,7 @@ from orchestrator.training import Training
 from trainables.gpu import gpu_is_here
 from trainables.registry import workload
 from trainables.result import Outcome
+from trainables.state_store import StateStore
 
 if TYPE_CHECKING:
     from orchestrator.mlflow_view import BackgroundView
@@ -102,6 +104,7 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
                     highlight=False,
                 )
             figures = show(plan, ledger, console, with_figures=options.figures)
+            _tell_states(console, now, states_root(options.out))
             if view is not None:
                 _finish_view(view, now, figures, console)
     return RunSummary(
@@ -187,6 +190,20 @@ def _announce(console: Console, plan: Plan) -> None:
             f"{plan.stale_rows} rows of {plan.sweep.workload} were made by another version than {version}: "
             "they stay in the ledger and are not used",
             highlight=False,
+        )
+
+
+def _tell_states(console: Console, plan: Plan, root: str) -> None:
+    """What trials that stopped early keep on disk: of large networks it is most of what a search leaves."""
+    open_trials = {config.trial_id for config in plan.configs} - plan.settled
+    sizes = StateStore(root).sizes(open_trials) if open_trials else {}
+    if sizes:
+        size = decimal(sum(sizes.values()))
+        console.print(
+            f"states   {len(sizes)} pruned or unfinished trials keep {size} in {root}: deleting those files only means "
+            "that such a trial would start anew",
+            highlight=False,
+            soft_wrap=True,
         )
 
 

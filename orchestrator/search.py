@@ -21,7 +21,8 @@ class HalvingSearch:
     """In each cell `rounds` rounds of `per_round` points, thinned out by `reduction` at each of `num_rungs` rungs.
 
     `space` names for each optimizer the fields that are searched, unless the cell gives them a value. Points are tried
-    with `seed`; the best one of a cell is then trained with the sweep's own seeds, which had no part in the choice.
+    with `seed`; the best one of a cell is then trained with the sweep's own seeds, which had no part in the choice. Its
+    test images had: they are the same for every seed. The synthetic model draws its test points anew for each.
     """
 
     space: Mapping[str, Space]

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from orchestrator.image_sweeps import IMAGES
 from orchestrator.ledger import Ledger
 from orchestrator.search import HalvingSearch
 from orchestrator.sweep import Sweep, make_trial
@@ -22,7 +23,7 @@ from trainables.registry import workload
 from trainables.result import Outcome, TrialResult
 
 ROUNDS_AHEAD = 2
-"""A round is asked before the last rounds but this many are complete."""
+"""So many rounds of a cell train at once: round k is asked when those up to k - 2 are complete."""
 
 _MEANINGLESS = (Outcome.STUCK, Outcome.DIVERGED, Outcome.FAILED)
 _OPEN = (None, Outcome.UNFINISHED, Outcome.PRUNED)
@@ -89,6 +90,11 @@ class SearchRun:
         lines = [
             f"search: {len(self.configs())} trials, {num_pruned} of them pruned; tried with seed {self._search.seed}"
         ]
+        if self._sweep.workload == IMAGES:
+            lines.append(
+                "points are chosen by their error on the same test images that the table reports: only the training "
+                "seeds are fresh"
+            )
         return lines + [line for cell in self._cells for line in cell.edges()]
 
     def advance(self, results: Sequence[TrialResult] = ()) -> tuple[list[Task], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import pickle
 import shutil
@@ -27,6 +28,7 @@ from trainables import image_data
 from trainables.errors import DataError
 from trainables.image_data import ImageData, Manifest, Selection, manifest, open_images
 from trainables.image_decoding import channel_statistics, choose
+from trainables.image_sources import find_images
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -490,6 +492,39 @@ def test_at_224_pixels_the_shorter_side_becomes_256(data: Path) -> None:
         assert np.array_equal(pixels, np.asarray(resized(Image.open(path).convert("RGB"))))
 
 
+# (height, width): both sides short of 224 pixels, one of them, neither, one just as long
+UP_AND_DOWN = [(160, 200), (200, 160), (224, 500), (500, 224), (220, 220), (40, 900), (300, 401), (230, 224)]
+
+
+@pytest.mark.parametrize("size", [65, 224])
+def test_above_64_pixels_smaller_images_are_resized_as_well(data: Path, size: int) -> None:
+    from torchvision import transforms
+
+    sizes = [(round(h * size / 224), round(w * size / 224)) for h, w in UP_AND_DOWN]
+    imagenet_tree(data / "photos", sizes, smooth)
+    held = opened(Selection("photos", image_size=size))
+    resized = transforms.Compose([transforms.Resize(round(size * 8 / 7)), transforms.CenterCrop(size)])
+    paths = sorted((data / "photos" / "train").glob("*/*.JPEG"))
+    for path, pixels in zip(paths, held.train_images, strict=True):
+        assert np.array_equal(pixels, np.asarray(resized(Image.open(path).convert("RGB")))), path.name
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_a_data_set_that_is_asked_for_at_its_own_size_is_the_same(data: Path, size: int) -> None:
+    """A driver that plans with images as they are, and a worker that is told their size, mean the same content."""
+    parquet_set(data / "own", noise(8, size, size), in_turn(8), noise(4, size, size, seed=1), in_turn(4))
+    held = manifest(Selection("own"))
+    assert manifest(Selection("own", image_size=size)).digest == held.digest
+    assert np.array_equal(open_images(Selection("own"), held.digest).train_images, noise(8, size, size))
+
+
+def test_at_64_pixels_smaller_images_keep_their_pixels(data: Path) -> None:
+    parquet_set(data / "own", noise(8, 50, 64), in_turn(8), noise(4, 64, 70), in_turn(4))
+    held = opened(Selection("own", image_size=64))
+    assert np.array_equal(held.train_images[:, 7:57], noise(8, 50, 64))
+    assert np.array_equal(held.test_images, noise(4, 64, 70)[:, :, 3:67])
+
+
 def test_images_of_many_sizes_need_an_image_size(data: Path) -> None:
     imagenet_tree(data / "photos", SIZES, smooth)
     assert refused(Selection("photos")) == "images of 'photos' are 75x50: give them an image_size"
@@ -752,7 +787,7 @@ def test_a_truncated_or_missing_array_is_made_anew(data: Path, array: str) -> No
     assert is_intact(held)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 0}', "null"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", f'{{"format": {image_data._FORMAT}}}', "null"])
 def test_a_foreign_manifest_is_made_anew(data: Path, content: str) -> None:
     selection = small_set(data)
     held = manifest(selection)
@@ -761,6 +796,24 @@ def test_a_foreign_manifest_is_made_anew(data: Path, content: str) -> None:
     forget()
     assert manifest(selection) == held
     assert is_intact(held)
+
+
+def test_what_an_earlier_format_decoded_is_not_taken(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Format 1 padded images with a shorter side than asked at every size."""
+    parquet_set(data / "own", noise(8, 80, 90), in_turn(8), noise(4, 80, 90, seed=1), in_turn(4))
+    selection = Selection("own", image_size=96)
+    held = manifest(selection)
+    (entry,) = cached("own")
+    found = find_images("own", data)
+    assert found is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(image_data, "_FORMAT", 1)
+        old = entry.rename(image_data._entry(found, selection, image_data.cache_root()))
+    values = json.loads((old / "manifest.json").read_text())
+    (old / "manifest.json").write_text(json.dumps({**values, "format": 1, "digest": "0123456789abcdef"}))
+    forget()
+    assert manifest(selection) == held
+    assert "planned with 0123456789abcdef" in refusal(lambda: open_images(selection, "0123456789abcdef"))
 
 
 @pytest.mark.parametrize("array", ["train_images", "train_labels", "test_images", "test_labels"])
@@ -913,7 +966,8 @@ def test_a_cache_that_cannot_be_written_is_one_line(data: Path, file: str) -> No
 def test_the_nearest_name_is_offered_for_an_unknown_one(data: Path, given: str, meant: str) -> None:
     small_set(data)
     text = refused(Selection(given))
-    assert f"unknown data set {given!r}; did you mean {meant!r}? (known: cifar10, cifar100, fashion_mnist, own)" in text
+    known = "cifar10, cifar100, fashion_mnist, imagenet, own"
+    assert f"unknown data set {given!r}; did you mean {meant!r}? (known: {known})" in text
     assert str(data / given) in text
 
 

@@ -90,6 +90,17 @@ def test_imagenet_has_its_own_grids_and_is_judged_by_top_5(folder: Path) -> None
     assert (base["batch_size"], base["learning_rate"]) == (64, 1e-3)
 
 
+def test_a_search_says_that_it_chooses_by_the_images_that_it_reports(folder: Path) -> None:
+    ledger = Ledger(str(folder / "results"))
+    for_images, synthetic = (
+        plan_sweep(find_sweep("tune_wd", workload=name).with_overrides(["batch_size=16"]), ledger).work.notes()
+        for name in ("tiny_resnet8", "two_layer_cnn")
+    )
+    said = "points are chosen by their error on the same test images that the table reports: only the training seeds"
+    assert [line for line in for_images if line.startswith(said)]
+    assert not [line for line in synthetic if "chosen" in line], "each seed draws its own test points"
+
+
 def test_a_data_set_of_ones_own_whose_name_begins_like_imagenet_is_not_imagenet(folder: Path) -> None:
     make_images(folder / "data", "imagenet_mini")
     sweep = find_sweep("grid_bsz", workload="imagenet_mini_resnet8").with_overrides(["batch_size=16"])
@@ -112,6 +123,7 @@ def test_a_sweep_of_one_workload_takes_no_other(folder: Path) -> None:
         ("--workload cifar10", "unknown workload 'cifar10'"),
         ("--workload tinny_resnet8", "unknown data set 'tinny'; did you mean 'tiny'? (known: "),
         ("--workload cifar10_resnet8", "no images of 'cifar10' in"),
+        ("--workload imagenet_resnet50", "put them there as train/CLASS/*.JPEG and val/CLASS/*.JPEG or as "),
         ("--workload tiny_resnet8", "batch_size <= num_train is required, got B=64, n=48"),
         ("--workload tiny_resnet8 --set num_train=1e6", "'tiny' has 48 training images, 1000000 are asked"),
         ("--workload tiny_vgg16 --set batch_size=16", "vgg16 needs images of 32 pixels, got 16: image_size=32"),

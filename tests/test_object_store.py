@@ -310,6 +310,11 @@ def test_states_in_the_store(store: ObjectStore, bucket: str) -> None:
         assert loaded is not None
         assert int(loaded["epoch"]) == epoch
         np.testing.assert_array_equal(loaded["weights"], state(epoch)["weights"])
+    states.save("member-7", {"member-7": state(9)})
+    before = len(requests(store, bucket))
+    sizes = states.sizes({"member-3", "member-7"})
+    assert len(requests(store, bucket)) - before == 1
+    assert sizes == {"member-7": sum(store.keys(bucket, "states/member-7.").values())}
     states.collect({f"member-{number}" for number in range(50)})
     assert store.keys(bucket) == {}
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.filesize import decimal
 
 from orchestrator.errors import LedgerError, SweepError
 from orchestrator.executor import InlineExecutor
@@ -197,6 +198,28 @@ def test_a_search_halves_its_rounds_and_trains_the_best_with_fresh_seeds(
     again = checked(folder, "searched", *INLINE)
     assert "40 trials, 40 done, 0 to run" in again
     assert rows(folder / "results") == {row["trial_id"]: row for row in found}
+
+
+def test_a_launch_tells_what_pruned_trials_keep_on_disk(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder = copy_of(finished, tmp_path / "copy")
+    states = folder / "results" / "states"
+
+    def told(*arguments: str) -> list[str]:
+        lines = checked(folder, *arguments, *INLINE).splitlines()
+        return [line for line in lines if line.startswith("states ")]
+
+    size = decimal(sum(path.stat().st_size for path in states.iterdir()))
+    assert f"states   30 pruned or unfinished trials keep {size} in {finished[0]}/results/states: " in finished[1]
+    (line,) = told("searched")
+    assert line == (
+        f"states   30 pruned or unfinished trials keep {size} in {states}: deleting those files only means that such a "
+        "trial would start anew"
+    )
+    for path in list(states.iterdir())[1:]:
+        path.unlink()
+    assert told("searched")[0].startswith("states   1 pruned")
+    shutil.rmtree(states)
+    assert told("searched") == []
 
 
 def test_a_promoted_trial_equals_one_that_never_stopped(finished: tuple[Path, str], tmp_path: Path) -> None:

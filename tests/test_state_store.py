@@ -70,6 +70,29 @@ def test_files_go_when_all_their_members_are_recorded(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.npz")) == []
 
 
+def test_of_a_stopped_trial_only_the_furthest_state_is_kept(tmp_path: Path) -> None:
+    """A pack's last save outlives it, and holds what each of its members had before it stopped."""
+    store = StateStore(str(tmp_path))
+    store.save("run-1", {"a": state(1), "b": state(1)})
+    store.save("a", {"a": state(3)})
+    store.collect(set())
+    assert len(list(tmp_path.glob("*.npz"))) == 2, "b has no other"
+    store.save("b", {"b": state(3)})
+    store.collect(set())
+    assert sorted(path.name.partition(".")[0] for path in tmp_path.glob("*.npz")) == ["a", "b"]
+    store.collect({"a"})
+    assert set(store.index()) == {"b"}
+
+
+def test_sizes_are_those_of_the_trials_own_files(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path))
+    for name in ("a", "b", "c", "run-1"):
+        store.save(name, {"a": state(1), name: state(2)})
+    sizes = store.sizes({"a", "b", "d"})
+    assert sizes == {name: next(tmp_path.glob(f"{name}.*")).stat().st_size for name in ("a", "b")}
+    assert StateStore(str(tmp_path / "never")).sizes({"a"}) == {}
+
+
 def test_a_damaged_file_counts_as_no_state(tmp_path: Path) -> None:
     store = StateStore(str(tmp_path))
     store.save("p1", {"a": state(1)})

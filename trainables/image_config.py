@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from trainables.config import Follows, TrialConfig
 
 LARGEST_SMALL_IMAGE = 64
-"""Up to this many pixels an architecture has its CIFAR stem: a 3x3 convolution of stride 1 and no max-pooling."""
+"""Up to this many pixels an architecture is its CIFAR variant (see `image_models`), and smaller images are padded."""
 
 
 class Architecture(StrEnum):
@@ -90,7 +90,7 @@ class ImageClassifierConfig(TrialConfig):
     augment_flip: bool = Field(False, description="mirror half of the training images, anew each epoch")
     augment_crop: int = Field(0, ge=0, le=64, description="pad by that many pixels and crop at random, anew each epoch")
     image_size: Annotated[int, _OF_DATASET] = Field(
-        ge=8, le=1024, description="pixels; larger images are resized and cropped, smaller padded"
+        ge=8, le=1024, description="pixels; other images are resized and cropped, up to 64 smaller ones padded"
     )
     num_train: Annotated[int, _OF_DATASET] = Field(ge=1, description="training images, equally many of each class")
     num_test: Annotated[int, _OF_DATASET] = Field(ge=1, description="test images, equally many of each class")

@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from trainables.errors import DataError, unknown_name
 from trainables.image_decoding import ColourAmongGreyError, channel_statistics, choose, count_classes, decode
-from trainables.image_readers import PUBLISHED, Pixels
+from trainables.image_readers import IMAGENET, PUBLISHED, Pixels
 from trainables.image_sources import Found, find_images, known_names
 
 DATA_VARIABLE, CACHE_VARIABLE = "LAMBDA_ATLAS_DATA", "LAMBDA_ATLAS_CACHE"
@@ -34,7 +34,8 @@ DATA_VARIABLE, CACHE_VARIABLE = "LAMBDA_ATLAS_DATA", "LAMBDA_ATLAS_CACHE"
 
 _logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
+"""In every entry's name and manifest: raised when the same files and selection are decoded to other pixels."""
 _CHUNK = 4096
 _RANGES = {"num_train": (1, 10**9), "num_test": (1, 10**9), "subset_seed": (0, 2**63 - 1), "image_size": (8, 1024)}
 """What `ImageClassifierConfig` allows too; here it is asked before anything is decoded."""
@@ -162,9 +163,11 @@ def missing(name: str, data: Path) -> str:
     known = known_names(data)
     if name not in known:
         return unknown_name("data set", name, known) + f"; images of your own go into {data / name}"
+    layouts = "torchvision's folder, as train*.parquet and test*.parquet or as train/CLASS/ and test/CLASS/"
+    if name == IMAGENET:
+        layouts = "train/CLASS/*.JPEG and val/CLASS/*.JPEG or as train*.parquet and validation*.parquet"
     return (
-        f"no images of {name!r} in {data / name}: put them there as torchvision's folder, as train*.parquet and "
-        "test*.parquet or as train/CLASS/ and test/CLASS/, or name their parent folder with --data"
+        f"no images of {name!r} in {data / name}: put them there as {layouts}, or name their parent folder with --data"
         + (f", or let `launch data {name} --download` fetch them" if name in PUBLISHED else "")
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainables.errors import DataError
+from trainables.image_config import LARGEST_SMALL_IMAGE
 from trainables.image_readers import Pixels, Split
 from trainables.streams import Purpose, stream
 
@@ -17,7 +18,7 @@ _PIXELS_AT_ONCE = 1024 * 32 * 32
 _IMAGES_AT_ONCE = 4096
 """Images that are waiting for a thread: a million of them would need gigabytes for that alone."""
 _RESIZE_MARGIN = 8 / 7
-"""Larger images are resized to this times the wanted size before the centre is cut out, as 256 is to 224."""
+"""Images are resized to this times the wanted size before the centre is cut out, as 256 is to 224."""
 
 
 def count_classes(name: str, train: Split, test: Split) -> int:
@@ -87,14 +88,15 @@ def decode(name: str, split: Split, chosen: npt.NDArray[np.int64], images: Pixel
 
 
 def _sized(pixels: Pixels, size: int) -> Pixels:
-    """The centre `size` pixels of a larger image after resizing, a smaller one within a zero border.
+    """The centre `size` pixels of the resized image, as torchvision's Resize and CenterCrop give them, to the pixel.
 
-    As torchvision's Resize and CenterCrop do it, to the pixel.
+    One of that very size stays as it is, so that a data set's own size means what None does. Up to 64 pixels one with a
+    side that is no longer than asked keeps its pixels too, within a zero border (28 for 32 pixels, say).
     """
     height, width = pixels.shape[:2]
     if (height, width) == (size, size):
         return pixels
-    if min(height, width) > size:
+    if min(height, width) > size or size > LARGEST_SMALL_IMAGE:
         from PIL import Image
 
         shorter = round(size * _RESIZE_MARGIN)

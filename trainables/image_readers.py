@@ -26,6 +26,9 @@ Pixels = npt.NDArray[np.uint8]
 PUBLISHED = ("cifar10", "cifar100", "fashion_mnist")
 """Data sets that torchvision can download; CIFAR under its own name is checked against the published files."""
 
+IMAGENET = "imagenet"
+"""The paper has experiments on it; its images are fetched by hand."""
+
 CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 FASHION_FOLDER = "FashionMNIST"
 IDX_FILES = tuple(f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))

@@ -15,6 +15,7 @@ from trainables.image_readers import (
     CIFAR_FOLDERS,
     FASHION_FOLDER,
     IDX_FILES,
+    IMAGENET,
     PUBLISHED,
     READERS,
     TEST_NAMES,
@@ -65,9 +66,9 @@ def find_images(name: str, data_root: Path) -> Found | None:
 
 
 def known_names(data_root: Path) -> list[str]:
-    """The published data sets and the folders of `data_root`."""
+    """The published data sets, ImageNet and the folders of `data_root`."""
     folders = [path.name for path in data_root.iterdir() if path.is_dir()] if data_root.is_dir() else []
-    return sorted({*PUBLISHED, *(name for name in folders if not name.startswith("."))})
+    return sorted({*PUBLISHED, IMAGENET, *(name for name in folders if not name.startswith("."))})
 
 
 def download(name: str, data_root: Path) -> None:

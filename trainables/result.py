@@ -120,7 +120,7 @@ class Provenance:
     """Where and with what a trial ran, captured on the worker; columns, never part of a trial's name.
 
     `side_by_side` is the most members of its pack that trained on its device at once, itself included;
-    `peak_memory_bytes` what they all had allocated on a GPU at most (null on a CPU).
+    `peak_memory_bytes` what its process had reserved on a GPU at most, images included (null on a CPU).
     """
 
     engine: str

@@ -11,7 +11,8 @@ import logging
 import time
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -53,8 +54,11 @@ class StateStore:
 
         Of two in the same epoch, which may last hours, that is the one saved later.
         """
+        return self._furthest(self._paths(pack_id))
+
+    def _furthest(self, paths: Sequence[str]) -> dict[str, str]:
         furthest: dict[str, tuple[int, str, str]] = {}
-        for path in self._paths(pack_id):
+        for path in paths:
             saved_at = path.removesuffix(_SUFFIX).rpartition(".")[2]
             for trial_id, epoch in self._epochs(path).items():
                 furthest[trial_id] = max(furthest.get(trial_id, (-1, "", "")), (epoch, saved_at, path))
@@ -68,6 +72,21 @@ class StateStore:
             _logger.warning("states of %s were not found: %s", pack_id, error)
             return {}
 
+    def sizes(self, trial_ids: Collection[str]) -> dict[str, int]:
+        """Bytes of these trials' own files, of which one that stopped early has one; by one listing.
+
+        Empty where the store does not answer.
+        """
+        sizes: Counter[str] = Counter()
+        try:
+            for info in self._listing():
+                trial_id = info.base_name.partition(".")[0]
+                if trial_id in trial_ids and info.base_name.endswith(_SUFFIX):
+                    sizes[trial_id] += info.size
+        except OSError as error:
+            _logger.warning("states were not listed: %s", error)
+        return dict(sizes)
+
     def load(self, path: str, trial_id: str) -> State | None:
         """One member's state; None, so that it starts anew, if the file has gone or is damaged."""
         prefix = f"{trial_id}/"
@@ -79,15 +98,20 @@ class StateStore:
             return None
 
     def collect(self, recorded: Collection[str]) -> None:
-        """Delete files whose members are all recorded, and what a killed writer left, if the store answers."""
+        """Delete every file that is the furthest of no trial but `recorded` ones, if the store answers.
+
+        So goes the last save of a pack whose members were stopped early later on; and what a killed writer left.
+        """
         try:
             self._collect(recorded)
         except OSError as error:
             _logger.warning("old states are left: %s", error)
 
     def _collect(self, recorded: Collection[str]) -> None:
-        for path in self._paths():
-            if all(trial_id in recorded for trial_id in self._epochs(path)):
+        paths = self._paths()  # first: what is saved from here on is not judged
+        needed = {path for trial_id, path in self._furthest(paths).items() if trial_id not in recorded}
+        for path in paths:
+            if path not in needed:
                 self._delete(path)
         for info in self._listing():
             if info.base_name.startswith(UNFINISHED) and time.time_ns() - (info.mtime_ns or 0) > _ABANDONED_NS:
