@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from pyarrow import fs
+
 from orchestrator.ledger import Ledger
+from trainables.file_systems import open_root, write_whole
 from trainables.registry import config_from_values, workload
+from trainables.state_store import StateStore
 from trainables.workload import Member
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +60,9 @@ CIRCUMSTANCES = {
     "train_seconds", "finished_at", "pack_id", "attempt", "driver_id", "hostname", "git_sha", "git_dirty",
 }  # fmt: skip
 
+
+PLANTED_SECONDS = 1000.0
+"""Longer than any trial here trains."""
 
 LONGER_SECONDS = 2.0
 """A trial of the sweep `longer`: several reports and saved states, on whatever machine this is."""
@@ -130,6 +142,51 @@ def traces(out: Path, workload: str = WORKLOAD) -> list[dict[str, Any]]:
 
 def _numbers(row: dict[str, Any]) -> dict[str, Any]:
     return {k: str(v) if v != v else v for k, v in row.items() if k not in CIRCUMSTANCES}
+
+
+def half_done(out: str | Path, workload: str = WORKLOAD) -> set[str]:
+    """Trials with a state and without a row."""
+    return StateStore(f"{out}/states").index().keys() - Ledger(str(out)).settled(workload)
+
+
+def plant_seconds(out: str | Path, workload: str = WORKLOAD) -> dict[str, int]:
+    """Let each saved state under `out` say that its trial has trained `PLANTED_SECONDS` longer; nobody saves meanwhile.
+
+    A trial that starts anew ends with the same numbers as one that goes on: only these seconds tell them apart.
+    Returns what `check_went_on` needs: how far each of these trials is recorded, -1 for not at all.
+    """
+    files, folder = open_root(f"{out}/states")
+    trial_ids: set[str] = set()
+    for info in files.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
+        if not info.base_name.endswith(".npz"):
+            continue
+        with files.open_input_file(info.path) as file, np.load(io.BytesIO(file.read())) as archive:
+            arrays: dict[str, Any] = dict(archive)
+        for name in arrays:
+            trial_id, _, field = name.partition("/")
+            if field == "train_seconds":
+                arrays[name] = arrays[name] + PLANTED_SECONDS
+                trial_ids.add(trial_id)
+        planted = io.BytesIO()
+        np.savez(planted, allow_pickle=False, **arrays)
+        write_whole(files, info.path, pa.py_buffer(planted.getbuffer()))
+    rows = Ledger(str(out)).trials(workload, trial_ids=trial_ids, columns=("trial_id", "epochs_done")).to_pylist()
+    return {**dict.fromkeys(trial_ids, -1), **{row["trial_id"]: row["epochs_done"] for row in rows}}
+
+
+def check_went_on(out: str | Path, *plantings: Mapping[str, int], workload: str = WORKLOAD) -> None:
+    """Trials that are further now than at a planting, some at least, went on from what was planted; no others did."""
+    columns = ("trial_id", "epochs_done", "train_seconds")
+    found = Ledger(str(out)).trials(workload, columns=columns).to_pylist()
+    further = Counter(
+        row["trial_id"]
+        for row in found
+        for epochs in plantings
+        if row["epochs_done"] > epochs.get(row["trial_id"], math.inf)
+    )
+    carried = Counter({row["trial_id"]: int(row["train_seconds"] // PLANTED_SECONDS) for row in found})
+    assert further, "no trial had a state to go on from"
+    assert carried == further, f"of {dict(further)} went on: {dict(+carried)}"
 
 
 def parts(out: Path) -> dict[str, bytes]:

@@ -14,7 +14,21 @@ import pytest
 from orchestrator.cluster_room import GPU_NODES
 from orchestrator.ledger import Ledger
 from tests.clusters import NodeType, Watcher, autoscaled_cluster
-from tests.launching import ROOT, WORKLOAD, checked, kill_tree, launch, make_folder, rows, start, traces, wait_for
+from tests.launching import (
+    ROOT,
+    WORKLOAD,
+    check_went_on,
+    checked,
+    half_done,
+    kill_tree,
+    launch,
+    make_folder,
+    plant_seconds,
+    rows,
+    start,
+    traces,
+    wait_for,
+)
 
 PLAIN = ("--no-figures", "--no-mlflow")
 GRID = ("grid_bsz", "--set", "num_epochs=1000", *PLAIN)
@@ -103,20 +117,22 @@ def test_a_sweep_grows_the_cluster_from_zero_survives_a_lost_node_and_leaves_it_
 
 
 @pytest.mark.slow
-def test_a_lost_head_costs_no_finished_trial(tmp_path: Path) -> None:
+def test_a_lost_head_costs_no_finished_trial_and_the_rest_goes_on_from_its_states(tmp_path: Path) -> None:
     inline, cloud = make_folder(tmp_path / "inline"), make_folder(tmp_path / "cloud")
     grid = ("longer", *PLAIN, "--checkpoint-seconds", "0.2")
     checked(inline, *grid, "--executor", "inline")
     cpu = NodeType({"CPU": 1}, most=2)
     with autoscaled_cluster(cpu=cpu) as cluster:
         process = start(cloud, *grid, "--address", cluster.address, "--max-nodes", "2", **cluster.environment)
-        wait_for(lambda: finished(cloud) and list(cloud.glob("results/states/*.npz")), process)
+        wait_for(lambda: finished(cloud) and half_done(cloud / "results"), process)
         kill_tree(process)  # the driver runs on the head
     before = finished(cloud)
+    planted = plant_seconds(cloud / "results")
     with autoscaled_cluster(cpu=cpu) as cluster:
         checked(cloud, *grid, "--address", cluster.address, "--max-nodes", "2", **cluster.environment)
     after = finished(cloud)
     assert 0 < len(before) < len(after)
+    check_went_on(cloud / "results", planted)
     assert {trial_id: after[trial_id] for trial_id in before} == before, "a finished trial was run again"
     assert rows(cloud / "results") == rows(inline / "results")
     assert traces(cloud / "results") == traces(inline / "results")

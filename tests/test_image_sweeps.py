@@ -21,7 +21,20 @@ from orchestrator.show import show
 from orchestrator.sweeps import find_sweep
 from search_spaces import paper
 from tests.images import make_images
-from tests.launching import checked, descendants, environment, kill_tree, launch, rows, start, traces, wait_for
+from tests.launching import (
+    check_went_on,
+    checked,
+    descendants,
+    environment,
+    half_done,
+    kill_tree,
+    launch,
+    plant_seconds,
+    rows,
+    start,
+    traces,
+    wait_for,
+)
 from trainables.config import TrialConfig
 from trainables.gpu import gpu_is_here
 from trainables.image_config import ImageClassifierConfig
@@ -324,9 +337,11 @@ def test_rows_equal_the_inline_executors_to_the_bit_also_when_workers_and_driver
     wait_for(lambda: list(folder.glob("ray/states/*.npz")), process)
     workers = [pid for pid, line in descendants(process.pid) if "ResourceTrainable" in line or "PackTrainable" in line]
     os.kill(workers[0], signal.SIGKILL)
-    wait_for(lambda: list(folder.glob("ray/trials/*/*.parquet")), process)
+    wait_for(lambda: rows(folder / "ray", IMAGES) and half_done(folder / "ray", IMAGES), process)
     kill_tree(process)
+    planted = plant_seconds(folder / "ray", IMAGES)
     checked(folder, "grid_bsz", *on_ray)
+    check_went_on(folder / "ray", planted, workload=IMAGES)
     assert rows(folder / "ray", IMAGES) == rows(folder / "inline", IMAGES)
     assert traces(folder / "ray", IMAGES) == traces(folder / "inline", IMAGES)
 

@@ -23,7 +23,19 @@ from orchestrator.ledger_parts import read_part
 from orchestrator.ledger_schema import TableName, trial_schema
 from orchestrator.storage import Storage
 from orchestrator.sweeps import find_sweep
-from tests.launching import CIRCUMSTANCES, WORKLOAD, checked, kill_tree, launch, make_folder, start, wait_for
+from tests.launching import (
+    CIRCUMSTANCES,
+    WORKLOAD,
+    check_went_on,
+    checked,
+    half_done,
+    kill_tree,
+    launch,
+    make_folder,
+    plant_seconds,
+    start,
+    wait_for,
+)
 from tests.servers import ObjectStore, Way, free_port, object_store
 from trainables.config import TwoLayerCNNConfig
 from trainables.file_systems import is_absent
@@ -105,16 +117,15 @@ def test_a_killed_driver_goes_on_from_states_in_the_store(store: ObjectStore, bu
     folder, undisturbed = make_folder(tmp_path / "killed"), make_folder(tmp_path / "undisturbed")
     process = start(folder, "longer", *INLINE, *SAVES, "--out", out)
     wait_for(lambda: Ledger(out).settled(WORKLOAD), process)
-    (state, *_) = wait_for(lambda: saved(store, bucket), process)
+    wait_for(lambda: half_done(out), process)
     kill_tree(process)
     before = {row["trial_id"]: row for row in Ledger(out).trials(WORKLOAD).to_pylist()}
     assert 0 < len(before) < 6
 
-    (state, *_) = saved(store, bucket)
-    seen = len(requests(store, bucket))
+    planted = plant_seconds(out)
     printed = checked(folder, "longer", *INLINE, *SAVES, "--out", out)
     assert f"{len(before)} done, {6 - len(before)} to run" in printed
-    assert f"GET /{bucket}/{state}" in requests(store, bucket)[seen:]
+    check_went_on(out, planted)
     after = {row["trial_id"]: row for row in Ledger(out).trials(WORKLOAD).to_pylist()}
     assert {trial_id: after[trial_id] for trial_id in before} == before
     assert saved(store, bucket) == []

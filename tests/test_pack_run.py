@@ -8,6 +8,7 @@ import io
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -15,11 +16,14 @@ import numpy as np
 import pytest
 
 from tests.images import image_folders
+from tests.launching import PLANTED_SECONDS, plant_seconds
 from trainables.config import TrialConfig, TwoLayerCNNConfig
 from trainables.errors import ConfigError
 from trainables.outcome import outcome
+from trainables.pack import MemberOrder, PackOrder, PackWorker
 from trainables.registry import WORKLOADS, config_from_values, workload
 from trainables.result import Outcome, TrialResult, TwoLayerCNNTracePoint
+from trainables.state_store import StateStore
 from trainables.two_layer_cnn_trace import trace_epochs, trace_point
 from trainables.workload import Member, PackRun, Report, State
 
@@ -329,6 +333,29 @@ class TestContract:
         assert row["outcome"] == result.outcome
         assert all(value is None or isinstance(value, str | int | float | bool) for value in row.values())
         assert [trace["epoch"] for trace in result.trace_rows()] == [point.epoch for point in result.trace]
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_worker_goes_on_from_the_state_files_of_its_order_and_from_no_others(name: str, tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path / "states"))
+
+    def worker(pack_id: str, state_paths: Mapping[str, str]) -> PackWorker:
+        members = tuple(MemberOrder(one, state_path=state_paths.get(one.trial_id)) for one in configs(name))
+        return PackWorker(PackOrder(pack_id, members, str(tmp_path / "states"), checkpoint_seconds=0.0))
+
+    killed = worker("killed", {})
+    while len(store.index()) < 2:
+        killed.step(0.0)
+    plant_seconds(tmp_path, name)  # else a row that was trained anew would look the same
+    paths = store.index()
+    ended, half_done, *_ = (one.trial_id for one in configs(name))
+    assert paths.keys() == {ended, half_done}
+    later, reports = worker("later", {half_done: paths[half_done]}), []
+    while not later.is_done:
+        reports += later.step()
+    results = {report.trial_id: report.result for report in reports if report.result is not None}
+    assert all_numbers(results) == all_alone(name, TINY[name].engines[0])
+    assert [tid for tid, result in results.items() if result.train_seconds > PLANTED_SECONDS] == [half_done]
 
 
 SEVERAL_ENGINES = [name for name in WORKLOADS if len(TINY[name].engines) > 1]

@@ -11,18 +11,23 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from orchestrator.ledger import Ledger
 from tests.launching import (
     ROOT,
+    WORKLOAD,
+    check_went_on,
     checked,
     descendants,
     environment,
     kill_tree,
     launch,
     make_folder,
+    plant_seconds,
     rows,
     start,
     traces,
@@ -40,19 +45,30 @@ def workers(pid: int) -> list[int]:
     return [child for child, line in descendants(pid) if "ResourceTrainable" in line or "PackTrainable" in line]
 
 
+def whole_rows(folder: Path) -> dict[str, dict[str, Any]]:
+    """Circumstances included, by trial_id."""
+    return {row["trial_id"]: row for row in Ledger(str(folder / "results")).trials(WORKLOAD).to_pylist()}
+
+
 @pytest.mark.slow
-def test_rows_equal_the_inline_executors_to_the_bit_also_when_a_worker_is_killed(tmp_path: Path) -> None:
+def test_rows_equal_the_inline_executors_to_the_bit_also_when_workers_are_killed(tmp_path: Path) -> None:
     inline, ray = make_folder(tmp_path / "inline"), make_folder(tmp_path / "ray")
     checked(inline, "longer", *INLINE)
     process = start(ray, "longer", *PLAIN, "--checkpoint-seconds", "0.2")
     wait_for(lambda: list(ray.glob("results/states/*.npz")), process)
-    killed = workers(process.pid)
-    os.kill(killed[0], signal.SIGKILL)
+    killed = workers(process.pid)  # all of them: nothing says whose the state is
+    for worker in killed:
+        os.kill(worker, signal.SIGSTOP)
+    planted = plant_seconds(ray / "results")
+    for worker in killed:
+        os.kill(worker, signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stdout + stderr
     assert rows(ray / "results") == rows(inline / "results")
     assert traces(ray / "results") == traces(inline / "results")
-    assert not list(ray.glob("results/states/*"))
+    lost = {trial_id for trial_id, row in whole_rows(ray).items() if row["attempt"] > 1}  # others had ended before
+    check_went_on(ray / "results", {trial_id: epochs for trial_id, epochs in planted.items() if trial_id in lost})
+    assert not list(ray.glob("results/states/*.npz"))
     again = checked(ray, "longer", *PLAIN)
     assert "0 to run" in again
 
@@ -63,7 +79,9 @@ def test_a_killed_driver_goes_on_from_its_workers_states(tmp_path: Path) -> None
     process = start(folder, "longer", *PLAIN, "--checkpoint-seconds", "0.2")
     wait_for(lambda: list(folder.glob("results/states/*.npz")), process)
     kill_tree(process)
+    planted = plant_seconds(folder / "results")
     checked(folder, "longer", *PLAIN)
+    check_went_on(folder / "results", planted)
     checked(inline, "longer", *INLINE)
     assert rows(folder / "results") == rows(inline / "results")
     assert traces(folder / "results") == traces(inline / "results")
@@ -72,18 +90,20 @@ def test_a_killed_driver_goes_on_from_its_workers_states(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_ctrl_c_ends_at_once_and_keeps_what_is_finished(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    process = start(folder, "longer", *PLAIN, "--checkpoint-seconds", "0.2")
-    wait_for(lambda: list(folder.glob("results/states/*.npz")), process)
+    one_by_one = ("--cpus-per-trial", str(os.cpu_count()))  # so that some are finished when others are not
+    process = start(folder, "longer", *PLAIN, *one_by_one, "--checkpoint-seconds", "0.2")
+    wait_for(lambda: rows(folder / "results"), process)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stdout + stderr
     assert "the same command goes on" in stderr
     assert "Traceback" not in stderr
-    finished = rows(folder / "results")
+    finished = whole_rows(folder)
+    assert 0 < len(finished) < 6
     undisturbed = make_folder(tmp_path / "undisturbed")
     checked(undisturbed, "longer", *INLINE)
     checked(folder, "longer", *PLAIN)
-    assert {trial_id: row for trial_id, row in rows(folder / "results").items() if trial_id in finished} == finished
+    assert {trial_id: row for trial_id, row in whole_rows(folder).items() if trial_id in finished} == finished
     assert rows(folder / "results") == rows(undisturbed / "results")
 
 

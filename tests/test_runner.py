@@ -9,7 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import SWEEPS, WORKLOAD, checked, launch, make_folder, parts, rows, start, traces, wait_for
+from tests.launching import (
+    SWEEPS,
+    WORKLOAD,
+    check_went_on,
+    checked,
+    launch,
+    make_folder,
+    parts,
+    plant_seconds,
+    rows,
+    start,
+    traces,
+    wait_for,
+)
 from trainables.result import Outcome
 
 INLINE = ("--executor", "inline", "--no-figures", "--no-mlflow")
@@ -72,16 +85,20 @@ def test_a_killed_driver_loses_nothing_and_the_rest_goes_on_from_its_states(tmp_
     folder = make_folder(tmp_path)
     out = folder / "results"
     every_save = ("longer", *INLINE, "--checkpoint-seconds", "0.1")
+    plantings = []
     for _ in range(2):
+        earlier = set(out.glob("states/*.npz"))
         process = start(folder, *every_save)
-        wait_for(lambda: list(out.glob("states/*.npz")), process)
+        wait_for(lambda known=earlier: set(out.glob("states/*.npz")) - known, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    finished_before = len(rows(out))
-    assert finished_before < 6
+        plantings.append(plant_seconds(out))
+    assert len(rows(out)) < 6
     # Another selection packs the rest differently; seed 1 goes on alone, then all.
     checked(folder, *every_save, "--seeds", "1")
-    assert number_run(checked(folder, *every_save)) <= 6 - finished_before
+    num_left = 6 - len(rows(out))
+    assert number_run(checked(folder, *every_save)) == num_left
+    check_went_on(out, *plantings)
     expected = {k: v for k, v in rows(undisturbed).items() if v["num_test"] == 500}  # those of `longer`
     assert rows(out) == expected
     assert traces(out) == [point for point in traces(undisturbed) if point["trial_id"] in expected]

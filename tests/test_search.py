@@ -27,7 +27,20 @@ from orchestrator.sweeps import find_sweep
 from orchestrator.training import Training
 from search_spaces.halving import Observation, propose, rung_epochs, survivors
 from search_spaces.space import LogUniform
-from tests.launching import WORKLOAD, checked, environment, kill_tree, launch, rows, start, traces, wait_for
+from tests.launching import (
+    WORKLOAD,
+    check_went_on,
+    checked,
+    environment,
+    kill_tree,
+    launch,
+    plant_seconds,
+    rows,
+    start,
+    traces,
+    wait_for,
+)
+from trainables.pack import MemberOrder, PackOrder, PackWorker
 from trainables.registry import workload
 from trainables.result import Outcome
 from trainables.workload import Member
@@ -247,14 +260,14 @@ def test_a_pruned_trial_that_is_asked_for_in_full_goes_on_from_its_state(
     assert list((folder / "results" / "states").glob(f"{pruned['trial_id']}.*"))
     point = repr({name: pruned[name] for name in ("learning_rate", "weight_decay")})
     folder_of(folder, point=point)
+    planted = plant_seconds(folder / "results")
     assert "1 trials, 0 done, 1 to run" in checked(folder, "in_full", *INLINE)
+    check_went_on(folder / "results", planted)
     full = rows(folder / "results")[pruned["trial_id"]]
     assert full["epochs_done"] == 27
     straight = folder_of(tmp_path / "straight", point=point)
     checked(straight, "in_full", *INLINE)
     assert rows(straight / "results") == {pruned["trial_id"]: full}
-    attempts = Ledger(str(folder / "results")).trials(WORKLOAD, trial_ids={pruned["trial_id"]})["attempt"].to_pylist()
-    assert attempts[0] > 2, "it went on, it did not start anew"
     assert not list((folder / "results" / "states").glob(f"{pruned['trial_id']}.*"))
     assert "40 trials, 40 done, 0 to run" in checked(folder, "searched", *INLINE), "the search stands as it was"
 
@@ -271,11 +284,14 @@ def test_the_same_search_elsewhere_and_on_ray_asks_the_same(finished: tuple[Path
 def test_a_search_on_ray_that_is_killed_ends_with_the_same_trials(tmp_path: Path) -> None:
     undisturbed, killed = folder_of(tmp_path / "inline", 3000), folder_of(tmp_path / "ray", 3000)
     checked(undisturbed, "searched", *INLINE)
+    plantings = []
     for num_parts in (2, 6):
         process = start(killed, "searched", *PLAIN, "--checkpoint-seconds", "0.2")
         wait_for(partial(_has_parts, killed / "results", num_parts), process)
         kill_tree(process)
+        plantings.append(plant_seconds(killed / "results"))
     checked(killed, "searched", *PLAIN)
+    check_went_on(killed / "results", *plantings)
     assert rows(killed / "results") == rows(undisturbed / "results")
     assert traces(killed / "results") == traces(undisturbed / "results")
 
@@ -299,25 +315,25 @@ def test_a_changed_search_does_not_take_up_anothers_asks(tmp_path: Path) -> None
     assert [task.config for task in resumed.work.advance()[0]] == [task.config for task in first]
 
 
-def test_trials_that_a_killed_launch_left_without_a_verdict_get_it_from_the_next(tmp_path: Path) -> None:
+def test_trials_that_a_killed_launch_left_without_a_verdict_get_it_from_the_next_and_go_on(tmp_path: Path) -> None:
     base: dict[str, Any] = {"batch_size": 5, "num_epochs": 9, "num_train": 40, "num_test": 50, "dimension": 60}
     grid = Grid({"adam": {}}, {}, {**base, "noise_sparsity": 10, "num_filters": 4})
     search = HalvingSearch({"adam": SPACE}, rounds=1, per_round=3)
     sweep = Sweep("s", "s", (grid,), seeds=(0,), search=search)
     ledger = Ledger(str(tmp_path))
     tasks, _ = plan_sweep(sweep, ledger).work.advance()
-    stopped = []
-    for task in tasks:  # recorded, and then the launch was killed
-        run = workload(WORKLOAD).open([Member(task.config, task.until_epoch)])
-        (report,) = run.advance(math.inf)
-        assert report.result is not None
-        stopped.append(report.result)
-    ledger.append(stopped)
-    training = Training(plan_sweep(sweep, ledger), ledger, InlineExecutor(), None, str(tmp_path / "states"), 30.0)
+    states = str(tmp_path / "states")
+    orders = tuple(MemberOrder(task.config, until_epoch=task.until_epoch) for task in tasks)
+    reports = PackWorker(PackOrder("killed", orders, states, 30.0)).step(math.inf)
+    ledger.append([report.result for report in reports if report.result is not None])  # then the launch was killed
+    planted = plant_seconds(tmp_path)
+    assert planted == {task.config.trial_id: 1 for task in tasks}
+    training = Training(plan_sweep(sweep, ledger), ledger, InlineExecutor(), None, states, 30.0)
     outcomes, interrupted = training.run(Console(quiet=True))
     assert not interrupted
     assert outcomes[Outcome.PRUNED] == 2
     assert outcomes.total() == 4
+    check_went_on(tmp_path, planted)  # from epoch 1 to 3, as the launch found it, and to 9, as it left it itself
     assert plan_sweep(sweep, ledger).is_complete
 
 
