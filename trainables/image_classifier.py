@@ -81,7 +81,8 @@ class ImageClassifier:
     def cost(self, config: TrialConfig) -> float:
         """Rough seconds of one trial on one core."""
         c = _own(config)
-        images = c.num_epochs * (_PASSES * c.num_train + c.num_test) + c.num_train + c.num_test
+        before_and_after = 3 * c.num_train + 2 * c.num_test  # the initial weights, and the final ones' precise errors
+        images = c.num_epochs * (_PASSES * c.num_train + c.num_test) + before_and_after
         return (
             _SECONDS_PER_TRIAL
             + images * mega_products(c) * _SECONDS_PER_MEGA_PRODUCT

@@ -7,7 +7,7 @@ Johnson, arXiv 2105.07576): means over one epoch's batches at fixed weights, tow
 
 from __future__ import annotations
 
-import copy
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class PreciseErrors:
 
     def __init__(self, config: ImageClassifierConfig, model: nn.Module, images: DeviceImages) -> None:
         self._config, self._images = config, images
-        self._model = copy.deepcopy(model).eval()
+        self._model = deepcopy(model).eval()
         self._layers = [module for module in self._model.modules() if isinstance(module, nn.BatchNorm2d)]
         self._position = 0 if self._layers else config.num_train
         self._order = torch.from_numpy(epoch_order(config, config.num_epochs)).to(images.home)
