@@ -39,7 +39,7 @@ def error_vs_batch_size(trials: pd.DataFrame, kind: str, chosen: Sequence[str] =
         draw_error(upper, series, shifted, "test_error")
         draw_error(lower, series, shifted, "train_error")
     upper.set(xscale="log", ylabel=f"{kind}test error")
-    lower.set(xlabel="batch size $B$", ylabel=f"{kind}training\nerror")
+    lower.set(xlabel="batch size $B$", ylabel=f"{kind}training error".replace(" ", "\n"))
     number_axis(lower, trials, "batch_size")
     draw_legend(figure, trials, lines)
     draw_caption(figure, trials, ["optimizer", "weight_decay", "batch_size"], "error bars: mean ± std")
