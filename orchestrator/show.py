@@ -36,7 +36,7 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
         console.print(line, highlight=False, soft_wrap=True)
     if sweep.accepts_certificates and len(trials):
         console.print(stop_audit(trials).line(), highlight=False, soft_wrap=True)
-    selections = {error: _best(trials, sweep, error, console) for error in _shown_errors(sweep)}
+    selections = {error: _best(trials, sweep, error, console) for error in _shown_errors(trials, sweep)}
     console.print(f"parquet  {ledger.root}/trials, {ledger.root}/traces", highlight=False, soft_wrap=True)
     if not (with_figures and sweep.figures) or trials.empty:
         return []
@@ -52,9 +52,10 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
         traces = ledger.traces(sweep.workload, trial_ids=trial_ids).to_pandas()
         paths = []
         for name in sweep.figures:
-            shown = selections[error_of_figure(name) or sweep.error]
-            chosen = (*plan.work.chosen(), *shown.over)
-            paths += figures.draw(name, shown.trials, traces, folder, shown.note, chosen)
+            shown = selections.get(error_of_figure(name) or sweep.error)
+            if shown is not None:
+                chosen = (*plan.work.chosen(), *shown.over)
+                paths += figures.draw(name, shown.trials, traces, folder, shown.note, chosen)
     _copy_to_store(paths, ledger.root)
     console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
     return paths
@@ -69,9 +70,10 @@ class _Selection:
     note: str = ""
 
 
-def _shown_errors(sweep: Sweep) -> list[str]:
-    """The columns of errors that tables and figures of the sweep show, its own first."""
-    return list(dict.fromkeys([sweep.error, *filter(None, map(error_of_figure, sweep.figures))]))
+def _shown_errors(trials: pd.DataFrame, sweep: Sweep) -> list[str]:
+    """The columns of errors that tables and figures of the sweep show: its own, and others that some trial has."""
+    others = dict.fromkeys(filter(None, map(error_of_figure, sweep.figures)))
+    return [sweep.error, *(error for error in others if error != sweep.error and trials[error].notna().any())]
 
 
 def _best(trials: pd.DataFrame, sweep: Sweep, error: str, console: Console) -> _Selection:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +230,20 @@ def test_the_best_rate_of_each_point_makes_one_line_of_them_and_tables_tell_only
     assert precise.read_bytes() == own.read_bytes(), "chosen by what it shows"
     upper, _ = FIGURES["precise_error_vs_batch_size"](others, points, ("learning_rate",)).axes
     assert {float(y) for line in upper.lines for y in np.asarray(line.get_ydata())} == {0.125}
+
+
+def test_trials_without_precise_errors_have_no_table_and_no_figure_of_them(folder: Path) -> None:
+    """Rows of earlier versions."""
+    settings = ["num_epochs=2", "batch_size=16,48", "learning_rate=1e-2,1e-3"]
+    sweep = find_sweep("grid_bsz", workload="tiny_resnet8").with_overrides(settings, "0-1")
+    ledger = Ledger(str(folder / "results"))
+    for result in map(ended, sweep.configs()):
+        without = [replace(point, precise_train_error=None, precise_test_error=None) for point in result.trace]
+        ledger.append([replace(result, trace=tuple(without))])
+    told = io.StringIO()
+    paths = show(plan_sweep(sweep, ledger), ledger, Console(file=told, width=300), with_figures=True)
+    assert [path.name for path in paths] == ["error_vs_batch_size.png", "error_vs_batch_size.pdf"]
+    assert not re.search("precise.test", told.getvalue())
 
 
 def ended(config: TrialConfig) -> TrialResult:
