@@ -80,6 +80,9 @@ class Sweep:
                 f"leave that one out of its seeds, got {', '.join(map(str, self.seeds))}"
             )
 
+        if isinstance(self.search, HalvingSearch) and self.error.startswith("precise_"):
+            raise SweepError(f"{self.name} searches by {self.error}, which is known after the last epoch alone")
+
     def configs(self) -> tuple[TrialConfig, ...]:
         """All trials, each once; `ConfigError` names each fault once. Of a search the middle of each cell's space.
 

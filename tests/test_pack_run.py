@@ -148,7 +148,8 @@ def through_a_file(states: Mapping[str, State]) -> dict[str, State]:
 
 def numbers(result: TrialResult) -> tuple[Any, ...]:
     """Everything of a result that must not depend on how it was run; floats as exact text."""
-    trace = [[float(value).hex() for value in dataclasses.astuple(point)] for point in result.trace]
+    points = [dataclasses.astuple(point) for point in result.trace]
+    trace = [[None if value is None else float(value).hex() for value in point] for point in points]
     digests = (result.data_digest, result.init_digest, result.order_digest)
     return result.trial_id, result.outcome, result.epochs_done, trace, digests, result.error
 

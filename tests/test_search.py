@@ -173,6 +173,15 @@ def test_the_seed_that_chooses_is_none_of_those_that_judge(tmp_path: Path) -> No
     assert Sweep("s", "s", grids, seeds=(2,), search=search).with_overrides(seeds="4").seeds == (4,)
 
 
+def test_a_search_needs_an_error_of_every_rung() -> None:
+    grids = (Grid({"adam": {}}, {}, {"batch_size": 5}),)
+    with pytest.raises(
+        SweepError, match="^s searches by precise_test_error, which is known after the last epoch alone$"
+    ):
+        Sweep("s", "s", grids, search=HalvingSearch({"adam": SPACE}), error="precise_test_error")
+    assert Sweep("s", "s", grids, error="precise_test_error").error == "precise_test_error"
+
+
 def test_a_seed_that_is_given_twice_is_trained_and_counted_once() -> None:
     sweep = find_sweep("tune_wd").with_overrides(["seed=0,0", "optimizer=adam", "batch_size=20,20"])
     assert sweep.num_trials == 4 * 9 + 1
