@@ -155,6 +155,7 @@ def test_later_points_lie_closer_to_the_boundary(disc: list[Any]) -> None:
     assert np.median(away[-20:]) < 0.5 * np.median(away[:16])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_both_of_two_disjoint_regions_are_found_and_kept(seed: int) -> None:
     model = model_of(searched(in_two_discs, 96, seed))
@@ -197,6 +198,7 @@ def rounds_with_a_lag(seed: int, edge: float) -> list[tuple[float, bool]]:
     return [(params["x"], bool(works)) for drawn in rounds for params, (works,) in drawn]
 
 
+@pytest.mark.slow
 def test_rounds_that_do_not_know_of_each_other_close_in_on_a_sharp_edge() -> None:
     """Points that all lay where the edge is believed to be would leave a gap of a fortieth of the line."""
     gaps = []

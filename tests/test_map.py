@@ -212,6 +212,7 @@ def test_an_interrupted_map_has_the_trials_of_one_left_alone(
     assert ids(again) == ids(undisturbed)
 
 
+@pytest.mark.slow
 def test_the_order_in_which_trials_end_changes_nothing(undisturbed: Ledger, tmp_path: Path) -> None:
     assert ids(run(map_of(), Ledger(str(tmp_path)), newest_first=True)) == ids(undisturbed)
 
