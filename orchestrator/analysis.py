@@ -1,4 +1,4 @@
-"""Tables from the Parquet ledger: cells with their spread, Adam against AdamW seed by seed, the paper beside ours.
+"""Statistics of the ledger's trials: cells with their spread, Adam against AdamW by seeds, the best of several values.
 
 Everywhere `trials` has one row a trial, with the columns of `TrialResult.trial_row`. A trial's error rate counts only
 where it means something: trials that are stuck (weights near zero, so the sign of the output is arbitrary), diverged
@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import pandas as pd
 from scipy import stats  # type: ignore[import-untyped]
 
-from orchestrator.error_kinds import PLAIN, judged_by, kind_of, precise
 from orchestrator.errors import UserError
 from trainables.config import MOMENT_FIELDS, Follows, Optimizer, TwoLayerCNNConfig
 from trainables.registry import workload
@@ -45,7 +43,7 @@ PAIR_STATISTICS = (
 )
 """The columns of `paired_difference` beside its keys."""
 
-_FIRST_KEYS = ("optimizer", "weight_decay", "batch_size")
+FIRST_KEYS = ("optimizer", "weight_decay", "batch_size")
 _DIGESTS = ("data_digest", "init_digest", "order_digest")
 _MACHINE = ("engine", "device_name")
 
@@ -64,7 +62,7 @@ def trivial_losses(trials: pd.DataFrame) -> pd.Series[float]:
 def config_columns(trials: pd.DataFrame) -> list[str]:
     """The columns that are config fields, in a table's order: optimizer, weight decay and batch size first, no seed."""
     fields = {name: None for w in trials["workload"].unique() for name in workload(w).config_type.model_fields}
-    names = dict.fromkeys((*_FIRST_KEYS, "workload_version", *fields))
+    names = dict.fromkeys((*FIRST_KEYS, "workload_version", *fields))
     return [name for name in names if name in trials and name != "seed"]
 
 
@@ -85,10 +83,10 @@ def varying_columns(trials: pd.DataFrame, within: Sequence[str] = ()) -> list[st
     return [column for column in config_columns(trials) if column not in within and varies(column)]
 
 
-def _cell_columns(trials: pd.DataFrame) -> list[str]:
+def cell_columns(trials: pd.DataFrame) -> list[str]:
     """The columns that name a table's cells: optimizer, weight decay, batch size, and all that varies but the seed."""
     varying = varying_columns(trials)
-    return [name for name in config_columns(trials) if name in _FIRST_KEYS or name in varying]
+    return [name for name in config_columns(trials) if name in FIRST_KEYS or name in varying]
 
 
 def _follows(trials: pd.DataFrame) -> dict[str, tuple[str, ...]]:
@@ -183,33 +181,6 @@ def paired_difference(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, *PAIR_STATISTICS])
 
 
-def result_table(trials: pd.DataFrame, error: str = PLAIN.test) -> pd.DataFrame:
-    """The table that ends a run, as text: one row a cell of everything that varies but the seed.
-
-    Errors are mean ± std over the seeds whose error means something; "-" where there is none. Beside the kind of
-    `error` stands its precise one, where the trials have it.
-    """
-    kind, precise_kind = kind_of(error), precise(error)
-    train, test = f"{kind.label}train error", f"{kind.label}test error"
-    if trials.empty:
-        return pd.DataFrame(columns=[*_FIRST_KEYS, "n", train, test, "min", "max", "outcomes"])
-    keys = _cell_columns(trials)
-    cells = cell_summary(judged_by(trials, kind), keys)
-    table = pd.DataFrame({name: cells[name].map(_plain) for name in keys})
-    table["n"] = cells["num_trials"].map(str)
-    table[train], table[test] = _means(cells, "train_error"), _means(cells, "test_error")
-    table["min"], table["max"] = cells["test_error_min"].map(_rate), cells["test_error_max"].map(_rate)
-    if precise_kind is not None and precise_kind.test in trials and trials[precise_kind.test].notna().any():
-        of_precise = cell_summary(judged_by(trials, precise_kind), keys)
-        table[f"{precise_kind.label}test error"] = _means(of_precise, "test_error")
-    table["outcomes"] = [outcome_counts(row) for _, row in cells.iterrows()]
-    return table
-
-
-def _means(cells: pd.DataFrame, error: str) -> list[str]:
-    return [_mean_std(*pair) for pair in zip(cells[f"{error}_mean"], cells[f"{error}_std"], strict=True)]
-
-
 def best_cells(trials: pd.DataFrame, over: Sequence[str], error: str = "test_error") -> pd.DataFrame:
     """For each cell of everything but the fields `over` (learning rates, say), their values with the lowest mean error.
 
@@ -218,7 +189,7 @@ def best_cells(trials: pd.DataFrame, over: Sequence[str], error: str = "test_err
     same mean, hold the smallest or largest of several that were tried in that cell, so that the optimum may lie beyond
     them. The minimum is taken over the same seeds that it is reported for: it is lower than a fresh seed's mean.
     """
-    keys = [name for name in _cell_columns(trials) if name not in over]
+    keys = [name for name in cell_columns(trials) if name not in over]
     rows = []
     for key, cell in trials.groupby(keys, dropna=False):
         tried = {name: sorted(cell[name].unique()) for name in over}
@@ -243,85 +214,3 @@ def only_best(trials: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
     """The trials of the cells that `best_cells` chose."""
     keys = [name for name in best.columns if name in trials]
     return trials.merge(best[keys], on=keys, how="inner")
-
-
-def best_table(best: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
-    """`best_cells` as text."""
-    keys = [name for name in best.columns if name not in BEST_STATISTICS]
-    table = pd.DataFrame({f"best {name}" if name in over else name: best[name].map(_plain) for name in keys})
-    pairs = zip(best["n"].astype(int), best["num_seeds"], strict=True)
-    table["n"] = [str(n) if n == num_seeds else f"{n} of {num_seeds}" for n, num_seeds in pairs]
-    table["error"] = [_mean_std(*pair) for pair in zip(best["mean"], best["std"], strict=True)]
-    table["on the grid's edge"] = best["is_on_edge"].map({True: "yes", False: "no"})
-    return table
-
-
-def best_note(best: pd.DataFrame, over: Sequence[str]) -> str:
-    """`best_cells` in one line."""
-    fewer = int((best["n"] < best["num_seeds"]).sum())
-    return f"best {', '.join(over)} of each point, on the grid's edge at {best['is_on_edge'].sum()} of {len(best)}" + (
-        f", of fewer seeds than others had at {fewer}" if fewer else ""
-    )
-
-
-def outcome_counts(cell: pd.Series) -> str:
-    """A row of `cell_summary` as "3 memorized, 2 learned", the most frequent outcome first."""
-    counts = sorted(((int(cell[str(outcome)]), str(outcome)) for outcome in Outcome), key=lambda pair: -pair[0])
-    return ", ".join(f"{count} {outcome}" for count, outcome in counts if count)
-
-
-@dataclass(frozen=True, slots=True)
-class PaperCell:
-    """One number pair of the paper's tables 1 (Adam) and 2 (AdamW)."""
-
-    table: int
-    optimizer: str
-    weight_decay: float
-    batch_size: int
-    paper_train_error: float
-    paper_test_error: float
-
-
-PAPER_CELLS = (
-    PaperCell(1, "adam", 1e-5, 100, 0.0, 0.9545),
-    PaperCell(1, "adam", 1e-5, 2, 0.0, 0.0),
-    PaperCell(2, "adamw", 1e-2, 100, 0.0, 0.5485),
-    PaperCell(2, "adamw", 1e-2, 2, 0.0, 0.0),
-)
-
-
-def paper_comparison(trials: pd.DataFrame) -> pd.DataFrame:
-    """Tables 1 and 2 of the paper beside our trials of exactly that setting; n = 0 and nan where there are none yet."""
-    rows = []
-    for cell in PAPER_CELLS:
-        ours = _trials_of(cell, trials)
-        summary = cell_summary(ours, ["optimizer", "weight_decay", "batch_size"])
-        statistics = summary.iloc[0].to_dict() if len(summary) else {"num_trials": 0, "n": 0}
-        rows.append(statistics | asdict(cell))
-    return pd.DataFrame(rows, columns=[*(field.name for field in fields(PaperCell)), *CELL_STATISTICS])
-
-
-def _trials_of(cell: PaperCell, trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials that differ from the paper's experiment in nothing but the seed."""
-    config = TwoLayerCNNConfig(
-        optimizer=Optimizer(cell.optimizer), weight_decay=cell.weight_decay, batch_size=cell.batch_size, seed=0
-    )
-    same = pd.Series(True, index=trials.index)
-    for name, value in config.model_dump(mode="json", exclude={"seed"}).items():
-        if name in trials:  # a column or value that is not there yet stands for the default
-            same &= (trials[name] == value) | trials[name].isna()
-    return trials[same]
-
-
-def _rate(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "-"
-
-
-def _mean_std(mean: float, std: float) -> str:
-    return f"{_rate(mean)} ± {_rate(std)}" if math.isfinite(std) else _rate(mean)
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:g}" if math.isfinite(value) else "-"
-    return "-" if value is None else str(value)

@@ -13,9 +13,10 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from orchestrator.analysis import cell_summary, outcome_counts, varying_columns
+from orchestrator.analysis import cell_summary, varying_columns
 from orchestrator.errors import UserError
 from orchestrator.figure_style import LOOKS, draw_caption, number_text, place_legend, symbol
+from orchestrator.result_tables import outcome_counts
 from trainables.config import Optimizer
 from trainables.result import SignAgreementTracePoint, TwoLayerCNNTracePoint
 

@@ -78,7 +78,8 @@ def _shown_errors(trials: pd.DataFrame, sweep: Sweep) -> list[str]:
 
 def _best(trials: pd.DataFrame, sweep: Sweep, error: str, console: Console) -> _Selection:
     """Print the best values by that error, where the sweep chooses among several."""
-    from orchestrator.analysis import best_cells, best_note, best_table, only_best
+    from orchestrator.analysis import best_cells, only_best
+    from orchestrator.result_tables import best_note, best_table
 
     settled = trials[trials["outcome"].isin(SATISFYING)]
     over = [name for name in sweep.best_over if settled[name].nunique() > 1]
@@ -94,7 +95,7 @@ def _tables(trials: pd.DataFrame, sweep: Sweep) -> list[tuple[str, pd.DataFrame]
         from orchestrator.map_tables import map_tables
 
         return map_tables(trials, sweep)
-    from orchestrator.analysis import result_table
+    from orchestrator.result_tables import result_table
 
     return [(sweep.title, result_table(trials, sweep.error))]
 

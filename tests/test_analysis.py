@@ -13,18 +13,16 @@ import pytest
 
 from orchestrator.analysis import (
     best_cells,
-    best_note,
-    best_table,
     cell_summary,
     mean_interval,
     only_best,
     paired_difference,
-    paper_comparison,
-    result_table,
     seed_pairs,
     varying_columns,
 )
 from orchestrator.errors import UserError
+from orchestrator.paper_tables import paper_comparison
+from orchestrator.result_tables import best_note, best_table, result_table
 from trainables.config import TwoLayerCNNConfig, make_config
 from trainables.image_config import ImageClassifierConfig
 from trainables.result import ImageTracePoint, Outcome, Provenance, TrialResult, TwoLayerCNNTracePoint

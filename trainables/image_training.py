@@ -5,12 +5,10 @@ Shapes: B images of a batch, P weights of all parameters in one vector.
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import astuple, fields, replace
+from dataclasses import astuple, replace
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +22,7 @@ from trainables.image_device import device_images, give_stream_back, take_stream
 from trainables.image_evaluation import SplitEvaluation
 from trainables.image_models import has_dropout, initial_model, memory_format, seeded, torch_seed, without_counters
 from trainables.image_precise import PreciseErrors
+from trainables.image_state import fill, flat, point_from_row
 from trainables.image_steps import EagerStep, GraphStep, Step
 from trainables.optimizers import make_optimizer, set_moments
 from trainables.outcome import is_finite, outcome
@@ -35,9 +34,6 @@ from trainables.workload import Member, Report, State
 
 # A step is warmed up without being recorded, which torch finds worth a warning.
 warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
-
-_POINT_FIELDS = tuple(field.name for field in fields(ImageTracePoint))
-_LATE_FIELDS = tuple(field.name for field in fields(ImageTracePoint) if field.default is None)
 
 
 class ImageMemberRun:
@@ -88,13 +84,13 @@ class ImageMemberRun:
 
     def state_arrays(self) -> State:
         """Everything needed to go on exactly here."""
-        moments = {name: _flat(self._moments(name)) for name in ("exp_avg", "exp_avg_sq")} if self._has_moments else {}
+        moments = {name: flat(self._moments(name)) for name in ("exp_avg", "exp_avg_sq")} if self._has_moments else {}
         return {
             "epoch": np.array(self._epoch),
             "step": np.array(self._step_count),
             "position": np.array(self._position),
-            "weights": _flat(self._model.parameters()),
-            "buffers": _flat(self._float_buffers()),
+            "weights": flat(self._model.parameters()),
+            "buffers": flat(self._float_buffers()),
             **moments,
             "sums": self._step.sums.cpu().numpy().copy(),
             "evaluated": np.array([part.position for part in self._evaluations]),
@@ -116,7 +112,7 @@ class ImageMemberRun:
         config = self.config
         self._images = device_images(config, self._device)
         model = initial_model(config)
-        self._init_digest = digest(_flat(model.parameters()))
+        self._init_digest = digest(flat(model.parameters()))
         self._has_dropout = has_dropout(model)
         without_counters(model)
         self._model = model.to(self._device).to(memory_format=memory_format(config, self._device))
@@ -161,13 +157,13 @@ class ImageMemberRun:
         weights = np.asarray(state["weights"])
         if weights.size != sum(w.numel() for w in self._parameters):
             raise ValueError(f"a state of {weights.size} weights is not this trial's")
-        _fill(self._parameters, weights)
-        _fill(self._float_buffers(), state["buffers"])
+        fill(self._parameters, weights)
+        fill(self._float_buffers(), state["buffers"])
         self._epoch, self._step_count = int(state["epoch"]), int(state["step"])
         self._position = int(state["position"])
         if self._has_moments:
             for name in ("exp_avg", "exp_avg_sq"):
-                _fill(self._moments(name), state[name])
+                fill(self._moments(name), state[name])
             for moment in self._optimizer.state.values():
                 moment["step"].fill_(self._step_count)
         self._step.sums.copy_(torch.from_numpy(np.array(state["sums"])))
@@ -177,7 +173,7 @@ class ImageMemberRun:
         if PreciseErrors.has_begun_in(state):
             self._precise = PreciseErrors(self.config, self._model, self._images)
             self._precise.restore(state)
-        self._trace = [_point_from_row(row) for row in state["trace"]]
+        self._trace = [point_from_row(row) for row in state["trace"]]
         self._num_reported = len(self._trace)
         self._train_seconds = float(state["train_seconds"])
 
@@ -316,24 +312,3 @@ class ImageMemberRun:
             certificate=Certificate.NON_FINITE if diverged else None,
             certificate_epoch=self._epoch if diverged else None,
         )
-
-
-def _flat(tensors: Iterable[Tensor]) -> np.ndarray[Any, Any]:
-    """All numbers of the tensors in one vector, in the logical order of their indices."""
-    parts = [tensor.detach().cpu().contiguous().reshape(-1) for tensor in tensors]
-    return torch.cat(parts).numpy().copy() if parts else np.zeros(0, np.float32)
-
-
-@torch.no_grad()
-def _fill(tensors: Iterable[Tensor], flat: np.ndarray[Any, Any]) -> None:
-    """Inverse of `_flat`, into tensors that are there."""
-    values, start = torch.from_numpy(np.array(flat)), 0
-    for tensor in tensors:
-        tensor.copy_(values[start : start + tensor.numel()].reshape(tensor.shape))
-        start += tensor.numel()
-
-
-def _point_from_row(row: np.ndarray[tuple[int], np.dtype[np.float64]]) -> ImageTracePoint:
-    values: dict[str, Any] = dict(zip(_POINT_FIELDS, row.tolist(), strict=True))
-    values |= {name: None for name in _LATE_FIELDS if math.isnan(values[name])}
-    return ImageTracePoint(**{**values, "epoch": int(values["epoch"]), "best_epoch": int(values["best_epoch"])})

@@ -1,0 +1,53 @@
+"""Tables 1 and 2 of the paper beside our trials of their setting."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+import pandas as pd
+
+from orchestrator.analysis import CELL_STATISTICS, cell_summary
+from trainables.config import Optimizer, TwoLayerCNNConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PaperCell:
+    """One number pair of the paper's tables 1 (Adam) and 2 (AdamW)."""
+
+    table: int
+    optimizer: str
+    weight_decay: float
+    batch_size: int
+    paper_train_error: float
+    paper_test_error: float
+
+
+PAPER_CELLS = (
+    PaperCell(1, "adam", 1e-5, 100, 0.0, 0.9545),
+    PaperCell(1, "adam", 1e-5, 2, 0.0, 0.0),
+    PaperCell(2, "adamw", 1e-2, 100, 0.0, 0.5485),
+    PaperCell(2, "adamw", 1e-2, 2, 0.0, 0.0),
+)
+
+
+def paper_comparison(trials: pd.DataFrame) -> pd.DataFrame:
+    """Tables 1 and 2 of the paper beside our trials of exactly that setting; n = 0 and nan where there are none yet."""
+    rows = []
+    for cell in PAPER_CELLS:
+        ours = _trials_of(cell, trials)
+        summary = cell_summary(ours, ["optimizer", "weight_decay", "batch_size"])
+        statistics = summary.iloc[0].to_dict() if len(summary) else {"num_trials": 0, "n": 0}
+        rows.append(statistics | asdict(cell))
+    return pd.DataFrame(rows, columns=[*(field.name for field in fields(PaperCell)), *CELL_STATISTICS])
+
+
+def _trials_of(cell: PaperCell, trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials that differ from the paper's experiment in nothing but the seed."""
+    config = TwoLayerCNNConfig(
+        optimizer=Optimizer(cell.optimizer), weight_decay=cell.weight_decay, batch_size=cell.batch_size, seed=0
+    )
+    same = pd.Series(True, index=trials.index)
+    for name, value in config.model_dump(mode="json", exclude={"seed"}).items():
+        if name in trials:  # a column or value that is not there yet stands for the default
+            same &= (trials[name] == value) | trials[name].isna()
+    return trials[same]
