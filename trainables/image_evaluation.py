@@ -5,6 +5,8 @@ Shapes: B images of one pass.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -52,6 +54,15 @@ class SplitEvaluation:
         """Begin with the first image again, for other weights."""
         self.position = 0
         self.sums.zero_()
+
+    def state(self) -> list[float]:
+        """Position and sums."""
+        return [float(self.position), *self.sums.tolist()]
+
+    def restore(self, state: Sequence[float]) -> None:
+        """Inverse of `state`."""
+        self.position = int(state[0])
+        self.sums.copy_(torch.tensor([float(value) for value in state[1:]], dtype=torch.float64))
 
     def _logits(self, start: int) -> Tensor:
         images = self._images.plain_batch(start, self.position, test=self._test)

@@ -17,6 +17,7 @@ from trainables.image_batches import DeviceImages, epoch_order
 from trainables.image_config import ImageClassifierConfig
 from trainables.image_evaluation import SplitEvaluation
 from trainables.image_models import memory_format
+from trainables.image_state import fill, flat
 from trainables.image_steps import autocast
 from trainables.workload import State
 
@@ -87,25 +88,18 @@ class PreciseErrors:
 
     def state_arrays(self) -> State:
         """Everything needed to go on exactly here, beside the weights."""
-        parts = (self.on_train, self.on_test)
         return {
             _PREFIX + "position": np.array(self._position),
-            _PREFIX + "statistics": np.array([x for s in self._statistics() for x in s.tolist()], np.float64),
-            _PREFIX + "evaluated": np.array([part.position for part in parts]),
-            _PREFIX + "sums": np.array([part.sums.tolist() for part in parts]),
+            _PREFIX + "statistics": flat(self._statistics()),
+            _PREFIX + "evaluated": np.array([part.state() for part in (self.on_train, self.on_test)]),
         }
 
     def restore(self, state: State) -> None:
         """Inverse of `state_arrays`."""
-        self._position, start = int(state[_PREFIX + "position"]), 0
-        values = torch.from_numpy(np.array(state[_PREFIX + "statistics"]))
-        for statistic in self._statistics():
-            statistic.copy_(values[start : start + len(statistic)])
-            start += len(statistic)
-        pairs = zip(state[_PREFIX + "evaluated"], state[_PREFIX + "sums"], strict=True)
-        for part, (position, sums) in zip((self.on_train, self.on_test), pairs, strict=True):
-            part.position = int(position)
-            part.sums.copy_(torch.from_numpy(np.array(sums)))
+        self._position = int(state[_PREFIX + "position"])
+        fill(self._statistics(), state[_PREFIX + "statistics"])
+        for part, saved in zip((self.on_train, self.on_test), state[_PREFIX + "evaluated"], strict=True):
+            part.restore(saved)
 
     def _statistics(self) -> list[torch.Tensor]:
         return [s for layer in self._layers for s in (layer.running_mean, layer.running_var) if s is not None]

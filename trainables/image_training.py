@@ -93,8 +93,7 @@ class ImageMemberRun:
             "buffers": flat(self._float_buffers()),
             **moments,
             "sums": self._step.sums.cpu().numpy().copy(),
-            "evaluated": np.array([part.position for part in self._evaluations]),
-            "evaluation_sums": np.array([part.sums.tolist() for part in self._evaluations]),
+            "evaluated": np.array([part.state() for part in self._evaluations]),
             **({} if self._precise is None else self._precise.state_arrays()),
             "trace": np.array([astuple(point) for point in self._trace], np.float64),
             "train_seconds": np.array(self._train_seconds),
@@ -167,9 +166,8 @@ class ImageMemberRun:
             for moment in self._optimizer.state.values():
                 moment["step"].fill_(self._step_count)
         self._step.sums.copy_(torch.from_numpy(np.array(state["sums"])))
-        for part, position, sums in zip(self._evaluations, state["evaluated"], state["evaluation_sums"], strict=True):
-            part.position = int(position)
-            part.sums.copy_(torch.from_numpy(np.array(sums)))
+        for part, saved in zip(self._evaluations, state["evaluated"], strict=True):
+            part.restore(saved)
         if PreciseErrors.has_begun_in(state):
             self._precise = PreciseErrors(self.config, self._model, self._images)
             self._precise.restore(state)
