@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 import pandas as pd
 
 from orchestrator.analysis import CELL_STATISTICS, cell_summary
+from orchestrator.result_tables import mean_std
 from trainables.config import Optimizer, TwoLayerCNNConfig
 
 
@@ -39,6 +40,20 @@ def paper_comparison(trials: pd.DataFrame) -> pd.DataFrame:
         statistics = summary.iloc[0].to_dict() if len(summary) else {"num_trials": 0, "n": 0}
         rows.append(statistics | asdict(cell))
     return pd.DataFrame(rows, columns=[*(field.name for field in fields(PaperCell)), *CELL_STATISTICS])
+
+
+def paper_table(trials: pd.DataFrame) -> pd.DataFrame:
+    """`paper_comparison` as text, ready to print: the cells that have trials of ours."""
+    rows = paper_comparison(trials)
+    rows = rows[rows["num_trials"] > 0]
+    table = rows[["table", "optimizer", "batch_size"]].astype(str)
+    table["weight_decay"] = rows["weight_decay"].map("{:g}".format)
+    for split in ("train", "test"):
+        table[f"{split} error in the paper"] = rows[f"paper_{split}_error"].map("{:g}".format)
+        pairs = zip(rows[f"{split}_error_mean"], rows[f"{split}_error_std"], strict=True)
+        table[f"{split} error here"] = [mean_std(*pair) for pair in pairs]
+    table["n"] = rows["num_trials"].astype(int).map(str)
+    return table
 
 
 def _trials_of(cell: PaperCell, trials: pd.DataFrame) -> pd.DataFrame:

@@ -36,7 +36,7 @@ def result_table(trials: pd.DataFrame, error: str = PLAIN.test) -> pd.DataFrame:
 
 
 def _means(cells: pd.DataFrame, error: str) -> list[str]:
-    return [_mean_std(*pair) for pair in zip(cells[f"{error}_mean"], cells[f"{error}_std"], strict=True)]
+    return [mean_std(*pair) for pair in zip(cells[f"{error}_mean"], cells[f"{error}_std"], strict=True)]
 
 
 def best_table(best: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
@@ -45,7 +45,7 @@ def best_table(best: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
     table = pd.DataFrame({f"best {name}" if name in over else name: best[name].map(_plain) for name in keys})
     pairs = zip(best["n"].astype(int), best["num_seeds"], strict=True)
     table["n"] = [str(n) if n == num_seeds else f"{n} of {num_seeds}" for n, num_seeds in pairs]
-    table["error"] = [_mean_std(*pair) for pair in zip(best["mean"], best["std"], strict=True)]
+    table["error"] = [mean_std(*pair) for pair in zip(best["mean"], best["std"], strict=True)]
     table["on the grid's edge"] = best["is_on_edge"].map({True: "yes", False: "no"})
     return table
 
@@ -68,7 +68,8 @@ def _rate(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
-def _mean_std(mean: float, std: float) -> str:
+def mean_std(mean: float, std: float) -> str:
+    """Mean ± std; the mean alone where there is no std, "-" where there is neither."""
     return f"{_rate(mean)} ± {_rate(std)}" if math.isfinite(std) else _rate(mean)
 
 

@@ -95,9 +95,12 @@ def _tables(trials: pd.DataFrame, sweep: Sweep) -> list[tuple[str, pd.DataFrame]
         from orchestrator.map_tables import map_tables
 
         return map_tables(trials, sweep)
+    from orchestrator.paper_tables import paper_table
     from orchestrator.result_tables import result_table
 
-    return [(sweep.title, result_table(trials, sweep.error))]
+    of_paper = paper_table(trials)
+    beside = [("The paper's tables 1 and 2", of_paper)] if len(of_paper) else []
+    return [(sweep.title, result_table(trials, sweep.error)), *beside]
 
 
 def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:

@@ -21,7 +21,7 @@ from orchestrator.analysis import (
     varying_columns,
 )
 from orchestrator.errors import UserError
-from orchestrator.paper_tables import paper_comparison
+from orchestrator.paper_tables import paper_comparison, paper_table
 from orchestrator.result_tables import best_note, best_table, result_table
 from trainables.config import TwoLayerCNNConfig, make_config
 from trainables.image_config import ImageClassifierConfig
@@ -362,3 +362,7 @@ def test_the_paper_stands_beside_ours_of_exactly_its_setting(tmp_path: Path) -> 
     assert rows.loc[("adam", 100), "test_error_std"] == pytest.approx(0.01)
     assert math.isnan(rows.loc[("adam", 2), "test_error_mean"])
     assert paper_comparison(trials_of(results, tmp_path).iloc[:0])["n"].tolist() == [0, 0, 0, 0]
+    large, mini = paper_table(trials_of(results, tmp_path)).to_dict("records")
+    assert (large["test error in the paper"], large["test error here"]) == ("0.9545", "0.9600 ± 0.0100")
+    assert large["n"] == "3"
+    assert (mini["optimizer"], mini["batch_size"], mini["weight_decay"], mini["n"]) == ("adamw", "2", "0.01", "1")

@@ -240,6 +240,18 @@ def test_no_number_of_a_table_is_cut_where_output_is_no_terminal(folder: Path) -
     assert {number for row in rows for number in row} >= {number for given in values.values() for number in given}
 
 
+def test_the_papers_numbers_stand_below_those_of_its_setting(folder: Path) -> None:
+    configs = find_sweep("grid_bsz").with_overrides(["batch_size=20,100"], "0").configs()
+    Ledger(str(folder / "results")).append([ended(config, Outcome.MEMORIZED) for config in configs])
+    arguments = ["grid_bsz", "--seeds", "0", "--no-mlflow", "--no-figures", "--set"]
+    done = launch(*arguments, "batch_size=20,100", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    _, below = done.stdout.split("The paper's tables 1 and 2")
+    numbers = [[cell.strip() for cell in line.split("│")] for line in below.splitlines() if line.startswith("│")]
+    assert [(row[2], row[7]) for row in numbers] == [("adam", "0.9545"), ("adamw", "0.5485")]
+    assert "in the paper" not in launch(*arguments, "batch_size=20", cwd=folder).stdout
+
+
 @pytest.mark.slow
 def test_a_sweep_is_run_with_and_without_the_word_and_only_what_is_missing(folder: Path) -> None:
     first = launch("tiny", *RUN_TINY, "--max-trials", "1", cwd=folder)
