@@ -71,12 +71,12 @@ LONGER_SECONDS = 2.0
 def make_folder(folder: Path) -> Path:
     """A user's current folder with a module of sweeps."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "my_sweeps.py").write_text(SWEEPS.replace("NUM_EPOCHS", str(_longer_num_epochs())))
+    (folder / "my_sweeps.py").write_text(SWEEPS.replace("NUM_EPOCHS", str(longer_num_epochs())))
     return folder
 
 
 @cache
-def _longer_num_epochs() -> int:
+def longer_num_epochs() -> int:
     """Epochs that a trial of `longer` trains in `LONGER_SECONDS` on this machine."""
     values = {"workload": WORKLOAD, "optimizer": "adam", "weight_decay": 1e-5, "batch_size": 2, "seed": 0}
     config = config_from_values({**values, "num_test": 500})

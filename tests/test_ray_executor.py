@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -26,6 +27,7 @@ from tests.launching import (
     environment,
     kill_tree,
     launch,
+    longer_num_epochs,
     make_folder,
     plant_seconds,
     rows,
@@ -215,3 +217,51 @@ def test_the_trainable_in_a_users_own_tuner_with_a_scheduler(tmp_path: Path) -> 
         alone[config.trial_id] = (repr(report.result.trace[-1].train_loss), str(report.result.outcome))
     for trial_id, loss, outcome in full:
         assert alone[trial_id] == (loss, outcome)
+
+
+KILLED_TUNER = """
+from ray import tune
+from trainables.tune_trainable import PackTrainable
+
+tuner = tune.Tuner(
+    tune.with_resources(PackTrainable, {"cpu": 1}),
+    param_space=SPACE,
+    run_config=tune.RunConfig(
+        storage_path="STORAGE", name="killed", verbose=0,
+        checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
+        failure_config=tune.FailureConfig(max_failures=3),
+    ),
+)
+(result,) = tuner.fit()
+assert not result.error, result.error
+print("LOSS", repr(result.metrics["train_loss"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_trial_of_a_users_own_tuner_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    values = {"workload": WORKLOAD, "optimizer": "adam", "weight_decay": 1e-5, "batch_size": 2, "seed": 0}
+    values |= {"num_test": 500, "num_epochs": 4 * longer_num_epochs()}
+    program = KILLED_TUNER.replace("SPACE", repr(values)).replace("STORAGE", str(tmp_path))
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for(lambda: list(tmp_path.glob("killed/PackTrainable_*/checkpoint_000002")), process)
+    (worker,) = workers(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    printed, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, printed
+    config = config_from_values(values)
+    (report,) = workload(WORKLOAD).open([Member(config, config.num_epochs)]).advance(600)
+    assert report.result is not None
+    assert f"LOSS {report.result.trace[-1].train_loss!r}\n" in printed
+    (log,) = tmp_path.glob("killed/PackTrainable_*/result.json")
+    results = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len({result["pid"] for result in results}) == 2
+    restarted = next(i for i, result in enumerate(results) if result["pid"] != worker)
+    assert results[restarted]["epoch"] > results[restarted - 2]["epoch"] > 0
