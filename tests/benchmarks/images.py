@@ -39,7 +39,7 @@ from trainables.image_evaluation import SplitEvaluation
 from trainables.image_models import initial_model, memory_format
 from trainables.provenance import provenance
 from trainables.registry import config_from_values, workload
-from trainables.workload import Member
+from trainables.workload import Member, PackRun
 
 ROUNDS = 3
 NUM_TRAIN = 49_152 if torch.cuda.is_available() else 8192
@@ -144,24 +144,33 @@ def ours(configs: list[ImageClassifierConfig], device: str, *, benchmark: bool =
     set_cudnn(tf32=False, benchmark=benchmark)  # before steps are recorded
     members = [Member(config, config.num_epochs) for config in configs]
     run = workload("image_classifier").open(members, device, num_threads=CORES)
-    for _ in range(3):  # the first member begins alone, then as many as fit beside it
-        run.advance(1.0)
-    while not all(int(state["step"]) for state in run.states().values()):  # initial weights are measured first
-        run.advance(1.0)
+    begin(run)
 
     def timed(seconds: float) -> float:
         set_cudnn(tf32=False, benchmark=benchmark)
-        before, started = images_done(run), time.perf_counter()
-        while time.perf_counter() - started < seconds:
-            run.advance(seconds - (time.perf_counter() - started))
-        elapsed = time.perf_counter() - started
-        return (images_done(run) - before) / elapsed
+        return images_a_second(run, seconds)
 
     return timed
 
 
-def images_done(run: Any) -> int:
-    """Training images that all members of a pack have seen."""
+def begin(run: PackRun) -> None:
+    """Advance a pack until each member that has room has taken a step: initial weights are measured first."""
+    for _ in range(3):  # the first member begins alone, then as many as fit beside it
+        run.advance(1.0)
+    while not all(int(state["step"]) for state in run.states().values()):
+        run.advance(1.0)
+
+
+def images_a_second(run: PackRun, seconds: float) -> float:
+    """Of all members of a pack, which trains for so long."""
+    before, started = _images_done(run), time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        run.advance(seconds - (time.perf_counter() - started))
+    elapsed = time.perf_counter() - started
+    return (_images_done(run) - before) / elapsed
+
+
+def _images_done(run: PackRun) -> int:
     return sum(int(s["epoch"]) * NUM_TRAIN + int(s["position"]) for s in run.states().values())
 
 

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tests.benchmarks.images import CORES, ROUNDS, images_done, make_config, random_images, spread
+from tests.benchmarks.images import CORES, ROUNDS, begin, images_a_second, make_config, random_images, spread
 from trainables.image_batches import epoch_order
 from trainables.image_classifier import ENGINES
 from trainables.image_config import ImageClassifierConfig
@@ -105,18 +106,8 @@ def pack(configs: Sequence[ImageClassifierConfig], device: str, num_threads: int
 
     members = [Member(config, config.num_epochs) for config in configs]
     run = MemberPackRun(members, open_member, lambda _: len(members))
-    run.advance(1.0)
-    while not all(int(state["step"]) for state in run.states().values()):  # initial weights are measured first
-        run.advance(1.0)
-
-    def timed(seconds: float) -> float:
-        before, started = images_done(run), time.perf_counter()
-        while time.perf_counter() - started < seconds:
-            run.advance(seconds - (time.perf_counter() - started))
-        elapsed = time.perf_counter() - started
-        return (images_done(run) - before) / elapsed
-
-    return timed
+    begin(run)
+    return partial(images_a_second, run)
 
 
 def processes(configs: Sequence[ImageClassifierConfig], device: str, num_threads: int, stack: ExitStack) -> Timed:
