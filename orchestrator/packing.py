@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -11,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from trainables.config import TrialConfig
 from trainables.pack import MemberOrder, PackOrder
 from trainables.provenance import provenance
 from trainables.registry import workload
 from trainables.result import Outcome, TrialResult
+
+_logger = logging.getLogger(__name__)
 
 LONGEST_PACK_SECONDS = 120.0
 SHORTEST_PACK_SECONDS = 1.0
@@ -24,7 +28,10 @@ SECONDS_PER_SLOT = 0.02
 ROUNDS_LEFT = 2
 """A pack is at most this fraction of a slot's share of what is left: large packs first, small ones level the end."""
 MAX_LOSSES = 3
-"""A trial whose worker died or raised this often in a row, alone in its pack and without a newer state, has failed."""
+"""A trial whose worker died or raised this often in a row, alone in its pack and without a newer state, has failed.
+
+From its last try on it is trained by its workload's `last_engine`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,7 @@ class PackQueue:
         self._in_flight: dict[str, PackOrder] = {}
         self._ended: dict[str, float] = {}
         self._losses: dict[str, int] = {}
+        self._last_engines: dict[str, str] = {}
         self._run_id = uuid.uuid4().hex[:8]
         self._num_packs = 0
 
@@ -102,6 +110,7 @@ class PackQueue:
                 self._settings.checkpoint_seconds,
                 self._settings.device,
                 self._settings.num_threads,
+                self._engine(members[0]),
             )
             self._in_flight[order.pack_id] = order
             return order
@@ -139,6 +148,8 @@ class PackQueue:
                 earlier = self._losses.get(member.config.trial_id, 0) if member.state_path == before.state_path else 0
                 self._losses[member.config.trial_id] = losses = earlier + 1
                 if losses < MAX_LOSSES:
+                    if losses == MAX_LOSSES - 1:
+                        self._choose_last_engine(member.config)
                     self._requeued.append((member,))
                     continue
                 return [_given_up(member, pack_id, error)]
@@ -159,12 +170,31 @@ class PackQueue:
             grown = cost + _cost(candidate)
             side_by_side = workload(candidate.config.workload).side_by_side(self._settings.device)
             is_long_enough = grown > budget and len(members) >= min(side_by_side, share)
-            if members and (is_long_enough or _key(candidate) != _key(members[0])):
+            if members and (is_long_enough or not self._may_share(candidate, members[0])):
                 break
             members.append(self._waiting.popleft())
             cost = grown
         self._cost_waiting -= cost
         return tuple(members)
+
+    def _may_share(self, one: MemberOrder, other: MemberOrder) -> bool:
+        return _key(one) == _key(other) and self._engine(one) == self._engine(other)
+
+    def _engine(self, member: MemberOrder) -> str | None:
+        return self._last_engines.get(member.config.trial_id)
+
+    def _choose_last_engine(self, config: TrialConfig) -> None:
+        engine = workload(config.workload).last_engine(self._settings.device)
+        if engine is None:
+            return
+        if not self._last_engines:
+            _logger.warning(
+                "trial %s ended its worker %d times: from now on it, and others that do the same, have engine %s",
+                config.trial_id,
+                MAX_LOSSES - 1,
+                engine,
+            )
+        self._last_engines[config.trial_id] = engine
 
 
 def _longest_first(members: Sequence[MemberOrder]) -> list[MemberOrder]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from orchestrator.packing import LONGEST_PACK_SECONDS, MAX_LOSSES, PackQueue, PackSettings
-from trainables.config import TrialConfig, TwoLayerCNNConfig
+from trainables.config import TrialConfig, TwoLayerCNNConfig, make_config
+from trainables.image_config import ImageClassifierConfig
 from trainables.pack import MemberOrder
 from trainables.provenance import provenance
 from trainables.registry import workload
@@ -195,6 +197,35 @@ def test_a_lone_trial_that_gets_further_each_time_is_not_given_up() -> None:
         order = queue.next_pack(slots=1)
         assert order is not None
         assert queue.lost(order.pack_id, "its node was taken away", {trial.trial_id: f"state-{loss}"}) == []
+
+
+IMAGES = {"num_train": 64, "num_test": 32, "image_size": 8, "num_classes": 9, "channels": 3, "dataset_digest": "d" * 16}
+
+
+@pytest.mark.parametrize(("device", "engine"), [("cuda", "eager-cuda"), ("cpu", None)])
+def test_from_its_last_try_on_a_lost_trial_has_the_plainest_engine_of_a_gpu(device: str, engine: str | None) -> None:
+    base = {"optimizer": "adam", "weight_decay": 1e-5, "batch_size": 16, "architecture": "resnet8", **IMAGES}
+    faulty, other = (make_config(ImageClassifierConfig, {**base, "seed": seed}) for seed in (0, 1))
+    queue = PackQueue(replace(SETTINGS, device=device))
+    queue.add([MemberOrder(faulty)])
+    engines = []
+    for state_path in (None, None, "a newer state", "a newer one yet"):
+        order = queue.next_pack(slots=1)
+        assert order is not None
+        engines.append(order.engine)
+        assert queue.lost(order.pack_id, "killed", {faulty.trial_id: state_path} if state_path else {}) == []
+    order = queue.next_pack(slots=1)
+    assert order is not None
+    # Once it gets further by that engine it keeps it: another one could not go on from its state.
+    assert [*engines, order.engine] == [None, None, engine, engine, engine]
+    queue.ended(result_of(faulty, Outcome.UNFINISHED))
+    queue.completed(order.pack_id)
+
+    queue.add([MemberOrder(faulty), MemberOrder(other)])
+    trained_by = {}
+    while (order := queue.next_pack(slots=1)) is not None:
+        trained_by |= {member.config: order.engine for member in order.members}
+    assert trained_by == {faulty: engine, other: None}
 
 
 def test_earlier_attempts_are_counted_on() -> None:

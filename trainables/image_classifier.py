@@ -99,6 +99,10 @@ class ImageClassifier:
         """On a GPU several, as its memory allows (measured where it trains); a small batch leaves most of it idle."""
         return MOST_SIDE_BY_SIDE if device == "cuda" else 1
 
+    def last_engine(self, device: str) -> str | None:
+        """On a GPU the one that records no steps: a fault in a recording stays with the process, which is then lost."""
+        return ENGINES[device][-1] if len(ENGINES[device]) > 1 else None
+
     def open(
         self, members: Sequence[Member], device: str = "cpu", engine: str | None = None, num_threads: int = 1
     ) -> MemberPackRun:

@@ -44,7 +44,7 @@ class MemberOrder:
 class PackOrder:
     """Members to be trained by one worker on its `device`, with `num_threads` where that is the CPU.
 
-    Their states are saved under `states_root` every `checkpoint_seconds`.
+    Their states are saved under `states_root` every `checkpoint_seconds`. `engine`: see `Workload.open`.
     """
 
     pack_id: str
@@ -53,6 +53,7 @@ class PackOrder:
     checkpoint_seconds: float
     device: str = "cpu"
     num_threads: int = 1
+    engine: str | None = None
 
 
 class PackWorker:
@@ -64,7 +65,7 @@ class PackWorker:
         self._attempts = {member.config.trial_id: member.attempt for member in order.members}
         members = [Member(m.config, m.last_epoch, self._state(m), m.may_stop) for m in order.members]
         opened = workload(order.members[0].config.workload)
-        self._run = opened.open(members, order.device, num_threads=order.num_threads)
+        self._run = opened.open(members, order.device, order.engine, order.num_threads)
         self._saved_at = time.monotonic()
 
     @property

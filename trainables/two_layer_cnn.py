@@ -64,6 +64,10 @@ class TwoLayerCNN:
         """One: each member has the core's cache to itself."""
         return 1
 
+    def last_engine(self, device: str) -> str | None:
+        """None: the reference engine would take the time of thirty trials for one."""
+        return None
+
     def open(
         self, members: Sequence[Member], device: str = "cpu", engine: str | None = None, num_threads: int = 1
     ) -> MemberPackRun:

@@ -87,6 +87,10 @@ class Workload(Protocol):
         """Members that train at once on one device of that kind: a pack has that many where there are enough."""
         ...
 
+    def last_engine(self, device: str) -> str | None:
+        """Engine of a lost trial's last try, where the fastest may be what ends its workers; None: no other."""
+        ...
+
     def open(
         self, members: Sequence[Member], device: str = "cpu", engine: str | None = None, num_threads: int = 1
     ) -> PackRun:
