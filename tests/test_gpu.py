@@ -5,77 +5,34 @@ Numbers are compared in float64, where rounding and its order do not matter.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from tests.images import image_folders, numbers
+from tests.image_trials import VARIANTS, Synchronizes, assert_same, ended, make_config, trained
+from tests.images import image_folders
 from trainables import image_device, image_steps, image_training
 from trainables.gpu import memory_ran_out
 from trainables.image_config import ImageClassifierConfig
 from trainables.image_models import initial_model
 from trainables.image_training import ImageMemberRun
 from trainables.member_pack import MemberPackRun
-from trainables.registry import config_from_values, workload
+from trainables.registry import workload
 from trainables.result import Outcome, TrialResult
-from trainables.workload import Member, PackRun, State
+from trainables.workload import Member
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 
 GPU = torch.device("cuda", 0)
-VARIANTS: list[dict[str, Any]] = [
-    {},
-    {"optimizer": "adamw"},
-    {"bias_correction": False},
-    {"optimizer": "signsgd"},
-    {"augment_flip": True, "augment_crop": 2},
-    {"normalization": "group"},
-    {"architecture": "resnet18", "batch_size": 16, "num_epochs": 3},
-    {"architecture": "vgg16", "image_size": 32, "num_epochs": 2},
-]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with image_folders(tmp_path_factory.mktemp("images"), 16):
         yield
-
-
-def make_config(**values: Any) -> ImageClassifierConfig:
-    """50 steps, every fifth of them of 8 images instead of 10."""
-    base = {"optimizer": "adam", "weight_decay": 1e-2, "learning_rate": 1e-3, "batch_size": 10, "num_epochs": 10}
-    names = {"workload": "image_classifier", "dataset": "tiny16", "architecture": "resnet8", "precision": "float64"}
-    config = config_from_values({**base, **names, "seed": 0, **values})
-    assert isinstance(config, ImageClassifierConfig)
-    return config
-
-
-def ended(run: PackRun) -> dict[str, TrialResult]:
-    """Results of all members by trial_id."""
-    reports = []
-    while not run.is_done:
-        reports += run.advance(1.0)
-    return {report.trial_id: report.result for report in reports if report.result is not None}
-
-
-def trained(
-    config: ImageClassifierConfig, device: str = "cuda", engine: str | None = None, state: State | None = None
-) -> TrialResult:
-    run = workload("image_classifier").open([Member(config, config.num_epochs, state)], device, engine)
-    result = ended(run)[config.trial_id]
-    assert result.error is None
-    return result
-
-
-def assert_same(ours: TrialResult, wanted: TrialResult, tolerance: float = 1e-6) -> None:
-    """Every number of every epoch."""
-    for point, other in zip(ours.trace, wanted.trace, strict=True):
-        assert numbers(point) == pytest.approx(numbers(other), rel=tolerance, abs=tolerance)
 
 
 # --- one trial ---
@@ -144,18 +101,6 @@ def test_images_on_the_host_train_as_those_on_the_gpu(monkeypatch: pytest.Monkey
     assert images.home == torch.device("cpu")
     assert ours.provenance.engine == "graph-cuda"
     assert_same(ours, wanted)
-
-
-class Synchronizes(nn.Module):
-    """A network that asks the host about its numbers, which no recording can hold."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x_bchw: Tensor) -> Tensor:
-        logits: Tensor = self.network(x_bchw)
-        return logits if float(logits.detach().sum()) != math.inf else -logits
 
 
 def test_a_step_that_cannot_be_recorded_runs_eagerly_and_no_other_is_tried(
