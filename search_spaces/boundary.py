@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr, owens_t  # type: ignore[import-untyped]
 from scipy.stats import qmc  # type: ignore[import-untyped]
 
+from search_spaces.blas_threads import one_blas_thread
 from search_spaces.level_set import LevelSetModel, fit
 from search_spaces.space import round_significant
 
@@ -41,6 +42,7 @@ NUM_CANDIDATES = 128
 """Those of them that are most likely on the wrong side; one is chosen."""
 
 
+@one_blas_thread
 def propose_boundary(
     space: Space,
     history: Sequence[tuple[Mapping[str, Any], Outcomes]],

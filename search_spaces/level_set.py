@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import cho_solve, solve_triangular  # type: ignore[import-untyped]
 from scipy.special import ndtr, ndtri  # type: ignore[import-untyped]
 
+from search_spaces.blas_threads import one_blas_thread
 from search_spaces.level_set_prior import (
     OFFSET,
     Array,
@@ -140,6 +141,7 @@ class LevelSetModel:
         return self.alpha @ between - float(ndtri(self.level)), half
 
 
+@one_blas_thread
 def fit(points: ArrayLike, successes: ArrayLike, counts: ArrayLike, level: float = 0.5) -> LevelSetModel:
     """The model of `successes` (n,) among `counts` (n,) draws at points (n, d) of the unit cube.
 

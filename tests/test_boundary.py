@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import optuna
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from scipy.optimize import check_grad
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from search_spaces import level_set_prior
 from search_spaces.boundary import BoundarySampler, encode, pool, propose_boundary
@@ -306,3 +307,37 @@ def test_a_study_in_which_all_works_goes_on_looking() -> None:
     points = np.array([list(params.values()) for params in params_of(study)])
     assert len(np.unique(points, axis=0)) == 24
     assert max(np.min(np.linalg.norm(points - one, axis=1)) for one in GRID) < 0.35
+
+
+def blas_threads() -> set[int]:
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+class WatchedPoints:
+    """Points that notice, when they are read, how many threads linear algebra has."""
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        self.threads |= blas_threads()
+        return np.linspace(0, 1, 8, dtype=dtype)[:, None]
+
+
+class WatchedParams(dict[str, Any]):
+    """A tried point that notices the same."""
+
+    threads: ClassVar[set[int]] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.threads.update(blas_threads())
+        return super().__getitem__(name)
+
+
+def test_linear_algebra_has_one_thread_and_then_as_many_as_before() -> None:
+    with threadpool_limits(2, user_api="blas"):
+        points = WatchedPoints()
+        fit(points, np.arange(8) > 3, np.ones(8))
+        propose_boundary(SQUARE, [(WatchedParams(x=x, y=0.5), (float(x > 0.5),)) for x in (0.1, 0.9)], (), 1, 0, 41)
+        assert points.threads == WatchedParams.threads == {1}
+        assert blas_threads() == {2}
