@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.errors import DataError, SweepError, unknown_name
+from orchestrator.sweep import parse_setting
 from search_spaces import paper
-from trainables.image_config import Architecture
+from trainables.config import check_value
+from trainables.image_config import Architecture, ImageClassifierConfig
 from trainables.image_data import Selection, cache_root, data_root, manifest, missing, open_images
 from trainables.image_readers import IMAGENET
 from trainables.image_sources import download as fetch_images
 from trainables.image_sources import find_images, known_names
 
 IMAGES = "image_classifier"
+
+_CHOOSE_IMAGES = ("num_train", "num_test", "subset_seed", "image_size")
 
 
 def image_base(workload: str) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def check_images(name: str, sets: Sequence[str], *, download: bool) -> str:
     """Decode a data set (fetched first on `download`) into the cache, read all of it back; a line on what it holds."""
     if download:
         fetch_images(name, data_root())
-    fields = dict(selected_images(sets))
+    fields = selected_images(sets)
     if find_images(name, data_root()) is None:
         raise DataError(missing(name, data_root()))
     selection = Selection(name, **fields)
@@ -53,13 +57,16 @@ def check_images(name: str, sets: Sequence[str], *, download: bool) -> str:
     )
 
 
-def selected_images(sets: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """The `field=value` settings that choose images; `SweepError` for others."""
-    known = ("num_train", "num_test", "subset_seed", "image_size")
+def selected_images(sets: Sequence[str]) -> dict[str, int]:
+    """The `field=value` settings that choose images, read as a sweep's; `SweepError` for others."""
+    chosen: dict[str, int] = {}
     for text in sets:
-        field, equals, value = text.partition("=")
-        if field not in known:
-            raise SweepError(unknown_name("field", field, known))
-        if not equals or not (value.isascii() and value.isdecimal()):
-            raise SweepError(f"a setting is field=number, got {text!r}")
-        yield field, int(value)
+        field = text.partition("=")[0].removesuffix("+").strip()
+        if field not in _CHOOSE_IMAGES:
+            raise SweepError(unknown_name("field", field, _CHOOSE_IMAGES))
+        _, values, extend = parse_setting(text, ImageClassifierConfig)
+        if extend or len(values) > 1 or field in chosen:
+            raise SweepError(f"{field} has one value here, as {field}=number, got {text!r}")
+        check_value(ImageClassifierConfig, field, values[0])
+        chosen[field] = values[0]
+    return chosen

@@ -206,10 +206,20 @@ def status(
     names = [name]
     if name == ALL_SWEEPS:
         names = [one for one, make in load_sweeps(module).items() if workload is None or takes_workload(make)]
-    for sweep in [chosen_sweep(one, module, sets, seeds, workload, data) for one in names]:
-        state = sweep_status(sweep, ledger_of(sweep, out))
+    states, refusals = {}, {}
+    for one in names:
+        try:
+            sweep = chosen_sweep(one, module, sets, seeds, workload, data)
+            states[sweep.name] = sweep_status(sweep, ledger_of(sweep, out))
+        except UserError as refusal:
+            refusals[one] = refusal
+    if not states:
+        raise next(iter(refusals.values()))
+    for one, why in refusals.items():
+        typer.echo(f"{one} cannot have these options: {why}", err=True)
+    for sweep_name, state in states.items():
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in state.outcomes.items())
-        typer.echo(f"{sweep.name}: {state.settled}/{state.total} trials done" + (f" ({outcomes})" if outcomes else ""))
+        typer.echo(f"{sweep_name}: {state.settled}/{state.total} trials done" + (f" ({outcomes})" if outcomes else ""))
         for trial_id, error in list(state.errors.items())[:SHOWN_ERRORS]:
             typer.echo(f"  failed {trial_id}: {error}")
         if len(state.errors) > SHOWN_ERRORS:
@@ -232,7 +242,7 @@ def export_mlflow(
 
     from orchestrator import runner
 
-    typer.echo(f"{name}: {runner.export_mlflow(sweep, out)} runs written to MLflow")
+    typer.echo(f"{sweep.name}: {runner.export_mlflow(sweep, out)} runs written to MLflow")
 
 
 @app.command()

@@ -18,6 +18,8 @@ from trainables.config import TrialConfig
 from trainables.registry import workload
 
 SHOWN_FAULTS = 3
+MAX_SEEDS = 1_000_000
+"""More is a slip of the keyboard, and would fill the memory before anything could say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +128,13 @@ class Sweep:
         """
         sweep = self
         assigned: set[str] = set()
-        for text in sets:
-            name, values, extend = _parse_setting(text, workload(self.workload).config_type)
+        config_type = workload(self.workload).config_type
+        given = [] if seeds is None else [("seed", parse_seeds(seeds), False)]
+        for name, values, extend in [*given, *(parse_setting(text, config_type) for text in sets)]:
             if not extend and name in assigned:
                 raise SweepError(f"{name} is set twice: give all its values at once, as {name}=v1,v2")
             assigned |= set() if extend else {name}
             sweep = sweep._with_setting(name, values, extend=extend)
-        if seeds is not None:
-            return sweep._with_setting("seed", parse_seeds(seeds), extend=False)
         return sweep
 
     def _with_setting(self, name: str, values: tuple[Any, ...], *, extend: bool) -> Sweep:
@@ -177,14 +178,17 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", part)
-        more = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
-        if not more:
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if last < first:
             raise SweepError(f"seeds are numbers and rising ranges such as 0-9 or 0,3,5-7, got {text!r}")
-        seeds.extend(more)
+        if len(seeds) + last - first >= MAX_SEEDS:
+            raise SweepError(f"a sweep has at most {MAX_SEEDS:,} seeds, got {text!r}")
+        seeds.extend(range(first, last + 1))
     return tuple(dict.fromkeys(seeds))
 
 
-def _parse_setting(text: str, config_type: type[TrialConfig]) -> tuple[str, tuple[Any, ...], bool]:
+def parse_setting(text: str, config_type: type[TrialConfig]) -> tuple[str, tuple[Any, ...], bool]:
+    """Field, values and whether they are added, of `field=v1,v2` or `field+=v1,v2`; `SweepError` for anything else."""
     name, equals, given = text.partition("=")
     extend = name.endswith("+")
     name = name.removesuffix("+").strip()

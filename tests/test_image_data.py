@@ -388,6 +388,14 @@ def test_labels_of_another_kind_are_refused(data: Path, labels: list[object], gi
     assert refused(Selection("own")) == text
 
 
+@pytest.mark.parametrize(("labels", "gap"), [([1, 2, 3, 1], 0), ([0, 2, 3, 0], 1), ([0, 10**9, 0, 1], 2)], ids=str)
+def test_labels_with_a_gap_are_refused(data: Path, labels: list[int], gap: int) -> None:
+    """The network would have an output that no image is of, and chance and the trivial loss would be others."""
+    parquet_set(data / "own", noise(4), np.array(labels), noise(4), np.array(labels))
+    line = f"labels of 'own' run up to {max(labels)}, but no training image has {gap}: number the classes from 0 "
+    assert line in refused(Selection("own"))
+
+
 def test_truth_values_number_two_classes(data: Path) -> None:
     contents = [file_of(image) for image in noise(8)]
     for split in ("train", "test"):
@@ -761,6 +769,27 @@ def test_hidden_folders_are_no_classes(data: Path, name: str) -> None:
     assert manifest(Selection("own")).num_classes == 4
 
 
+def test_hidden_files_are_no_images(data: Path) -> None:
+    """Nor are they in the fingerprint: macOS writes `._a.png` beside `a.png` on foreign disks, which is no image."""
+    for split in ("train", "test"):
+        write_tree(data / "own" / split, [file_of(image) for image in noise(8)], in_turn(8))
+    before = manifest(Selection("own"))
+    folder = data / "own" / "train" / "n0000"
+    (folder / "._00000.png").write_bytes(b"Mac OS X")
+    (folder / ".hidden.png").write_bytes(file_of(noise(1)[0]))
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "00000.png").write_bytes(file_of(noise(1)[0]))
+    forget()
+    assert manifest(Selection("own")) == before
+    shutil.rmtree(image_data.cache_root())
+    forget()
+    assert manifest(Selection("own")) == before
+    for image in folder.glob("0*.png"):
+        image.unlink()
+    forget()
+    assert "Found no valid file for the classes n0000" in refused(Selection("own"))
+
+
 def test_a_new_file_in_a_class_folder_is_seen(data: Path) -> None:
     write_tree(data / "own" / "train", [file_of(image) for image in noise(8)], in_turn(8))
     write_tree(data / "own" / "test", [file_of(image) for image in noise(8)], in_turn(8))
@@ -840,6 +869,47 @@ def test_an_array_damaged_in_place_is_never_trained_on(
     ]
     assert is_intact(held)
     assert cached("own") == [entry]
+
+
+@pytest.mark.parametrize("with_other_times", [False, True])
+def test_a_damaged_twin_is_mended_once(data: Path, with_other_times: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Entries of two selections, or of files that were copied again, may hold the same images."""
+    held = manifest(small_set(data))
+    (first,) = cached("own")
+    twin = Selection("own", num_train=40, num_test=20, image_size=8)
+    if with_other_times:
+        small_set(data)
+        forget()
+    assert manifest(twin).digest == held.digest
+    (second,) = set(cached("own")) - {first}
+    for entry in (first, second):
+        content = bytearray((entry / "test_images.npy").read_bytes())
+        content[-1] ^= 1
+        (entry / "test_images.npy").write_bytes(content)
+    for _ in range(2):
+        forget()
+        assert np.array_equal(open_images(twin, held.digest).test_images, noise(20, seed=1))
+    warned = {record.getMessage() for record in caplog.records}
+    assert warned == {f"the decoded images in {entry} are damaged: they are decoded anew" for entry in (first, second)}
+    assert len(caplog.records) == 2
+    assert first.exists() != with_other_times, "what is of files that are no more is deleted"
+    assert is_intact(manifest(twin))
+
+
+def test_an_intact_twin_is_taken_and_the_damaged_one_mended(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    held = manifest(small_set(data))
+    twin = Selection("own", num_train=40, num_test=20, image_size=8)
+    manifest(twin)
+    entry = cached("own")[0]  # the first one that is looked at
+    content = bytearray((entry / "train_labels.npy").read_bytes())
+    content[-8] ^= 1
+    (entry / "train_labels.npy").write_bytes(content)
+    for selection in (Selection("own"), twin, Selection("own")):
+        forget()
+        assert open_images(selection, held.digest).train_labels.tolist() == in_turn(40).tolist()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the decoded images in {entry} are damaged: they are decoded anew"
+    ]
 
 
 def test_damaged_images_whose_files_are_gone_are_refused(data: Path) -> None:

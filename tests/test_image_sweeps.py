@@ -167,7 +167,13 @@ def test_a_gpu_where_none_is_is_one_line(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("tiny --set num_train=\u00b2", "a setting is field=number, got 'num_train=\u00b2'"),
+        ("tiny --set num_train=\u00b2", "num_train is an integer, got '\u00b2'"),
+        ("tiny --set num_train", "a setting is field=value"),
+        ("tiny --set num_train=-3", "num_train: input should be greater than or equal to 1, got -3"),
+        ("tiny --set image_size=4", "image_size: input should be greater than or equal to 8, got 4"),
+        ("tiny --set num_train=24,12", "num_train has one value here, as num_train=number, got 'num_train=24,12'"),
+        ("tiny --set num_train=24 --set num_train=12", "num_train has one value here"),
+        ("tiny --set num_train+=24", "num_train has one value here"),
         ("tiny --set epochs=2", "unknown field 'epochs'"),
         ("tiny --data nowhere", "got 'nowhere', which is no folder"),
         ("tiny --data nowhere --download", "only cifar10, cifar100, fashion_mnist can be downloaded, got 'tiny'"),
@@ -281,10 +287,22 @@ def test_status_of_all_sweeps_on_images_is_of_those_that_run_on_images(folder: P
     assert not any(name.startswith(("trace_dynamics", "sign_agreement")) for name in shown)
 
 
+def test_status_of_all_sweeps_is_of_those_that_can_have_the_options(folder: Path) -> None:
+    done = launch(folder, "status", "all", "--workload", "tiny_resnet8", "--seeds", "0-1")
+    assert done.returncode == 0
+    assert done.stdout.startswith("grid_wd_tiny_resnet8: 0/40 trials done\n")
+    lines = {line.partition(" cannot have these options: ")[::2] for line in done.stderr.splitlines()}
+    assert {name for name, _ in lines} == {"grid_bsz", "grid_betas", "tune_wd", "map_wd", "map_lr_wd"}
+    assert all("batch_size <= num_train" in why or "draw their own seeds" in why for _, why in lines)
+    none = launch(folder, "status", "all", "--workload", "tiny_resnet8", "--set", "epochs=3")
+    assert none.returncode == 2
+    assert none.stderr.startswith("error: unknown field 'epochs'")
+
+
 def test_data_says_what_is_decoded(folder: Path) -> None:
     output = checked_data(folder, "tiny")
     assert "tiny: 48 training and 24 test images of 16x16x3 in 3 classes, digest " in output
-    assert "24 training and 24 test images" in checked_data(folder, "tiny", "--set", "num_train=24")
+    assert "24 training and 24 test images" in checked_data(folder, "tiny", "--set", "num_train=2.4e1")
     unknown = launch_data(folder, "tony")
     assert unknown.returncode == 2
     assert "did you mean 'tiny'?" in unknown.stderr
@@ -299,6 +317,7 @@ def test_a_sweep_ends_with_tables_figures_and_mlflow_from_images(folder: Path) -
     assert (folder / "results/mlflow.db").is_file()
     assert "24 trials, 24 done, 0 to run" in checked(folder, "grid_bsz", *SHORT, *INLINE)
     assert "24/24 trials done" in checked(folder, "status", "grid_bsz", *SHORT)
+    assert "grid_bsz_tiny_resnet8: 0 runs written" in checked(folder, "export-mlflow", "grid_bsz", *SHORT)
     found = rows(folder / "results", IMAGES)
     assert len(found) == 24
     assert {row["device"] for row in found.values()} == {"cpu"}

@@ -661,6 +661,21 @@ def test_outcomes() -> None:
     assert last(diverged).test_top5_error == last(diverged).test_error == 1
 
 
+def test_outputs_that_are_no_numbers_at_the_end_are_no_error_rate() -> None:
+    """Float32 products overflow before a weight does; another epoch might have brought them back: nothing is proved."""
+    ended_so = train(make_config(learning_rate=1e30, batch_size=48, num_epochs=1))
+    assert math.isfinite(last(ended_so).train_loss + last(ended_so).weight_norm)
+    assert math.isnan(last(ended_so).test_loss)
+    assert ended_so.outcome is Outcome.DIVERGED
+    assert (ended_so.certificate, ended_so.certificate_epoch) == (None, None)
+    good = (0, 0.1, 0.0, 0.0, 1.0, 0.0)
+    for losses in ({"test_loss": math.inf}, {"precise_train_loss": math.nan}, {"precise_test_loss": math.nan}):
+        ending = ImageTracePoint(
+            *good, **{"test_loss": 0.1, **losses}, test_top5_error=0.0, best_epoch=0, best_test_error=0.0
+        )
+        assert outcome([ending, ending], 10) is Outcome.DIVERGED
+
+
 @pytest.mark.parametrize(
     ("test_error", "num_classes", "expected"),
     [

@@ -319,6 +319,18 @@ def test_seeds_are_numbers_and_ranges(text: str, seeds: tuple[int, ...]) -> None
     assert SMALL.with_overrides(seeds=text).seeds == seeds
 
 
+def test_seeds_of_both_options_are_added_or_refused() -> None:
+    assert SMALL.with_overrides(["seed+=7"], seeds="0-1").seeds == (0, 1, 7)
+    with pytest.raises(SweepError, match="seed is set twice"):
+        SMALL.with_overrides(["seed=7"], seeds="0-1")
+
+
+@pytest.mark.parametrize("text", ["0-1000000", f"0-{10**30}", "0-600000,600001-1200000"])
+def test_more_seeds_than_anyone_means_are_refused(text: str) -> None:
+    with pytest.raises(SweepError, match="at most 1,000,000 seeds"):
+        parse_seeds(text)
+
+
 @pytest.mark.parametrize("text", ["", "a", "3-1", "-1", "1-", "0..4", "1.5", "1,,2", "²"])
 def test_other_seeds_are_refused(text: str) -> None:
     with pytest.raises(SweepError, match="seeds are numbers and rising ranges"):

@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -139,13 +139,14 @@ def open_images(selection: Selection, digest: str) -> ImageData:
 
 @lru_cache(maxsize=4)
 def _open_images(selection: Selection, digest: str, data: Path, cache: Path) -> ImageData:
-    for entry, held in _entries(cache, selection.dataset):
-        if held.digest == digest and _is_whole(entry, held):
-            images = _intact(entry, held)
-            if images is not None:
-                return images
-            _logger.warning("the decoded images in %s are damaged: they are decoded anew", entry)
+    intact, damaged = _of_digest(digest, selection.dataset, cache)
+    if intact is not None and not damaged:
+        return intact
     found = find_images(selection.dataset, data)
+    if found is not None:
+        _mend(found, damaged, cache)
+    if intact is not None:
+        return intact
     if found is None:
         raise DataError(missing(selection.dataset, data))
     entry = _entry(found, selection, cache)
@@ -156,6 +157,28 @@ def _open_images(selection: Selection, digest: str, data: Path, cache: Path) -> 
             f"planned with {digest}: use the same files on every machine"
         )
     return _mapped(entry, held)
+
+
+def _of_digest(digest: str, dataset: str, cache: Path) -> tuple[ImageData | None, list[tuple[Path, Selection]]]:
+    """The first intact images with that digest, and the damaged ones found before them."""
+    damaged: list[tuple[Path, Selection]] = []
+    for entry, held in _entries(cache, dataset):
+        if held.digest == digest and _is_whole(entry, held):
+            images = _intact(entry, held)
+            if images is not None:
+                return images, damaged
+            damaged.append((entry, held.selection))
+    return None, damaged
+
+
+def _mend(found: Found, damaged: Sequence[tuple[Path, Selection]], cache: Path) -> None:
+    """Decode those entries anew, each with its own selection, which is perhaps another with the same images."""
+    for entry, selection in damaged:
+        _logger.warning("the decoded images in %s are damaged: they are decoded anew", entry)
+        if entry == _entry(found, selection, cache):
+            _build(found, selection, entry)
+        else:  # of files that are no more
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def missing(name: str, data: Path) -> str:

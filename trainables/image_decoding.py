@@ -22,7 +22,7 @@ _RESIZE_MARGIN = 8 / 7
 
 
 def count_classes(name: str, train: Split, test: Split) -> int:
-    """Number of classes; raises `DataError` unless labels number them from 0 and both splits have images."""
+    """Number of classes; raises `DataError` unless labels number them from 0, all trained on, and no split is empty."""
     if not len(train.labels) or not len(test.labels):
         raise DataError(f"{name!r} has {len(train.labels)} training and {len(test.labels)} test images")
     num_classes = int(train.labels.max()) + 1
@@ -31,6 +31,13 @@ def count_classes(name: str, train: Split, test: Split) -> int:
         raise DataError(
             f"labels of {name!r} run from {train_range} in training and from {test_range} in the test images: they "
             "number two or more classes from 0, the same in both"
+        )
+    present = np.unique(train.labels)
+    if len(present) < num_classes:
+        gap = int(np.argmax(present != np.arange(len(present))))
+        raise DataError(
+            f"labels of {name!r} run up to {num_classes - 1}, but no training image has {gap}: number the classes from "
+            "0 without a gap"
         )
     return num_classes
 

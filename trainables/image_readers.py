@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -104,7 +105,12 @@ def class_folder(folder: Path, names: Sequence[str]) -> Path | None:
 
 def class_folders(split: Path) -> list[Path]:
     """The folders of its classes, without hidden ones."""
-    return [path for path in split.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return [path for path in split.iterdir() if path.is_dir() and not is_hidden(path.name)]
+
+
+def is_hidden(place: str) -> bool:
+    """Whether what lies there in a data set's folder is none of it: a file browser's, macOS's `._` twin of an image."""
+    return place.startswith(".") or f"{os.sep}." in place
 
 
 def _of_arrays(images: Any, labels: Any) -> Split:
@@ -200,16 +206,24 @@ def _parquet_split(found: Files, names: Sequence[str]) -> Split:
 
 def _open_folders(found: Files) -> Source:
     from torchvision.datasets import ImageFolder
+    from torchvision.datasets.folder import IMG_EXTENSIONS
 
     class ClassFolders(ImageFolder):  # type: ignore[misc]  # torchvision is untyped
+        def __init__(self, split: Path) -> None:
+            def is_image(path: str) -> bool:
+                return path.lower().endswith(IMG_EXTENSIONS) and not is_hidden(path.removeprefix(f"{split}{os.sep}"))
+
+            super().__init__(str(split), is_valid_file=is_image)
+
         def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
             names = sorted(path.name for path in class_folders(Path(directory)))
             return names, {name: label for label, name in enumerate(names)}
 
-    folders = [class_folder(found.folder, names) for names in (TRAIN_NAMES, TEST_NAMES)]
-    if folders[1] is None:
+    train_folder, test_folder = (class_folder(found.folder, names) for names in (TRAIN_NAMES, TEST_NAMES))
+    assert train_folder is not None
+    if test_folder is None:
         raise DataError(f"{found.folder} has class folders in train/ but none in {' or '.join(TEST_NAMES)}/")
-    train, test = (ClassFolders(str(folder)) for folder in folders)
+    train, test = ClassFolders(train_folder), ClassFolders(test_folder)
     if train.classes != test.classes:
         apart = sorted(set(train.classes) ^ set(test.classes))
         raise DataError(f"train and test of {found.folder} have different classes: {', '.join(apart[:5])}")

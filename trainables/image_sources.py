@@ -23,6 +23,7 @@ from trainables.image_readers import (
     Source,
     class_folder,
     class_folders,
+    is_hidden,
     parquet_files,
 )
 
@@ -142,7 +143,7 @@ def _facts(path: Path) -> tuple[str, str]:
 def _look(folder: str, prefix: str, lines: list[str]) -> None:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):  # of a file browser, say
+            if is_hidden(entry.name):
                 continue
             if entry.is_dir():
                 _look(entry.path, f"{prefix}{entry.name}/", lines)

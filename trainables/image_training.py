@@ -294,7 +294,7 @@ class ImageMemberRun:
         if self._device.type == "cuda":
             name, peak = torch.cuda.get_device_name(self._device), torch.cuda.max_memory_reserved(self._device)
             where = replace(where, device_name=name, peak_memory_bytes=peak)
-        diverged = ending is Outcome.DIVERGED
+        is_proven = ending is Outcome.DIVERGED and not is_finite(self._trace[-1])
         return TrialResult(
             config=self.config,
             outcome=ending,
@@ -307,6 +307,6 @@ class ImageMemberRun:
             finished_at=time.time(),
             provenance=where,
             error=error,
-            certificate=Certificate.NON_FINITE if diverged else None,
-            certificate_epoch=self._epoch if diverged else None,
+            certificate=Certificate.NON_FINITE if is_proven else None,
+            certificate_epoch=self._epoch if is_proven else None,
         )

@@ -20,7 +20,7 @@ TRAINED_ERROR = 0.01
 
 
 def is_finite(point: TracePoint) -> bool:
-    """Whether loss and weights are still numbers."""
+    """Whether training loss and weights are still numbers: if not, training on changes nothing."""
     return math.isfinite(point.train_loss) and math.isfinite(point.weight_norm)
 
 
@@ -36,7 +36,7 @@ def outcome(trace: Sequence[TracePoint], num_classes: int) -> Outcome:
     A trained network whose test error is nearer to chance, 1 - 1/classes, than to 0 has memorized.
     """
     first, last = trace[0], trace[-1]
-    if not is_finite(last):
+    if not (is_finite(last) and all(map(math.isfinite, last.losses))):
         return Outcome.DIVERGED
     excess = last.train_loss / trivial_loss(num_classes) - 1
     loss_is_trivial = -STUCK_LOSS_TOLERANCE <= excess <= STUCK_LOSS_EXCESS

@@ -48,6 +48,11 @@ class TracePoint:
     test_error: float
     weight_norm: float
 
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Every loss that was measured."""
+        return (self.train_loss,)
+
 
 @dataclass(frozen=True, slots=True)
 class TwoLayerCNNTracePoint(TracePoint):
@@ -113,6 +118,12 @@ class ImageTracePoint(TracePoint):
     precise_test_loss: float | None = None
     precise_test_error: float | None = None
     precise_test_top5_error: float | None = None
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Every loss that was measured."""
+        measured = (self.train_loss, self.test_loss, self.precise_train_loss, self.precise_test_loss)
+        return tuple(loss for loss in measured if loss is not None)
 
 
 @dataclass(frozen=True, slots=True)
