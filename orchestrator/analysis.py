@@ -192,9 +192,9 @@ def best_cells(trials: pd.DataFrame, over: Sequence[str], error: str = "test_err
     keys = [name for name in cell_columns(trials) if name not in over]
     rows = []
     for key, cell in trials.groupby(keys, dropna=False):
-        tried = {name: sorted(cell[name].unique()) for name in over}
+        tried = {name: sorted(cell[name].dropna().unique()) for name in over}  # null: not read
         measured, num_seeds = cell.assign(value=cell[error].where(is_measured(cell))), cell["seed"].nunique()
-        scores = measured.groupby(list(over))["value"].agg(n="count", mean="mean", std="std")
+        scores = measured.groupby(list(over), dropna=False)["value"].agg(n="count", mean="mean", std="std")
         scores = scores.assign(lost=num_seeds - scores["n"]).reset_index()
         ranked = scores.sort_values(["lost", "mean", *over], kind="stable")
         best = ranked.iloc[0]

@@ -105,6 +105,7 @@ def error_vs_sparsity(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequen
 
 def error_vs_betas(trials: pd.DataFrame, kind: str, chosen: Sequence[str] = ()) -> Figure:
     """Test error against batch size (as the paper's figures 9 and 10), one panel a pair of betas."""
+    trials = trials.dropna(subset=["beta1", "beta2"])  # others have no moments
     pairs = list(trials.groupby(["beta1", "beta2"]))
     num_columns = min(3, max(1, len(pairs)))
     num_rows = max(1, math.ceil(len(pairs) / num_columns))

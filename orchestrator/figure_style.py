@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib import ticker
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -94,17 +95,38 @@ _DIVERGED_AT = 1.06
 """Where a diverged seed stands: above every error rate."""
 
 
+_TEXT_INCHES = 0.09
+"""About the width of a digit, with some room."""
+
+
 _LEGEND_WIDTH, _LEGEND_HEIGHT = 0.98, 1 / 3
 """Shares of a figure that its legend may take: text is a little wider in a file of another resolution."""
 
 
 def number_axis(axes: Axes, trials: pd.DataFrame, name: str, on: str = "x") -> None:
-    """Ticks at the values that were trained: batch sizes, say."""
+    """Ticks at the values that were trained, batch sizes say, named where there is room; the axis has its scale."""
     ticks = sorted(trials[name].unique())
     axis = axes.xaxis if on == "x" else axes.yaxis
+    if len(ticks) == 1:  # or what stands beside each other at one value would fill the panel
+        axis.set_view_interval(ticks[0] / 2, ticks[0] * 2, ignore=True)
     axis.set_major_locator(ticker.FixedLocator(ticks))
-    axis.set_major_formatter(ticker.FixedFormatter([str(size) for size in ticks]))
+    axis.set_major_formatter(ticker.FixedFormatter(_where_there_is_room(axes, axis, ticks, is_x=on == "x")))
     axis.set_minor_locator(ticker.NullLocator())
+
+
+def _where_there_is_room(axes: Axes, axis: Axis, ticks: Sequence[float], *, is_x: bool) -> list[str]:
+    """The names of ticks, empty where the next larger one's is too near."""
+    extent = axes.get_window_extent()
+    inches = (extent.width if is_x else extent.height) / axes.figure.dpi
+    places = axis.get_transform().transform(np.asarray(ticks, float))
+    scale = inches / max(float(np.ptp(places)) if len(places) else 0.0, 1e-9)
+    names, nearest = [], math.inf
+    for tick, place in zip(ticks[::-1], places[::-1] * scale, strict=True):
+        half = _TEXT_INCHES * (len(str(tick)) if is_x else 1.5) / 2
+        has_room = place + half <= nearest
+        names.append(str(tick) if has_room else "")
+        nearest = place - half if has_room else nearest
+    return names[::-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +229,7 @@ def decay_axis(axes: Axes, values: pd.Series[float]) -> None:
     axes.set_xscale("symlog", linthresh=low, linscale=0.7)
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
     stride = max(1, math.ceil((last - first + 1) / 6))
-    decades = [10.0**k for k in range(last, first - 1, -stride)]
+    decades = [10.0**k for k in range(last, first - 1, -stride)] or sorted({low, high}, reverse=True)
     axes.xaxis.set_major_locator(ticker.FixedLocator([0.0] * bool((values == 0).any()) + decades[::-1]))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: power_text(value)))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
@@ -275,6 +297,8 @@ def number_text(value: Any) -> str:
     if not isinstance(value, int | float | np.number):
         return str(value)
     number = float(value)
+    if math.isnan(number):
+        return "none"  # what the optimizer does not read
     return f"{number:g}" if number == 0 or 1e-3 <= abs(number) < 1e4 else power_text(number)
 
 

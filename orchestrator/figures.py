@@ -34,6 +34,13 @@ class FigureFunction(Protocol):
         ...
 
 
+def check(names: Sequence[str]) -> None:
+    """Raise `UserError` for a name that `draw` does not know."""
+    for name in names:
+        if name not in FIGURES:
+            raise UserError(unknown_name("figure", name, FIGURES))
+
+
 def draw(
     name: str,
     trials: pd.DataFrame,
@@ -46,8 +53,7 @@ def draw(
 
     `note` is a line below the caption: what the trials are a selection of, say. `chosen`: see `FigureFunction`.
     """
-    if name not in FIGURES:
-        raise UserError(unknown_name("figure", name, FIGURES))
+    check([name])
     return write(FIGURES[name](trials, traces, chosen), name, folder, note)
 
 

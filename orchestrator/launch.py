@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -178,13 +179,17 @@ def list_sweeps(module: Module = None) -> None:
     """Name the sweeps."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from orchestrator.sweeps import find_sweep, load_sweeps
 
     table = Table("sweep", "trials", "what it shows", box=None)
     for name in load_sweeps(module):
-        sweep = find_sweep(name)
-        table.add_row(name, str(sweep.num_trials), sweep.title)
+        try:
+            sweep = find_sweep(name)
+            table.add_row(name, str(sweep.num_trials), Text(sweep.title))
+        except UserError as fault:  # of a user's own: the others are there all the same
+            table.add_row(name, "-", Text(str(fault)))
     Console().print(table)
 
 
@@ -284,6 +289,9 @@ def data(
 
 def main() -> None:
     """Run the command line; a mistake of the user is one line and exit code 2, Ctrl-C is 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an encoding without ± or · must not end a sweep
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):

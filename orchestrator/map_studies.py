@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from orchestrator.claims import judged
 from orchestrator.errors import SweepError
 from orchestrator.map_search import map_of, of_setting
@@ -18,10 +16,10 @@ def export_optuna(sweep: Sweep, out: str, storage: str | None = None) -> tuple[s
     Raises `SweepError` for a sweep that is no map, or an object store without a storage of its own.
     """
     search = map_of(sweep)
-    if storage is None and "://" in out:
-        raise SweepError(f"{out!r} cannot hold an Optuna database: name one with --storage")
-    storage = storage or f"sqlite:///{Path(out).resolve()}/optuna.db"
     ledger = ledger_of(sweep, out)
+    if storage is None and "://" in ledger.root:
+        raise SweepError(f"{out!r} cannot hold an Optuna database: name one with --storage")
+    storage = storage or f"sqlite:///{ledger.root}/optuna.db"
     ids = {config.trial_id for config in plan_sweep(sweep, ledger).configs}
     trials = judged(ledger.trials(sweep.workload, trial_ids=ids).to_pandas(), search.rule)
     if trials.empty:

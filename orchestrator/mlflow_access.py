@@ -38,12 +38,17 @@ def default_tracking_uri(out: str) -> str:
     """`MLFLOW_TRACKING_URI` if set, else a SQLite file in the output folder.
 
     An object store cannot hold the file: for `out` = s3://bucket/prefix it lies in the current folder, under
-    `mlflow-views/bucket/prefix/`.
+    `mlflow-views/bucket/prefix/`. Raises `UserError` for a folder whose name would be read as something else.
     """
     if given := os.environ.get("MLFLOW_TRACKING_URI"):
         return given
     scheme, _, rest = out.rpartition("://")
     folder = Path("mlflow-views", *Path(rest.strip("/")).parts) if scheme not in ("", "file") else Path(rest)
+    if any(mark in str(folder.absolute()) for mark in "#?%"):
+        raise UserError(
+            f"no SQLite URI can hold a name with #, ? or %: choose another folder than {folder.absolute()}, set "
+            "MLFLOW_TRACKING_URI, or leave MLflow out with --no-mlflow"
+        )
     return f"{SQLITE}{folder.absolute() / 'mlflow.db'}"
 
 

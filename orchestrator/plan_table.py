@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.map_search import MapSearch
 from orchestrator.plan import Plan
@@ -15,7 +16,7 @@ def plan_table(planned: Plan) -> Table:
     """Cells by arm, seeds, trials, and the forecast for this machine's cores."""
     sweep = planned.sweep
     cores = os.cpu_count() or 1
-    table = Table(title=f"{sweep.name}: {sweep.title}", show_header=False, title_justify="left")
+    table = Table(title=Text(f"{sweep.name}: {sweep.title}"), show_header=False, title_justify="left")
     for grid in sweep.grids:
         axes = {axis: ", ".join(map(_short, values)) for axis, values in grid.axes.items()}
         for arm, coupled in grid.arms.items():
@@ -23,7 +24,7 @@ def plan_table(planned: Plan) -> Table:
             searched = sweep.search.space.get(arm, {}) if sweep.search else {}
             lines = [f"{field} = {_short(value)}" for field, value in fields.items()]
             lines += [f"{f} {axis}" for f, axis in searched.items() if f not in fields]
-            table.add_row(arm, "\n".join(lines))
+            table.add_row(arm, Text("\n".join(lines)))
     table.add_row("seeds", _seeds_text(sweep))
     table.add_row("trials", f"{planned.num_trials}: {planned.num_done} done, {planned.num_pending} to run")
     seconds = planned.forecast_core_seconds

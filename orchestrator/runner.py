@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +18,7 @@ from orchestrator.errors import SweepError, unknown_name
 from orchestrator.executor import Executor, InlineExecutor
 from orchestrator.lease import lease
 from orchestrator.ledger import Ledger
+from orchestrator.map_search import MapSearch
 from orchestrator.plan import Plan, ledger_of, plan_sweep
 from orchestrator.show import figure_folder, show
 from orchestrator.storage import PATIENCE_SECONDS
@@ -81,6 +83,8 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         raise SweepError("--slots-per-node says what the nodes of --max-nodes hold: give that as well")
     if options.address is not None and options.executor == "inline":
         raise SweepError("--address names a Ray cluster, and --executor inline runs in this process: give one of them")
+    if options.figures:
+        _check_figures(sweep)
     device = _device(sweep, options)
     ledger = ledger_of(sweep, options.out)
     ledger.check_writable()
@@ -207,6 +211,14 @@ def _tell_states(console: Console, plan: Plan, root: str) -> None:
         )
 
 
+def _check_figures(sweep: Sweep) -> None:
+    """Before anything is trained: they are drawn when all is done."""
+    if sweep.figures and not isinstance(sweep.search, MapSearch):
+        from orchestrator import figures
+
+        figures.check(sweep.figures)
+
+
 def _device(sweep: Sweep, options: RunOptions) -> str | None:
     """The kind of device to train on; None: what the cluster has. Raises `SweepError` for one that is not there."""
     here = options.executor == "inline" or options.address is None
@@ -272,7 +284,8 @@ def _finish_view(view: BackgroundView, plan: Plan, figures: Sequence[Path], cons
             highlight=False,
         )
     else:
-        console.print(f"mlflow   mlflow ui --backend-store-uri {view.tracking_uri}", highlight=False, soft_wrap=True)
+        uri = shlex.quote(view.tracking_uri)
+        console.print(f"mlflow   mlflow ui --backend-store-uri {uri}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _rows(

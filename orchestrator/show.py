@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.error_kinds import error_of_figure
 from orchestrator.ledger import Ledger
@@ -104,11 +105,11 @@ def _tables(trials: pd.DataFrame, sweep: Sweep) -> list[tuple[str, pd.DataFrame]
 
 
 def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:
-    shown = Table(title=title, title_justify="left")
+    shown = Table(title=Text(title), title_justify="left")  # as it is: brackets are no markup
     for name in table.columns:
         shown.add_column(name, overflow="fold")  # a number that is cut says nothing
     for row in table.itertuples(index=False):
-        shown.add_row(*map(str, row))
+        shown.add_row(*(Text(str(value)) for value in row))
     console.print(shown)
 
 

@@ -39,7 +39,7 @@ class Storage:
     """
 
     def __init__(self, root: str) -> None:
-        self.root, self.files, self.path = _resolve(root)
+        self.root, self.files, self.path = resolve(root)
         self.patience_seconds = 0.0
 
     def patiently(self, request: Callable[[], _T]) -> _T:
@@ -117,12 +117,14 @@ class Storage:
         return LedgerError(f"cannot {action} {self.root}{folder.removeprefix(self.path)} ({reason(error)}); {remedy}")
 
 
-def _resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
+def resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
     """A folder or URI as (absolute name, file system, path in it)."""
+    if not root.strip():
+        raise LedgerError("an output folder or URI is needed, got an empty name")
     if "://" not in root:
         root = str(Path(root).expanduser().absolute())
     try:
-        _check_uri(root)
+        check_uri(root)
         files, path = open_root(root)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise LedgerError(f"cannot open {root} ({reason(error)}); give a folder or a URI as s3://bucket/path") from None
@@ -130,7 +132,7 @@ def _resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
     return path if isinstance(files, pafs.LocalFileSystem) else root.rstrip("/"), files, path
 
 
-def _check_uri(root: str) -> None:
+def check_uri(root: str) -> None:
     """Results, states and figures lie under the URI, and it is printed: it names a place and nothing else."""
     if "://" not in root:
         return

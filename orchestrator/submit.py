@@ -20,6 +20,7 @@ import yaml
 
 from orchestrator.errors import SubmitError, unknown_name
 from orchestrator.image_sweeps import IMAGES
+from orchestrator.storage import check_uri
 from orchestrator.sweep import Sweep
 from trainables.registry import workload
 
@@ -77,6 +78,7 @@ def job_of(submission: Submission) -> Document:
     out = submission.out or _out_of(job)
     if "://" not in out and not out.startswith("/"):
         raise SubmitError(f"--out is a URI, or a path on a volume that all pods mount, got {out!r}")
+    check_uri(out)
     job["spec"]["entrypoint"] = shlex.join(
         [
             *("python", "-m", "orchestrator.launch", "run", *submission.arguments, "--address", "auto", "--out", out),

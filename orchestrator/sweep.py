@@ -6,9 +6,11 @@ import itertools
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, get_args
+
+import numpy as np
 
 from orchestrator.errors import ConfigError, SweepError, unknown_name
 from orchestrator.map_search import MapSearch
@@ -35,9 +37,13 @@ class Grid:
     base: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.arms, Mapping) or not all(isinstance(arm, Mapping) for arm in self.arms.values()):
+            raise SweepError(f"arms map each optimizer to its fields, got {self.arms!r}")
         for name, values in self.axes.items():
             if isinstance(values, str) or not isinstance(values, Sequence):
                 raise SweepError(f"axis {name} is a tuple of values, got {values!r}")
+        if any("seed" in fields for fields in (self.base, self.axes, *self.arms.values())):
+            raise SweepError("seed is no field of a grid: the sweep's seeds go with every cell")
 
     def cells(self) -> Iterator[dict[str, Any]]:
         """Field values of each cell, without seed; the arms of one point stand together."""
@@ -75,6 +81,9 @@ class Sweep:
     accepts_certificates: bool = False
 
     def __post_init__(self) -> None:
+        for field_name in ("grids", "seeds", "figures", "best_over"):
+            if not isinstance(getattr(self, field_name), tuple | list | range):
+                raise SweepError(f"{field_name} of {self.name} is a tuple, got {getattr(self, field_name)!r}")
         object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))  # a seed given twice is one
         if isinstance(self.search, HalvingSearch) and self.search.seed in self.seeds:
             raise SweepError(
@@ -90,6 +99,7 @@ class Sweep:
 
         The order is stable and goes seed by seed: the first trials are a whole map of the first seed.
         """
+        self._check_columns()
         trials: dict[str, TrialConfig] = {}
         faults: dict[str, None] = {}
         for seed, grid in itertools.product(self.seeds, self.grids):
@@ -107,6 +117,18 @@ class Sweep:
         if not trials:
             raise SweepError(f"{self.name} has no trials: arms, every axis and the seeds need at least one value")
         return tuple(trials.values())
+
+    def _check_columns(self) -> None:
+        """`best_over` and `error` are read when all has been trained: too late for a slip."""
+        found = workload(self.workload)
+        for name in self.best_over:
+            if name not in found.config_type.model_fields:
+                raise SweepError(
+                    f"{self.name}: best_over: {unknown_name('field', name, found.config_type.model_fields)}"
+                )
+        errors = [column.name for column in fields(found.trace_point_type) if "error" in column.name]
+        if self.error not in errors:
+            raise SweepError(f"{self.name}: {unknown_name('error', self.error, errors)}")
 
     @property
     def num_trials(self) -> int:
@@ -163,14 +185,20 @@ class Sweep:
 def make_trial(workload_name: str, values: Mapping[str, Any]) -> TrialConfig:
     """One trial of a cell, numbers rounded; `ConfigError` with its faults."""
     found = workload(workload_name)
-    fields = found.config_type.model_fields
+    known = found.config_type.model_fields
     # What only this workload has, it fills in or names itself.
-    lacking = [name for name in TrialConfig.model_fields if fields[name].is_required() and name not in values]
-    if lacking:
+    lacking = [name for name in TrialConfig.model_fields if known[name].is_required() and name not in values]
+    if lacking and set(values) <= set(known):  # else the config's own rules name all faults
         raise ConfigError(
             f"{values['optimizer']} has no {', '.join(lacking)} here: give one with --set {lacking[0]}=VALUE"
         )
-    return found.config({k: round_significant(v) if isinstance(v, float) else v for k, v in values.items()})
+    return found.config({name: _rounded(value) for name, value in values.items()})
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, np.floating) and not isinstance(value, float):
+        value = float(str(value))  # a float32 of 0.001 means that, not the float64 nearest to it
+    return round_significant(value) if isinstance(value, float) else value
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -19,10 +19,15 @@ SweepFunction = Callable[..., Sweep]
 
 SWEEPS: dict[str, SweepFunction] = {}
 
+COMMANDS = ("all", "data", "list", "plan", "run", "status", "submit")
+"""Names that launch itself has; others of its commands are no names of functions."""
+
 
 def sweep(function: SweepFunction) -> SweepFunction:
     """Register a sweep under its function's name; `SweepError` if another module has taken it."""
     name = function.__name__
+    if name in COMMANDS:
+        raise SweepError(f"{name!r} is a command of launch: choose another name for the sweep")
     if name in SWEEPS and SWEEPS[name].__module__ != function.__module__:
         raise SweepError(f"a sweep named {name!r} is registered by {SWEEPS[name].__module__}: choose another name")
     SWEEPS[name] = function
@@ -40,6 +45,8 @@ def find_sweep(name: str, module: str | None = None, workload: str | None = None
         found = known[name](workload)
     else:
         raise SweepError(f"the sweep {name} has one workload, {known[name]().workload}: it takes no --workload")
+    if not isinstance(found, Sweep):
+        raise SweepError(f"the function of the sweep {name} returns a Sweep, got {found!r}")
     expected = {name, f"{name}_{workload}"}
     if found.name not in expected:  # its lease, figures and MLflow run would be another sweep's
         raise SweepError(f"the sweep of function {name} is named {found.name!r}: give both one name")
@@ -58,10 +65,12 @@ def load_sweeps(module: str | None = None) -> dict[str, SweepFunction]:
     if module is not None:
         if str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise SweepError(f"--module is a module's name as in `import my_sweeps`, got {module!r}")
         try:
             import_module(module)
         except ModuleNotFoundError as error:
-            if error.name != module.partition(".")[0]:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise
             raise SweepError(f"no module {module!r} in the current folder or on PYTHONPATH") from None
     return SWEEPS

@@ -57,6 +57,10 @@ def propose_boundary(
     `number` is that of the first one in the whole search, by default as many as are in `history` and `pending`: it
     tells rounds of one `seed` apart. Raises ValueError for an outcome outside of [0, 1].
     """
+    for params, outcomes in history:
+        for outcome in outcomes:
+            if outcome is not None and not 0 <= outcome <= 1:
+                raise ValueError(f"an outcome is 0, 1 or a rate between them, got {outcome} of {dict(params)}")
     first = len(history) + len(pending) if number is None else number
     num_startup = STARTUP_PER_DIMENSION * len(space)
     is_blind = not any(outcome is not None for _, outcomes in history for outcome in outcomes)
@@ -160,8 +164,6 @@ def pool(space: Space, history: Sequence[tuple[Mapping[str, Any], Outcomes]]) ->
         row = rows.setdefault(tuple(encode(space, params)), np.zeros((2, num)))
         for k, outcome in enumerate(outcomes):
             if outcome is not None:
-                if not 0 <= outcome <= 1:
-                    raise ValueError(f"an outcome is 0, 1 or a rate between them, got {outcome} of {dict(params)}")
                 row[:, k] += outcome, 1.0
     sums = np.array(list(rows.values())).reshape(-1, 2, num)
     return np.array(list(rows)).reshape(len(rows), -1), sums[:, 0], sums[:, 1]

@@ -311,6 +311,15 @@ def test_a_rate_at_the_edge_that_is_as_good_as_the_best_counts(
     assert best["learning_rate"] == 1e-4 or len(errors[1e-4]) > 1
 
 
+def test_the_best_of_a_field_that_one_optimizer_does_not_read(tmp_path: Path) -> None:
+    results = [make_result("adam", 1e-3, 2, 0, beta1=beta1, test_error=beta1) for beta1 in (0.5, 0.8)]
+    results.append(make_result("signsgd", 1e-3, 2, 0, test_error=0.2))
+    best = best_cells(tables(results, tmp_path)[0], ["beta1"]).set_index("optimizer")
+    assert (best.loc["adam", "beta1"], best.loc["adam", "mean"], best.loc["adam", "is_on_edge"]) == (0.5, 0.5, True)
+    assert math.isnan(best.loc["signsgd", "beta1"])
+    assert (best.loc["signsgd", "mean"], best.loc["signsgd", "is_on_edge"]) == (0.2, False)
+
+
 def test_a_rate_at_which_seeds_mean_nothing_is_not_the_best(tmp_path: Path) -> None:
     results = rates_of({1e-4: (0.4, 0.4)}) + rates_of({1e-3: (0.0, 0.0)}, outcome="stuck")
     (best,) = best_cells(trials_of(results, tmp_path), ["learning_rate"]).to_dict("records")

@@ -309,6 +309,12 @@ def test_a_study_in_which_all_works_goes_on_looking() -> None:
     assert max(np.min(np.linalg.norm(points - one, axis=1)) for one in GRID) < 0.35
 
 
+@pytest.mark.parametrize("outcome", [7.0, -0.1, float("nan")])
+def test_outcomes_are_looked_at_from_the_first_point_on(outcome: float) -> None:
+    with pytest.raises(ValueError, match="an outcome is 0, 1 or a rate"):
+        propose_boundary(SQUARE, [({"x": 0.1, "y": 0.2}, (outcome,))], (), 1, 0)
+
+
 def blas_threads() -> set[int]:
     return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 

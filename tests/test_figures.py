@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterator
@@ -92,6 +93,43 @@ def points(axes: Axes, marker: str) -> set[tuple[float, float]]:
 def texts(figure: Figure) -> str:
     found = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
     return "\n".join(found)
+
+
+def test_fields_that_an_optimizer_does_not_read(tmp_path: Path) -> None:
+    results = [make_result("adam", 1e-3, 2, 0, beta1=beta1) for beta1 in (0.5, 0.8)]
+    results.append(make_result("signsgd", 1e-3, 2, 0))
+    frames = tables(results, tmp_path)
+    titles = [line for line in texts(FIGURES["feature_and_noise"](*frames)).splitlines() if "beta_1" in line]
+    assert [line.partition(",")[0] for line in titles if r"$\beta_1$ = none" in line] == ["SignSGD"]
+    assert len(titles) == 3
+    assert "SignSGD" not in texts(FIGURES["error_vs_betas"](*frames)), "it has no betas, and stands in no panel"
+
+
+def test_batch_sizes_are_named_where_there_is_room(tmp_path: Path) -> None:
+    sizes = [*range(1, 13), 20, 39, 40]
+    frames = tables([make_result("adam", 1e-3, size, 0) for size in sizes], tmp_path)
+    with rc_context(STYLE):
+        figure = FIGURES["error_vs_batch_size"](*frames)
+        figure.draw_without_rendering()
+    names = [tick for tick in figure.axes[-1].get_xticklabels() if tick.get_text()]
+    boxes = [name.get_window_extent() for name in names]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert {"1", "2", "4", "20", "40"} <= {name.get_text() for name in names}
+    assert list(figure.axes[-1].get_xticks()) == sizes
+
+
+def test_one_batch_size_stands_in_the_middle(tmp_path: Path) -> None:
+    frames = tables([make_result(o, 1e-3, 4, seed) for o in ("adam", "adamw") for seed in (0, 1)], tmp_path)
+    figure = FIGURES["error_vs_batch_size"](*frames)
+    assert figure.axes[-1].get_xlim() == (2, 8)
+
+
+@pytest.mark.parametrize(("decays", "named"), [((0.02, 0.03, 0.05), 2), ((0.01234567, 0.01234568, 0.0), 3)])
+def test_decays_between_powers_of_ten_are_named(tmp_path: Path, decays: tuple[float, ...], named: int) -> None:
+    frames = tables([make_result("adam", decay, 2, 0) for decay in decays], tmp_path)
+    figure = FIGURES["error_vs_weight_decay"](*frames)
+    figure.draw_without_rendering()
+    assert len([tick for tick in figure.axes[0].get_xticklabels() if tick.get_text()]) == named
 
 
 def test_error_vs_batch_size_draws_mean_std_and_every_seed(sweep: Tables) -> None:

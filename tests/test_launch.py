@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -103,6 +104,55 @@ def test_an_output_folder_that_cannot_be_is_named(folder: Path) -> None:
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert str(folder / "results") in line
+
+
+def test_an_output_without_a_name_is_refused(folder: Path) -> None:
+    done = launch("tiny", *RUN_TINY, "--out", "", cwd=folder)
+    assert (done.returncode, done.stderr) == (2, "error: an output folder or URI is needed, got an empty name\n")
+    assert left_behind(folder) == []
+
+
+@pytest.mark.parametrize("name", ["#1", "why?", "50%41"])
+def test_a_folder_that_no_sqlite_uri_can_name_is_refused_before_anything_is_trained(folder: Path, name: str) -> None:
+    arguments = ("tiny", "--module", "my_sweeps", "--executor", "inline", "--no-figures", "--out", name)
+    done = launch(*arguments, cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no SQLite URI can hold a name with #, ? or %: ")
+    assert not list(folder.rglob("*.parquet"))
+    assert launch(*arguments, "--no-mlflow", cwd=folder).returncode == 0
+
+
+def test_a_figure_that_is_not_there_is_said_before_anything_is_trained(folder: Path) -> None:
+    text = OWN_SWEEP.replace("seeds=", 'figures=("error_vs_batchsize",), seeds=')
+    assert text != OWN_SWEEP
+    (folder / "my_sweeps.py").write_text(text)
+    done = launch("tiny", "--module", "my_sweeps", "--executor", "inline", "--no-mlflow", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown figure 'error_vs_batchsize'; did you mean 'error_vs_batch_size'?")
+    assert left_behind(folder) == []
+
+
+def test_one_faulty_sweep_of_a_module_hides_no_other(folder: Path) -> None:
+    broken = "\n\n@sweep\ndef empty():\n    return Sweep('empty', 'none', ())\n"
+    (folder / "my_sweeps.py").write_text(OWN_SWEEP + broken)
+    done = launch("list", "--module", "my_sweeps", cwd=folder)
+    assert done.returncode == 0
+    assert {"tiny", "grid_bsz", "empty"} <= {line.split()[0] for line in done.stdout.splitlines()}
+    assert "empty has no trials" in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_neither_a_small_alphabet_nor_brackets_in_a_title_end_a_launch(folder: Path, encoding: str) -> None:
+    title = "of [adam] and [b]others[/b] [/]"
+    (folder / "my_sweeps.py").write_text(re.sub(r"title=(['\"]).*?\1", f"title={title!r}", OWN_SWEEP))
+    command = [sys.executable, "-m", "orchestrator.launch", "tiny", *RUN_TINY]
+    environment = {**ENVIRONMENT, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    output = done.stdout.decode(encoding)
+    assert title in output
+    assert ("·" in output) == (encoding != "ascii")
+    assert title in launch("plan", "tiny", "--module", "my_sweeps", cwd=folder).stdout
 
 
 def test_an_error_that_is_no_mistake_of_the_user_keeps_its_traceback(folder: Path) -> None:

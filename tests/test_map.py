@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -313,6 +314,19 @@ def test_optuna_opens_a_finished_map(undisturbed: Ledger, tmp_path: Path) -> Non
         study.sampler = BoundarySampler(seed=0)  # and the search goes on from there
         trial = study.ask({name: axis.distribution() for name, axis in SPACE.items()})
         assert 1e-4 <= trial.params["weight_decay"] <= 1e2
+
+
+@pytest.mark.parametrize("form", ["~/{}", "file://{}"])
+def test_an_optuna_export_takes_the_forms_of_output_that_a_launch_takes(
+    undisturbed: Ledger, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(undisturbed.root, tmp_path / "results")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out = form.format("results" if form.startswith("~") else tmp_path / "results")
+    url, written = export_optuna(map_of(), out)
+    assert url == f"sqlite:///{tmp_path}/results/optuna.db"
+    assert written
+    assert (tmp_path / "results" / "optuna.db").is_file()
 
 
 def test_a_grid_is_no_optuna_study(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from tests.launching import (
     wait_for,
 )
 from trainables.registry import config_from_values, workload
+from trainables.two_layer_cnn_trace import trace_epochs
 from trainables.workload import Member
 
 PLAIN = ("--no-figures", "--no-mlflow")
@@ -194,6 +195,7 @@ assert not results.errors, results.errors
 table = results.get_dataframe()
 print(len(table), "trials", sorted(table["epoch"].unique()))
 for result in results:
+    print("EPOCHS", *result.metrics_dataframe["epoch"])
     if result.metrics["epoch"] == 40:
         print("FULL", result.metrics["trial_id_atlas"], repr(result.metrics["train_loss"]), result.metrics["outcome"])
 """
@@ -217,6 +219,9 @@ def test_the_trainable_in_a_users_own_tuner_with_a_scheduler(tmp_path: Path) -> 
         (report,) = workload(config.workload).open([Member(config, 40)]).advance(600)
         assert report.result is not None
         alone[config.trial_id] = (repr(report.result.trace[-1].train_loss), str(report.result.outcome))
+    reported = [list(map(int, line.split())) for line in re.findall(r"EPOCHS (.*)", done.stdout)]
+    assert len(reported) == 4
+    assert all(epochs == list(trace_epochs(40))[: len(epochs)] for epochs in reported), "the scheduler sees every point"
     for trial_id, loss, outcome in full:
         assert alone[trial_id] == (loss, outcome)
 
@@ -265,5 +270,7 @@ def test_a_killed_trial_of_a_users_own_tuner_goes_on_from_its_checkpoint(tmp_pat
     (log,) = tmp_path.glob("killed/PackTrainable_*/result.json")
     results = [json.loads(line) for line in log.read_text().splitlines()]
     assert len({result["pid"] for result in results}) == 2
+    epochs = [result["epoch"] for result in results]
+    assert set(epochs) == set(trace_epochs(config.num_epochs)), "points that were not reported when it was killed, too"
     restarted = next(i for i, result in enumerate(results) if result["pid"] != worker)
     assert results[restarted]["epoch"] > results[restarted - 2]["epoch"] > 0

@@ -47,6 +47,15 @@ def option(words: list[str], name: str) -> str:
 
 
 @needs_kubectl
+@pytest.mark.parametrize("out", ["s3://user:secret@bucket/results", "s3:///results", "s3://bucket/results?region=x"])
+def test_an_output_that_no_launch_would_take_is_no_job(out: str, tmp_path: Path) -> None:
+    done = launch(make_folder(tmp_path), "submit", "grid_bsz", "--overlay", "gke", "--out", out, "--dry-run")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "secret" not in done.stdout + done.stderr
+
+
+@needs_kubectl
 def test_the_job_runs_this_sweep_with_the_nodes_that_it_can_use() -> None:
     two_trials = ("grid_bsz", "--seeds", "0", "--set", "batch_size=2")
     job = submitted(*two_trials, "--overlay", "gke", "--out", "s3://bucket/results")

@@ -10,13 +10,14 @@ from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from orchestrator.errors import ConfigError, SweepError, UserError
 from orchestrator.figures import FIGURES
 from orchestrator.map_figures import MAP_FIGURES
 from orchestrator.sweep import Grid, Sweep, parse_seeds
-from orchestrator.sweeps import SWEEPS, find_sweep, load_sweeps, sweep
+from orchestrator.sweeps import COMMANDS, SWEEPS, find_sweep, load_sweeps, sweep
 from trainables.config import Optimizer
 
 SMALL = Sweep(
@@ -319,6 +320,56 @@ def test_seeds_are_numbers_and_ranges(text: str, seeds: tuple[int, ...]) -> None
     assert SMALL.with_overrides(seeds=text).seeds == seeds
 
 
+def test_integers_that_no_column_holds_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"num_test: an integer is below 2\^63"):
+        SMALL.with_overrides([f"num_test={10**20}"]).configs()
+    with pytest.raises(ConfigError, match="batch_size: expected a number or a name, not a truth value"):
+        replace(SMALL, grids=(replace(SMALL.grids[0], base={"batch_size": np.True_}, axes={}),)).configs()
+
+
+def test_every_fault_of_a_cell_is_named() -> None:
+    grid = Grid({"adm": {"wd": 1e-3}}, base={"batch_size": 0})
+    with pytest.raises(ConfigError) as caught:
+        replace(SMALL, grids=(grid,)).configs()
+    assert all(part in str(caught.value) for part in ("unknown field 'wd'", "optimizer: ", "batch_size: "))
+
+
+def test_numbers_of_numpy_are_those_of_python() -> None:
+    wanted = SMALL.with_overrides(["weight_decay=1e-3,1e-2"]).configs()
+    for kind in (np.float32, np.float64):
+        axes = {**SMALL.grids[0].axes, "weight_decay": tuple(np.logspace(-3, -2, 2, dtype=kind))}
+        grid = Grid({"adam": {}, "adamw": {}}, axes, SMALL.grids[0].base)
+        assert set(replace(SMALL, grids=(grid,)).configs()) == set(wanted)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"best_over": ("lr",)}, "small: best_over: unknown field 'lr'"),
+        ({"error": "tst_error"}, "small: unknown error 'tst_error'; did you mean 'test_error'"),
+        ({"error": "precise_test_error"}, "small: unknown error 'precise_test_error'"),
+    ],
+)
+def test_columns_that_are_read_at_the_end_are_checked_at_the_start(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(SweepError, match=message):
+        replace(SMALL, **wrong).configs()
+
+
+def test_what_has_another_shape_is_one_clear_line() -> None:
+    grid = SMALL.grids[0]
+    with pytest.raises(SweepError, match="grids of small is a tuple"):
+        replace(SMALL, grids=grid)  # type: ignore[arg-type]
+    with pytest.raises(SweepError, match="seeds of small is a tuple, got 3"):
+        replace(SMALL, seeds=3)  # type: ignore[arg-type]
+    with pytest.raises(SweepError, match="figures of small is a tuple, got 'error_vs_batch_size'"):
+        replace(SMALL, figures="error_vs_batch_size")  # type: ignore[arg-type]
+    with pytest.raises(SweepError, match="arms map each optimizer to its fields"):
+        Grid(("adam", "adamw"))  # type: ignore[arg-type]
+    for fields in ({"axes": {"seed": (1, 2)}}, {"base": {"seed": 1}}, {"arms": {"adam": {"seed": 1}}}):
+        with pytest.raises(SweepError, match="seed is no field of a grid"):
+            replace(grid, **fields)  # type: ignore[arg-type]
+
+
 def test_seeds_of_both_options_are_added_or_refused() -> None:
     assert SMALL.with_overrides(["seed+=7"], seeds="0-1").seeds == (0, 1, 7)
     with pytest.raises(SweepError, match="seed is set twice"):
@@ -386,6 +437,32 @@ def test_an_absent_module_is_named_and_a_broken_one_keeps_its_traceback(module_f
     (module_folder / "own_broken.py").write_text("import a_library_that_is_not_there\n")
     with pytest.raises(ModuleNotFoundError, match="a_library_that_is_not_there"):
         load_sweeps("own_broken")
+
+
+@pytest.mark.parametrize("module", ["own.py", "./own_sweeps.py", "", "own-sweeps", "own..sweeps", "."])
+def test_a_module_is_given_by_its_name(module_folder: Path, module: str) -> None:
+    with pytest.raises(SweepError, match=r"no module|--module is a module's name"):
+        load_sweeps(module)
+
+
+@pytest.mark.parametrize("made", [None, [SMALL], "grid_bsz"])
+def test_a_function_that_makes_no_sweep_is_named(module_folder: Path, made: Any) -> None:
+    def small() -> Any:
+        return made
+
+    sweep(small)
+    with pytest.raises(SweepError, match="the function of the sweep small returns a Sweep, got "):
+        find_sweep("small")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_sweep_cannot_be_named_as_a_command(module_folder: Path, name: str) -> None:
+    def made() -> Sweep:
+        return SMALL
+
+    made.__name__ = name
+    with pytest.raises(SweepError, match=f"'{name}' is a command of launch"):
+        sweep(made)
 
 
 def test_an_unknown_sweep_gets_the_nearest_name() -> None:

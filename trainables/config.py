@@ -16,6 +16,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -115,8 +116,15 @@ class TrialConfig(BaseModel):
     def _no_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse True/False where a number belongs (pydantic would read them as 1 and 0)."""
         declared = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and bool not in (declared, *get_args(declared)):
+        if isinstance(value, bool | np.bool_) and bool not in (declared, *get_args(declared)):
             raise ValueError("expected a number or a name, not a truth value")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _fits_a_column(cls, value: Any) -> Any:
+        if isinstance(value, int) and value >= 2**63:
+            raise ValueError(f"an integer is below 2^63, about {2**63:.0e}")
         return value
 
     @field_validator("*")
@@ -248,13 +256,14 @@ class SignAgreementConfig(TwoLayerCNNConfig):
 def make_config(config_type: type[TrialConfig], values: Mapping[str, Any]) -> TrialConfig:
     """Build a config; raises `ConfigError` with every fault of `values` in one line."""
     known = config_type.model_fields
-    unknown = [name for name in values if name not in known]
-    if unknown:
-        raise ConfigError("; ".join(unknown_name("field", name, known) for name in unknown))
+    faults = [unknown_name("field", str(name), known) for name in values if name not in known]
     try:
-        return config_type.model_validate(dict(values))
+        config = config_type.model_validate({name: value for name, value in values.items() if name in known})
     except ValidationError as error:
-        raise ConfigError("; ".join(_one_fault(fault) for fault in error.errors())) from None
+        faults += [_one_fault(fault) for fault in error.errors()]
+    if faults:
+        raise ConfigError("; ".join(faults))
+    return config
 
 
 def check_value(config_type: type[TrialConfig], name: str, value: Any) -> None:

@@ -5,6 +5,7 @@ The only file of this package that imports ray.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -24,7 +25,7 @@ PACK_ID, EXCHANGE = "pack_id", "exchange"
 """Keys of a Tune config that names a pack of our executor instead of describing a trial."""
 EXCHANGE_NAMESPACE = "lambda-atlas"
 
-_STATE_FILE = "state.npz"
+_STATE_FILE, _POINTS_FILE = "state.npz", "points.json"
 
 
 class PackTrainable(tune.Trainable):
@@ -32,7 +33,7 @@ class PackTrainable(tune.Trainable):
 
     A flat config holds the fields of a `TrialConfig`, for example
     `{"workload": "two_layer_cnn", "optimizer": "adam", "weight_decay": 1e-5, "batch_size": 2, "seed": 0}`; each result
-    then reports the newest trace point (`epoch`, `train_loss`, `test_error`, ...), at the end also `outcome`.
+    then reports the next trace point (`epoch`, `train_loss`, `test_error`, ...), at the end also `outcome`.
     Raises `ConfigError` for a bad flat config.
     """
 
@@ -42,7 +43,7 @@ class PackTrainable(tune.Trainable):
         self._task = _ExchangedPack(config) if PACK_ID in config else _FlatTrial(config)
 
     def step(self) -> dict[str, Any]:
-        """Train for half a minute at most; a flat trial about a second, and up to its next trace point at least."""
+        """Train for half a minute at most; a flat trial up to its next trace point, and perhaps a second further."""
         return self._task.step()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -83,10 +84,13 @@ class _ExchangedPack:
 
 
 class _FlatTrial:
-    """One trial under a foreign scheduler."""
+    """One trial under a foreign scheduler, which sees every trace point; training may be some points ahead of it."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config: TrialConfig = config_from_values(config)
+        self._unseen: list[dict[str, Any]] = []
+        self._last: dict[str, Any] = {}
+        self._ending: dict[str, Any] = {}
         self._open(None)
 
     def _open(self, state: dict[str, Any] | None) -> None:
@@ -97,25 +101,26 @@ class _FlatTrial:
         has_gpu = bool(context.get_accelerator_ids().get("GPU")) and "cuda" in found.devices
         num_threads = max(1, int(context.get_assigned_resources().get("CPU", 1)))
         self._run = found.open([member], "cuda" if has_gpu else "cpu", num_threads=num_threads)
-        self._last: dict[str, Any] = {}
 
     def step(self) -> dict[str, Any]:
-        fresh: dict[str, Any] = {}
-        while not fresh:
+        while not (self._unseen or self._ending):
             (report,) = self._run.advance(REPORT_SECONDS)
-            if report.points:
-                fresh = asdict(report.points[-1])
+            self._unseen += [asdict(point) for point in report.points]
             if report.result is not None:
                 if report.result.error:
                     raise RuntimeError(report.result.error)
-                fresh |= {"outcome": report.result.outcome.value, "done": True}
-        self._last |= fresh
-        return {"done": False, **self._last, "trial_id_atlas": self._config.trial_id}
+                self._ending = {"outcome": report.result.outcome.value, "done": True}
+        if self._unseen:
+            self._last = self._unseen.pop(0)
+        ending = {} if self._unseen else self._ending
+        return {"done": False, **self._last, **ending, "trial_id_atlas": self._config.trial_id}
 
     def save(self, path: Path) -> None:
         state: dict[str, Any] = dict(self._run.states().get(self._config.trial_id, {}))
         np.savez(path, allow_pickle=False, **state)
+        path.with_name(_POINTS_FILE).write_text(json.dumps([self._unseen, self._last]))
 
     def load(self, path: Path) -> None:
         with np.load(path, allow_pickle=False) as arrays:
             self._open({name: arrays[name] for name in arrays.files} or None)
+        self._unseen, self._last = json.loads(path.with_name(_POINTS_FILE).read_text())
