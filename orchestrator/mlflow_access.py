@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
@@ -44,12 +45,13 @@ def default_tracking_uri(out: str) -> str:
         return given
     scheme, _, rest = out.rpartition("://")
     folder = Path("mlflow-views", *Path(rest.strip("/")).parts) if scheme not in ("", "file") else Path(rest)
-    if any(mark in str(folder.absolute()) for mark in "#?%"):
+    path = str(folder.absolute() / "mlflow.db")
+    if urlsplit(f"{SQLITE}{path}").path != f"/{path}" or unquote(path) != path:
         raise UserError(
-            f"no SQLite URI can hold a name with #, ? or %: choose another folder than {folder.absolute()}, set "
+            f"a SQLite URI reads #, ? and %41 of {path} as something else: choose another folder, set "
             "MLFLOW_TRACKING_URI, or leave MLflow out with --no-mlflow"
         )
-    return f"{SQLITE}{folder.absolute() / 'mlflow.db'}"
+    return f"{SQLITE}{path}"
 
 
 def local_database(tracking_uri: str) -> Path | None:
