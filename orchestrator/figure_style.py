@@ -108,7 +108,7 @@ def number_axis(axes: Axes, trials: pd.DataFrame, name: str, on: str = "x") -> N
     ticks = sorted(trials[name].unique())
     axis = axes.xaxis if on == "x" else axes.yaxis
     if len(ticks) == 1:  # or what stands beside each other at one value would fill the panel
-        axis.set_view_interval(ticks[0] / 2, ticks[0] * 2, ignore=True)
+        (axes.set_xlim if on == "x" else axes.set_ylim)(ticks[0] / 2, ticks[0] * 2)
     axis.set_major_locator(ticker.FixedLocator(ticks))
     axis.set_major_formatter(ticker.FixedFormatter(_where_there_is_room(axes, axis, ticks, is_x=on == "x")))
     axis.set_minor_locator(ticker.NullLocator())
