@@ -47,11 +47,19 @@ def option(words: list[str], name: str) -> str:
 
 
 @needs_kubectl
-@pytest.mark.parametrize("out", ["s3://user:secret@bucket/results", "s3:///results", "s3://bucket/results?region=x"])
-def test_an_output_that_no_launch_would_take_is_no_job(out: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("out", "line"),
+    [
+        ("s3://user:secret@bucket/results", "no passwords in a URI"),
+        ("s3:///results", "names no bucket"),
+        ("s3://bucket/results?region=x", "an output URI ends with its path"),
+    ],
+)
+def test_an_output_that_no_launch_would_take_is_no_job(out: str, line: str, tmp_path: Path) -> None:
     done = launch(make_folder(tmp_path), "submit", "grid_bsz", "--overlay", "gke", "--out", out, "--dry-run")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+    assert line in done.stderr
     assert "secret" not in done.stdout + done.stderr
 
 
