@@ -55,8 +55,8 @@ def option(words: list[str], name: str) -> str:
         ("s3://bucket/results?region=x", "an output URI ends with its path"),
     ],
 )
-def test_an_output_that_no_launch_would_take_is_no_job(out: str, line: str, tmp_path: Path) -> None:
-    done = launch(make_folder(tmp_path), "submit", "grid_bsz", "--overlay", "gke", "--out", out, "--dry-run")
+def test_an_output_that_no_launch_would_take_is_no_job(out: str, line: str) -> None:
+    done = run_submit("grid_bsz", "--overlay", "gke", "--out", out, "--dry-run")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert line in done.stderr
