@@ -8,7 +8,6 @@ from typing import Any
 from orchestrator.errors import DataError, SweepError, unknown_name
 from orchestrator.sweep import parse_setting
 from search_spaces import paper
-from trainables.config import check_value
 from trainables.image_config import Architecture, ImageClassifierConfig
 from trainables.image_data import Selection, cache_root, data_root, manifest, missing, open_images
 from trainables.image_readers import IMAGENET
@@ -67,6 +66,5 @@ def selected_images(sets: Sequence[str]) -> dict[str, int]:
         _, values, extend = parse_setting(text, ImageClassifierConfig)
         if extend or len(values) > 1 or field in chosen:
             raise SweepError(f"{field} has one value here, as {field}=number, got {text!r}")
-        check_value(ImageClassifierConfig, field, values[0])
         chosen[field] = values[0]
     return chosen

@@ -169,8 +169,8 @@ def test_a_gpu_where_none_is_is_one_line(folder: Path) -> None:
     [
         ("tiny --set num_train=\u00b2", "num_train is an integer, got '\u00b2'"),
         ("tiny --set num_train", "a setting is field=value"),
-        ("tiny --set num_train=-3", "num_train: input should be greater than or equal to 1, got -3"),
-        ("tiny --set image_size=4", "image_size: input should be greater than or equal to 8, got 4"),
+        ("tiny --set num_train=-3", "1 <= num_train <= 1000000000 is required, got -3"),
+        ("tiny --set image_size=4", "8 <= image_size <= 1024 is required, got 4"),
         ("tiny --set num_train=24,12", "num_train has one value here, as num_train=number, got 'num_train=24,12'"),
         ("tiny --set num_train=24 --set num_train=12", "num_train has one value here"),
         ("tiny --set num_train+=24", "num_train has one value here"),

@@ -17,16 +17,7 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from trainables.errors import ConfigError, unknown_name
 
@@ -264,16 +255,6 @@ def make_config(config_type: type[TrialConfig], values: Mapping[str, Any]) -> Tr
     if faults:
         raise ConfigError("; ".join(faults))
     return config
-
-
-def check_value(config_type: type[TrialConfig], name: str, value: Any) -> None:
-    """Raise `ConfigError` if that field's own rule refuses the value."""
-    field = config_type.model_fields[name]
-    rule: Any = Annotated[field.annotation, *field.metadata]
-    try:
-        TypeAdapter(rule).validate_python(value)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_one_fault({**fault, "loc": (name,)}) for fault in error.errors())) from None
 
 
 def _one_fault(fault: Any) -> str:
