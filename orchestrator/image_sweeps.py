@@ -8,8 +8,9 @@ from typing import Any
 from orchestrator.errors import DataError, SweepError, unknown_name
 from orchestrator.sweep import parse_setting
 from search_spaces import paper
+from trainables.image_cache import Selection, cache_root
 from trainables.image_config import Architecture, ImageClassifierConfig
-from trainables.image_data import Selection, cache_root, data_root, manifest, missing, open_images
+from trainables.image_data import data_root, manifest, missing, open_images
 from trainables.image_readers import IMAGENET
 from trainables.image_sources import download as fetch_images
 from trainables.image_sources import find_images, known_names

@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from trainables import image_data
+from trainables import image_cache, image_data
 from trainables.errors import DataError
-from trainables.image_data import ImageData, Manifest, Selection, manifest, open_images
+from trainables.image_cache import ImageData, Manifest, Selection
+from trainables.image_data import manifest, open_images
 from trainables.image_decoding import channel_statistics, choose
 from trainables.image_sources import find_images
 
@@ -46,7 +47,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
     monkeypatch.setenv(image_data.DATA_VARIABLE, str(folder))
-    monkeypatch.setenv(image_data.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(image_cache.CACHE_VARIABLE, str(tmp_path / "cache"))
     return folder
 
 
@@ -58,8 +59,8 @@ def forget() -> None:
 
 def is_intact(held: Manifest) -> bool:
     """Whether the cache holds exactly the content of that manifest."""
-    entries = [entry for entry, other in image_data._entries(image_data.cache_root(), held.dataset) if other == held]
-    return any(image_data._is_whole(entry, held) and image_data._intact(entry, held) for entry in entries)
+    entries = [entry for entry, other in image_cache.entries(image_cache.cache_root(), held.dataset) if other == held]
+    return any(image_cache.is_whole(entry, held) and image_cache.intact_images(entry, held) for entry in entries)
 
 
 def opened(selection: Selection) -> ImageData:
@@ -80,7 +81,7 @@ def refused(selection: Selection) -> str:
 
 def cached(dataset: str) -> list[Path]:
     """What the cache holds of a data set but for its locks."""
-    folder = image_data.cache_root() / dataset
+    folder = image_cache.cache_root() / dataset
     return sorted(path for path in folder.iterdir() if path.suffix != ".lock") if folder.is_dir() else []
 
 
@@ -164,7 +165,7 @@ def small_idx() -> list[npt.NDArray[np.uint8]]:
 
 
 def other_process(program: str) -> subprocess.Popen[str]:
-    lines = f"from trainables.image_data import Selection, manifest\n{program}"
+    lines = f"from trainables.image_cache import Selection\nfrom trainables.image_data import manifest\n{program}"
     return subprocess.Popen([sys.executable, "-c", lines], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -781,7 +782,7 @@ def test_hidden_files_are_no_images(data: Path) -> None:
     (folder / ".thumbnails" / "00000.png").write_bytes(file_of(noise(1)[0]))
     forget()
     assert manifest(Selection("own")) == before
-    shutil.rmtree(image_data.cache_root())
+    shutil.rmtree(image_cache.cache_root())
     forget()
     assert manifest(Selection("own")) == before
     for image in folder.glob("0*.png"):
@@ -816,7 +817,7 @@ def test_a_truncated_or_missing_array_is_made_anew(data: Path, array: str) -> No
     assert is_intact(held)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", f'{{"format": {image_data._FORMAT}}}', "null"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", f'{{"format": {image_cache.FORMAT}}}', "null"])
 def test_a_foreign_manifest_is_made_anew(data: Path, content: str) -> None:
     selection = small_set(data)
     held = manifest(selection)
@@ -836,8 +837,8 @@ def test_what_an_earlier_format_decoded_is_not_taken(data: Path, monkeypatch: py
     found = find_images("own", data)
     assert found is not None
     with monkeypatch.context() as patch:
-        patch.setattr(image_data, "_FORMAT", 1)
-        old = entry.rename(image_data._entry(found, selection, image_data.cache_root()))
+        patch.setattr(image_cache, "FORMAT", 1)
+        old = entry.rename(image_cache.entry_of(found, selection, image_cache.cache_root()))
     values = json.loads((old / "manifest.json").read_text())
     (old / "manifest.json").write_text(json.dumps({**values, "format": 1, "digest": "0123456789abcdef"}))
     forget()
@@ -981,7 +982,7 @@ def copied_to_driver(held: Manifest, driver: Path, monkeypatch: pytest.MonkeyPat
     target.mkdir(parents=True)
     shutil.copy(entry / "manifest.json", target)
     monkeypatch.setenv(image_data.DATA_VARIABLE, str(driver / "data"))
-    monkeypatch.setenv(image_data.CACHE_VARIABLE, str(driver / "cache"))
+    monkeypatch.setenv(image_cache.CACHE_VARIABLE, str(driver / "cache"))
 
 
 def test_a_driver_plans_with_a_copied_manifest_alone(
@@ -1023,8 +1024,8 @@ def test_a_cache_that_cannot_be_written_is_one_line(data: Path, file: str) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("a file where a folder belongs")
     text = refused(selection)
-    assert f"cannot write decoded images to {image_data.cache_root() / 'own'} (" in text
-    assert f"name another folder in {image_data.CACHE_VARIABLE}" in text
+    assert f"cannot write decoded images to {image_cache.cache_root() / 'own'} (" in text
+    assert f"name another folder in {image_cache.CACHE_VARIABLE}" in text
 
 
 # Faults
@@ -1045,7 +1046,7 @@ def test_the_nearest_name_is_offered_for_an_unknown_one(data: Path, given: str, 
 def test_a_name_is_that_of_a_folder_in_the_data_folder(data: Path, name: str) -> None:
     small_set(data)
     assert f"a data set's name is that of a folder in {data}, got {name!r}" in refused(Selection(name))
-    assert not image_data.cache_root().exists()
+    assert not image_cache.cache_root().exists()
 
 
 def test_a_missing_data_folder_is_one_line(data: Path) -> None:

@@ -12,8 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.images import image_folders
 from trainables.image_batches import Augmentation, DeviceImages
+from trainables.image_cache import Selection
 from trainables.image_config import ImageClassifierConfig
-from trainables.image_data import Selection, open_images
+from trainables.image_data import open_images
 from trainables.image_device import home
 from trainables.image_evaluation import SplitEvaluation
 from trainables.image_models import initial_model, memory_format

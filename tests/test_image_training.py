@@ -18,8 +18,9 @@ from tests.images import NUM_CLASSES, image_folders, numbers
 from trainables import image_evaluation, image_steps
 from trainables.errors import ConfigError
 from trainables.image_batches import DeviceImages, epoch_augmentation, epoch_order
+from trainables.image_cache import ImageData, Selection
 from trainables.image_config import Architecture, ImageClassifierConfig
-from trainables.image_data import ImageData, Selection, open_images
+from trainables.image_data import open_images
 from trainables.image_models import group_norm, initial_model
 from trainables.image_precise import PreciseErrors
 from trainables.image_steps import EagerStep, GraphStep, batch_sums

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from trainables.image_cache import ImageData
 from trainables.image_config import ImageClassifierConfig
-from trainables.image_data import ImageData
 from trainables.streams import Purpose, stream
 
 

@@ -7,8 +7,9 @@ from typing import Any, cast
 
 from trainables.config import TrialConfig, make_config
 from trainables.errors import ConfigError, unknown_name
+from trainables.image_cache import Selection
 from trainables.image_config import Architecture, ImageClassifierConfig, whole_number
-from trainables.image_data import Selection, manifest
+from trainables.image_data import manifest
 from trainables.member_pack import MemberPackRun
 from trainables.result import ImageTracePoint
 from trainables.workload import Member

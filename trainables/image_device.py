@@ -13,8 +13,9 @@ import torch
 
 from trainables.errors import ConfigError
 from trainables.image_batches import DeviceImages
+from trainables.image_cache import ImageData, Selection
 from trainables.image_config import ImageClassifierConfig
-from trainables.image_data import ImageData, Selection, open_images
+from trainables.image_data import open_images
 
 _USED_SHARE = 0.8
 """Of a GPU's free memory; the rest is left to fragmentation and to what cuDNN asks for meanwhile."""

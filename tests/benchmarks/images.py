@@ -31,9 +31,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from trainables.image_cache import CACHE_VARIABLE, Selection
 from trainables.image_classifier import mega_products
 from trainables.image_config import ImageClassifierConfig
-from trainables.image_data import CACHE_VARIABLE, DATA_VARIABLE, Selection, open_images
+from trainables.image_data import DATA_VARIABLE, open_images
 from trainables.image_device import device_images
 from trainables.image_evaluation import SplitEvaluation
 from trainables.image_models import initial_model, memory_format

@@ -30,9 +30,10 @@ from torch.nn.functional import cross_entropy
 
 from tests.benchmarks.images import CORES, ROUNDS, begin, images_a_second, make_config, random_images, spread
 from trainables.image_batches import epoch_order
+from trainables.image_cache import CACHE_VARIABLE
 from trainables.image_classifier import ENGINES
 from trainables.image_config import ImageClassifierConfig
-from trainables.image_data import CACHE_VARIABLE, DATA_VARIABLE
+from trainables.image_data import DATA_VARIABLE
 from trainables.image_device import device_images, open_device
 from trainables.image_models import initial_model, without_counters
 from trainables.image_steps import EagerStep, autocast
