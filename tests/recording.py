@@ -68,13 +68,23 @@ class _Stream:
         """All is done already."""
 
 
+class _Generator:
+    def clone_state(self) -> _Generator:
+        return self
+
+    def graphsafe_set_state(self, state: _Generator) -> None:
+        """A CPU's generator counts for no recording."""
+
+
 @contextmanager
 def recordings() -> Iterator[list[RecordedOperations]]:
     """Within, torch's CUDA graphs are these; yields those that were begun."""
     begun: list[RecordedOperations] = []
 
     @contextmanager
-    def graph(recording: RecordedOperations, stream: _Stream, capture_error_mode: str) -> Iterator[None]:
+    def graph(
+        recording: RecordedOperations, pool: tuple[int, int], stream: _Stream, capture_error_mode: str
+    ) -> Iterator[None]:
         begun.append(recording)
         with recording:
             yield
@@ -84,6 +94,8 @@ def recordings() -> Iterator[list[RecordedOperations]]:
         patch.setattr(torch.cuda, "CUDAGraph", RecordedOperations)
         patch.setattr(torch.cuda, "graph", graph)
         patch.setattr(torch.cuda, "current_stream", lambda device: _Stream())
+        patch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+        patch.setattr(torch.cuda, "default_generators", (_Generator(),))
         yield begun
 
 

@@ -5,6 +5,7 @@ Numbers are compared in float64, where rounding and its order do not matter.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -118,6 +119,22 @@ def test_a_step_that_cannot_be_recorded_runs_eagerly_and_no_other_is_tried(
     after = trained(next_config)
     assert after.provenance.engine == "eager-cuda"
     assert_same(after, trained(next_config, "cpu"))
+    # torch < 2.12 leaves its allocator and its generator in the recording that failed
+    torch.cuda.empty_cache()
+    assert 0 <= float(torch.rand((), device=GPU)) < 1
+
+
+def test_a_process_with_many_packs_has_a_thread_and_a_stream_for_each_lane() -> None:
+    """What torch keeps for each pair of thread and stream stays within as many pairs as train side by side."""
+    for seed in range(5):
+        configs = [make_config(seed=8 * seed + i, num_epochs=1) for i in range(8)]
+        run = workload("image_classifier").open([Member(c, 1) for c in configs], "cuda")
+        while not run.is_done:
+            run.advance(0.01)
+    lanes = image_device._free_lanes[GPU]
+    assert 1 < len(lanes) <= 8
+    assert len({lane.stream.cuda_stream for lane in lanes}) == len(lanes)
+    assert len([t for t in threading.enumerate() if t.name.startswith("lane")]) <= len(lanes)
 
 
 # --- packs ---
@@ -134,7 +151,7 @@ def test_forty_trials_in_one_process_train_side_by_side_and_leave_no_memory_behi
         reserved.append(torch.cuda.memory_reserved(GPU))
     for config in configs[::8]:
         assert_same(results[config.trial_id], trained(config, "cpu"))
-    assert reserved[2] <= reserved[0] + 2**26
+    assert reserved[2] <= reserved[1] + 2**26  # the first run leaves each lane's scratch memory of cuBLAS and cuDNN
 
 
 @contextmanager
@@ -175,7 +192,7 @@ def test_trials_that_do_not_fit_together_train_with_fewer_beside_them() -> None:
 def test_a_trial_that_does_not_fit_alone_fails_alone() -> None:
     small, large = make_config(), make_config(**LARGE)
     torch.cuda.empty_cache()
-    with memory(torch.cuda.memory_reserved(GPU) + 2**27):
+    with memory(torch.cuda.memory_reserved(GPU) + 2**28):
         results = pack_of_eight([large, small])
     assert results[large.trial_id].outcome is Outcome.FAILED
     assert memory_ran_out(RuntimeError(str(results[large.trial_id].error)))

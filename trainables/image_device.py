@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeVar
 from weakref import WeakSet
 
 import torch
@@ -25,8 +27,30 @@ _IMAGES_SHARE = 0.5
 
 _logger = logging.getLogger(__name__)
 _resident: WeakSet[DeviceImages] = WeakSet()
-_free_streams: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
-"""Streams of members that ended: torch deals out 32 of them in turn, and live members must not share one."""
+_free_lanes: defaultdict[torch.device, list[Lane]] = defaultdict(list)
+"""Lanes of members that ended: torch deals out 32 streams in turn, and live members must not share one."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A stream of a GPU and the only thread that launches on it.
+
+    Until the process ends torch keeps cuBLAS's scratch memory for each pair of thread and stream, and cuDNN's plans for
+    each thread. A stream that met every thread of a pool would collect gigabytes of it.
+    """
+
+    stream: torch.cuda.Stream
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="lane"))
+
+    def run(self, function: Callable[[], _T]) -> _T:
+        """Call the function in this lane's thread, its launches on this lane's stream; wait for what it returns."""
+        return self._thread.submit(self._on_stream, function).result()
+
+    def _on_stream(self, function: Callable[[], _T]) -> _T:
+        with torch.cuda.stream(self.stream):
+            return function()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +92,15 @@ def fitting(crowd: int, taken: float, budget: float, most: int) -> int:
     return max(1, min(most, int(budget * crowd / taken)))
 
 
-def take_stream(device: torch.device) -> torch.cuda.Stream:
-    """A queue of launches that no other member in training has."""
-    free = _free_streams[device]
-    return free.pop() if free else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+def take_lane(device: torch.device) -> Lane:
+    """A lane that no other member in training has."""
+    free = _free_lanes[device]
+    return free.pop() if free else Lane(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
-def give_stream_back(stream: torch.cuda.Stream) -> None:
+def give_lane_back(lane: Lane) -> None:
     """The next member may have it, and the memory that torch keeps for it."""
-    _free_streams[stream.device].append(stream)
+    _free_lanes[lane.stream.device].append(lane)
 
 
 def device_images(config: ImageClassifierConfig, device: torch.device) -> DeviceImages:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
 import torch
@@ -26,7 +26,10 @@ _WARM_UP_STEPS = 3
 _recording = threading.Lock()
 """Held while a graph is recorded: one at a time in a process."""
 _recording_has_failed = False
-"""Then this process records no more: before 2.15 torch keeps what it opened for a recording that failed."""
+"""Then this process records no more: what torch has not given back after one failure would add up."""
+
+_abandoned: list[torch.cuda.CUDAGraph] = []
+"""Kept until the process ends: torch's allocator of pinned memory may still ask the graph of a failed recording."""
 
 _logger = logging.getLogger(__name__)
 
@@ -141,23 +144,40 @@ class GraphStep:
         global _recording_has_failed
         torch.cuda.empty_cache()  # of members that ended: the peak tells how many there is room for
         with _recording, _put_back(mutable):
+            for _ in range(_WARM_UP_STEPS):  # allocates, and lets cuDNN choose
+                self._train()
+            own = torch.cuda.current_stream(self._eager.device)
+            own.synchronize()
+            self._eager.optimizer.zero_grad(set_to_none=True)
+            graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
             try:
-                for _ in range(_WARM_UP_STEPS):  # allocates, and lets cuDNN choose
-                    self._train()
-                own = torch.cuda.current_stream(self._eager.device)
-                own.synchronize()
-                graph = torch.cuda.CUDAGraph()
-                self._eager.optimizer.zero_grad(set_to_none=True)
                 # On the member's own stream: graphs recorded on one stream share cuBLAS's scratch memory, which goes
                 # with the first of them (pytorch#193402).
-                with torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
+                with torch.cuda.graph(graph, pool=pool, stream=own, capture_error_mode="thread_local"):
                     self._train()
                 self._graph, self.engine = graph, "graph-cuda"
             except RuntimeError as error:
+                _abandon(graph, pool, self._eager.device)
                 if memory_ran_out(error):
                     raise
                 _recording_has_failed = True  # an operation that cannot be recorded
                 _logger.warning("steps are not recorded, which a small batch notices: %s", error)
+
+
+def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], device: torch.device) -> None:
+    """Give back what a failed recording holds of the device.
+
+    torch before 2.12 leaves its allocator in the recording, and from then on frees no memory (pytorch#180395).
+    """
+    index = device.index or 0
+    with suppress(RuntimeError):  # newer torch says that it has ended the recording itself
+        torch._C._cuda_endAllocateToPool(index, pool)
+        torch._C._cuda_releasePool(index, pool)
+    graph.reset()
+    _abandoned.append(graph)
+    # The device's generator still counts for the recording, and would refuse dropout's masks.
+    generator = torch.cuda.default_generators[index]
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor
 from trainables.certificates import Certificate
 from trainables.image_batches import epoch_augmentation, epoch_order
 from trainables.image_config import ImageClassifierConfig
-from trainables.image_device import device_images, give_stream_back, take_stream
+from trainables.image_device import Lane, device_images, give_lane_back, take_lane
 from trainables.image_evaluation import SplitEvaluation
 from trainables.image_models import has_dropout, initial_model, memory_format, seeded, torch_seed, without_counters
 from trainables.image_precise import PreciseErrors
@@ -50,16 +50,24 @@ class ImageMemberRun:
         self._num_reported = 0
         self._epoch = self._step_count = self._position = 0
         self._init_digest: str | None = None
-        self._cuda_stream: torch.cuda.Stream | None = None
+        self._lane: Lane | None = None
         self._closing = ExitStack()
         self._precise: PreciseErrors | None = None
 
     def advance(self, deadline: float) -> Report:
         """Train and measure until the deadline (at least one step or batch) or the end."""
-        with torch_threads(self._num_threads), self._stream():
+        if self._device.type != "cuda":
             return self._advance(deadline)
+        if self._lane is None:  # its own, so that trials side by side do not wait for each other
+            self._lane = take_lane(self._device)
+            self._closing.callback(give_lane_back, self._lane)
+        return self._lane.run(lambda: self._advance(deadline))
 
     def _advance(self, deadline: float) -> Report:
+        with torch_threads(self._num_threads):
+            return self._train_until(deadline)
+
+    def _train_until(self, deadline: float) -> Report:
         started = time.perf_counter()
         if not self.has_begun:
             self._begin()
@@ -234,15 +242,6 @@ class ImageMemberRun:
                 self._step(index_b)
             self._step_count += 1
         self._position = stop
-
-    def _stream(self) -> AbstractContextManager[Any]:
-        """On a GPU a queue of launches of its own, so that trials side by side do not wait for each other."""
-        if self._device.type != "cuda":
-            return nullcontext()
-        if self._cuda_stream is None:
-            self._cuda_stream = take_stream(self._device)
-            self._closing.callback(give_stream_back, self._cuda_stream)
-        return torch.cuda.stream(self._cuda_stream)
 
     def _dropout_stream(self) -> AbstractContextManager[Any]:
         if not self._has_dropout:

@@ -16,7 +16,6 @@ from trainables.result import Outcome
 from trainables.workload import Member, Report, State
 
 _threads = ThreadPoolExecutor(64, thread_name_prefix="member")
-"""Kept for the life of the process: torch's caches of cuDNN's plans belong to threads, and are never freed."""
 
 
 @dataclass(frozen=True, slots=True)
