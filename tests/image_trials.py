@@ -22,8 +22,10 @@ VARIANTS: list[dict[str, Any]] = [
     {"augment_flip": True, "augment_crop": 2},
     {"normalization": "group"},
     {"architecture": "resnet18", "batch_size": 16, "num_epochs": 3},
-    {"architecture": "vgg16", "image_size": 32, "num_epochs": 2},
+    {"architecture": "vgg16", "image_size": 32, "num_epochs": 2, "epsilon": 1e-3},
 ]
+"""VGG16's convolutions have biases that BatchNorm cancels: their gradients are rounding noise, which Adam at its usual
+epsilon makes whole steps of. Running statistics follow them, so two ways to round would differ in the test loss."""
 
 
 def make_config(**values: Any) -> ImageClassifierConfig:

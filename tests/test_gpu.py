@@ -75,10 +75,11 @@ def test_micro_batches_are_not_recorded_and_equal_the_batch() -> None:
 
 
 def test_dropout_is_not_recorded_and_its_masks_are_the_seeds() -> None:
-    config = make_config(architecture="vgg16", image_size=65, batch_size=24, num_epochs=2, precision="float32")
+    values = {"batch_size": 24, "num_epochs": 2, "epsilon": 1e-3}  # as in VARIANTS
+    config = make_config(architecture="vgg16", image_size=65, **values)
     first, again = trained(config), trained(config)
     assert first.provenance.engine == "eager-cuda"
-    assert_same(first, again, 1e-3)
+    assert_same(first, again)
 
 
 @pytest.mark.parametrize("values", VARIANTS[:4], ids=str)
@@ -177,6 +178,7 @@ LARGE: Mapping[str, Any] = {"architecture": "resnet18", "batch_size": 48, "num_e
 
 def test_trials_that_do_not_fit_together_train_with_fewer_beside_them() -> None:
     configs = [make_config(**LARGE, seed=seed) for seed in range(8)]
+    torch.cuda.init()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(GPU)
     alone = trained(configs[0])

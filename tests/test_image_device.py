@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from trainables.image_batches import Augmentation, DeviceImages
 from trainables.image_cache import Selection
 from trainables.image_config import ImageClassifierConfig
 from trainables.image_data import open_images
-from trainables.image_device import home
+from trainables.image_device import Lane, home
 from trainables.image_evaluation import SplitEvaluation
 from trainables.image_models import initial_model, memory_format
 from trainables.image_precise import PreciseErrors
@@ -165,6 +166,17 @@ def test_tensor_cores_get_channels_last_and_full_precision_what_cudnn_is_fast_at
     evaluated_on(step)
     assert set(seen) == {layout}
     assert memory_format(step.config, torch.device("cpu")) == torch.channels_last
+
+
+def test_a_lane_does_all_its_work_in_one_thread_of_its_own() -> None:
+    """What torch keeps belongs to pairs of a thread and a stream."""
+    lanes = Lane(None), Lane(None)  # type: ignore[arg-type]  # without a GPU there are no streams to launch on
+    threads = [lane.run(threading.get_ident) for _ in range(5) for lane in lanes]
+    assert threads[:2] * 5 == threads
+    assert len({threading.get_ident(), *threads}) == 3
+    with pytest.raises(ZeroDivisionError):
+        lanes[0].run(lambda: 1 / 0)
+    assert lanes[0].run(threading.get_ident) == threads[0]
 
 
 @pytest.mark.parametrize("part", ["_mean", "labels"])
