@@ -117,9 +117,14 @@ def fault_of_marker(metadata: Mapping[bytes, bytes] | None, table: str) -> str |
     return None
 
 
+def trial_row(result: TrialResult, driver_id: str) -> dict[str, Any]:
+    """The ledger's row of a result: what the trial gave back, and who wrote it."""
+    return {**result.trial_row(), "driver_id": driver_id}
+
+
 def trial_table(results: Sequence[TrialResult], schema: pa.Schema, driver_id: str) -> pa.Table:
     """One row for each result."""
-    return pa.Table.from_pylist([{**r.trial_row(), "driver_id": driver_id} for r in results], schema=schema)
+    return pa.Table.from_pylist([trial_row(result, driver_id) for result in results], schema=schema)
 
 
 def trace_table(results: Sequence[TrialResult], trials: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -95,7 +95,7 @@ class MlflowView:
     def add(self, rows: Sequence[Row], traces: Traces) -> int:
         """Write the trials' runs where MLflow has none or a lesser one; returns their number.
 
-        Flat rows as `TrialResult.trial_row` gives them, flat trace rows by trial_id.
+        Flat rows as the ledger has them (`Ledger.row`), flat trace rows by trial_id.
         """
         new: dict[str, ChildRun] = {}
         for row in rows:
