@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from orchestrator.analysis import cell_summary, varying_columns
 from orchestrator.errors import UserError
-from orchestrator.figure_style import LOOKS, draw_caption, number_text, place_legend, symbol
+from orchestrator.figure_style import draw_caption, look_of, number_text, place_legend, symbol
 from orchestrator.result_tables import outcome_counts
 from trainables.config import Optimizer
 from trainables.result import SignAgreementTracePoint, TwoLayerCNNTracePoint
@@ -176,7 +176,7 @@ def _is_large_batch(trials: pd.DataFrame) -> bool:
 
 def _title_cell(axes: Axes, keys: Sequence[str], cell: pd.DataFrame, remark: str = "") -> None:
     """What the cell is, in its optimizer's colour; below it how its trials ended, and a remark."""
-    look = LOOKS[Optimizer(cell["optimizer"].iloc[0])]
+    look = look_of(Optimizer(cell["optimizer"].iloc[0]))
     values = [f"{symbol(key)} = {number_text(cell[key].iloc[0])}" for key in keys[1:]]
     outcomes = outcome_counts(cell_summary(cell, ["optimizer"]).iloc[0])
     axes.set_title(f"{', '.join([look.name, *values])}\n", color=look.colour)

@@ -18,7 +18,7 @@ from scipy.special import ndtr  # type: ignore[import-untyped]
 
 from orchestrator.claims import cell_claims, judged
 from orchestrator.exponent import fit_scaling, theory_exponent
-from orchestrator.figure_style import LOOKS, STYLE, draw_caption, number_axis, place_legend, symbol
+from orchestrator.figure_style import STYLE, draw_caption, look_of, number_axis, place_legend, symbol
 from orchestrator.figures import write
 from orchestrator.map_draws import claim_draws, claim_keys
 from orchestrator.map_search import map_of
@@ -35,8 +35,8 @@ _SURE = 0.975
 
 _VERDICT_COLOURS = {
     Verdict.BOTH: "#009E73",
-    Verdict.ONLY_ADAM: LOOKS[Optimizer.ADAM].colour,
-    Verdict.ONLY_ADAMW: LOOKS[Optimizer.ADAMW].colour,
+    Verdict.ONLY_ADAM: look_of(Optimizer.ADAM).colour,
+    Verdict.ONLY_ADAMW: look_of(Optimizer.ADAMW).colour,
     Verdict.NEITHER: "0.45",
     Verdict.UNDECIDED: "white",
 }
@@ -61,7 +61,7 @@ def phase_diagram(trials: pd.DataFrame, sweep: Sweep) -> Figure:
     """P(works) of each optimizer over lambda and the map's other field, its boundary with a 95% band, and verdicts."""
     fields = map_of(sweep).fields
     other = next(name for name in fields if name != _DECAY)
-    optimizers = [optimizer for optimizer in LOOKS if (trials["optimizer"] == optimizer).any()]
+    optimizers = [optimizer for optimizer in Optimizer if (trials["optimizer"] == optimizer).any()]
     figure = Figure(figsize=(4.4 * (len(optimizers) + 1), 4.4))
     panels = figure.subplots(1, len(optimizers) + 1, sharey=True, squeeze=False)[0]
     for axes, optimizer in zip(panels, optimizers, strict=False):
@@ -69,7 +69,8 @@ def phase_diagram(trials: pd.DataFrame, sweep: Sweep) -> Figure:
         _draw_region(axes, own, other, optimizer)
         _draw_theory(axes, own, other, optimizer)
         _draw_trials(axes, own, other, optimizer)
-        axes.set_title(LOOKS[optimizer].name, color=LOOKS[optimizer].colour)
+        look = look_of(optimizer)
+        axes.set_title(look.name, color=look.colour)
     _draw_verdicts(panels[-1], trials, sweep, other)
     for axes in panels:
         axes.set(xscale="log", yscale="log", xlabel=r"weight decay $\lambda$")
@@ -91,7 +92,7 @@ def scaling(trials: pd.DataFrame, sweep: Sweep) -> Figure:
     panels = figure.subplots(1, len(powers), sharey=True, squeeze=False)[0]
     for axes, q in zip(panels, powers, strict=True):
         texts = []
-        for optimizer in LOOKS:
+        for optimizer in Optimizer:
             own = trials[(trials["activation_power"] == q) & (trials["optimizer"] == optimizer)]
             if not own.empty:
                 _draw_trials(axes, own, name, optimizer, decay_on="y")
@@ -102,7 +103,8 @@ def scaling(trials: pd.DataFrame, sweep: Sweep) -> Figure:
         axes.xaxis.set_minor_locator(ticker.NullLocator())
         axes.set_title("\n".join([f"$q$ = {q}", *texts]), fontsize=9)
     panels[0].set_ylabel(r"weight decay $\lambda$")
-    handles = [Line2D([], [], color=LOOKS[o].colour, label=LOOKS[o].name) for o in (Optimizer.ADAM, Optimizer.ADAMW)]
+    looks = map(look_of, (Optimizer.ADAM, Optimizer.ADAMW))
+    handles = [Line2D([], [], color=look.colour, label=look.name) for look in looks]
     handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label="the theory's slope"))
     place_legend(figure, handles)
     draw_caption(figure, trials, [name, _DECAY, "optimizer"], "every dot a trial (filled: works); draws")
@@ -127,7 +129,7 @@ def _draw_region(axes: Axes, trials: pd.DataFrame, other: str, optimizer: Optimi
     columns, rows = np.meshgrid(share, share)
     mean, std = model.latent(np.column_stack([columns.ravel(), rows.ravel()]))
     decay, height = (10 ** (low[i] + share * (high[i] - low[i])) for i in (0, 1))
-    colour = LOOKS[optimizer].colour
+    colour = look_of(optimizer).colour
     level, sure = np.reshape(mean, columns.shape), np.reshape(ndtr(mean / std), columns.shape)
     shades: dict[str, Any] = {"cmap": _tint(colour), "vmin": 0, "vmax": 1, "shading": "gouraud", "rasterized": True}
     axes.pcolormesh(decay, height, ndtr(level), zorder=0, **shades)
@@ -144,7 +146,7 @@ def _tint(colour: str) -> Any:
 
 
 def _draw_trials(axes: Axes, trials: pd.DataFrame, other: str, optimizer: Optimizer, decay_on: str = "x") -> None:
-    look = LOOKS[optimizer]
+    look = look_of(optimizer)
     for is_working, own in trials.groupby("works"):
         x, y = (own[_DECAY], own[other]) if decay_on == "x" else (own[other], own[_DECAY])
         face = look.colour if is_working else "white"
@@ -229,7 +231,7 @@ def _place_legend(figure: Figure) -> None:
 
 def _draw_law(axes: Axes, trials: pd.DataFrame, name: str, q: int, optimizer: Optimizer) -> str:
     """Draw one optimizer's law with its band, the theory's slope through its middle; the exponent in words."""
-    look, theory = LOOKS[optimizer], theory_exponent(optimizer, q)
+    look, theory = look_of(optimizer), theory_exponent(optimizer, q)
     law = fit_scaling(trials[name], trials[_DECAY], trials["works"])
     x = np.geomspace(trials[name].min(), trials[name].max(), _CELLS)
     threshold, k = law.threshold(x), law.exponent()
