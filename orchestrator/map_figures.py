@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib import rc_context, ticker
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,8 +16,8 @@ from scipy.special import ndtr  # type: ignore[import-untyped]
 
 from orchestrator.claims import cell_claims, judged
 from orchestrator.exponent import fit_scaling, theory_exponent
-from orchestrator.figure_style import STYLE, draw_caption, look_of, number_axis, place_legend, symbol
-from orchestrator.figures import write
+from orchestrator.figure_style import draw_caption, look_of, number_axis, place_legend, symbol
+from orchestrator.figure_table import FigureInput, figure
 from orchestrator.map_draws import claim_draws, claim_keys
 from orchestrator.map_search import map_of
 from orchestrator.sequential import Verdict
@@ -41,24 +39,26 @@ _VERDICT_COLOURS = {
     Verdict.UNDECIDED: "white",
 }
 
-MapFigure = Callable[[pd.DataFrame, Sweep], Figure]
+
+def _no_plane(sweep: Sweep) -> str | None:
+    fields = map_of(sweep).fields
+    if _DECAY in fields and len(fields) > 1:
+        return None
+    return f"phase_diagram shows {_DECAY} against another field, and the space of {sweep.name} has {', '.join(fields)}"
 
 
-def draw_map(trials: pd.DataFrame, sweep: Sweep, folder: Path) -> list[Path]:
-    """Write every figure of a map that is one of this module; trials that have not ended are left out."""
-    settled = judged(trials[trials[_DECAY] > 0], map_of(sweep).rule)
-    if settled.empty:
-        return []
-    paths = []
-    for name in sweep.figures:
-        with rc_context(STYLE):
-            figure = MAP_FIGURES[name](settled, sweep)
-        paths += write(figure, name, folder)
-    return paths
+def _no_scaling(sweep: Sweep) -> str | None:
+    if map_of(sweep).scaling is not None:
+        return None
+    return f"scaling shows the field that MapSearch(scaling=...) names, and the search of {sweep.name} names none"
 
 
-def phase_diagram(trials: pd.DataFrame, sweep: Sweep) -> Figure:
+@figure(of_maps=True, rule=_no_plane)
+def phase_diagram(given: FigureInput) -> Figure | None:
     """P(works) of each optimizer over lambda and the map's other field, its boundary with a 95% band, and verdicts."""
+    trials, sweep = _judged(given), given.sweep
+    if trials.empty:
+        return None
     fields = map_of(sweep).fields
     other = next(name for name in fields if name != _DECAY)
     optimizers = [optimizer for optimizer in Optimizer if (trials["optimizer"] == optimizer).any()]
@@ -83,9 +83,13 @@ def phase_diagram(trials: pd.DataFrame, sweep: Sweep) -> Figure:
     return figure
 
 
-def scaling(trials: pd.DataFrame, sweep: Sweep) -> Figure:
+@figure(of_maps=True, fields=("activation_power",), rule=_no_scaling)
+def scaling(given: FigureInput) -> Figure | None:
     """The largest lambda against the field that the map scales, one panel a power q: draws, fitted law, theory."""
-    name = map_of(sweep).scaling
+    trials = _judged(given)
+    if trials.empty:
+        return None
+    name = map_of(given.sweep).scaling
     assert name is not None
     powers = sorted(trials["activation_power"].unique())
     figure = Figure(figsize=(5.0 * len(powers), 4.8))
@@ -111,8 +115,9 @@ def scaling(trials: pd.DataFrame, sweep: Sweep) -> Figure:
     return figure
 
 
-MAP_FIGURES: dict[str, MapFigure] = {"phase_diagram": phase_diagram, "scaling": scaling}
-"""Figures by the name that a sweep calls them."""
+def _judged(given: FigureInput) -> pd.DataFrame:
+    """The trials that ended, with a column `works`; the logarithmic axis has no place for no decay."""
+    return judged(given.trials[given.trials[_DECAY] > 0], map_of(given.sweep).rule)
 
 
 def _region(trials: pd.DataFrame, other: str) -> tuple[LevelSetModel, npt.NDArray[Any], npt.NDArray[Any]]:
