@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from orchestrator.analysis import cell_summary, varying_columns
 from orchestrator.errors import UserError
-from orchestrator.figure_style import LOOKS, draw_caption, number_text, place_legend, symbol
+from orchestrator.figure_style import draw_caption, look_of, number_text, place_legend, symbol
+from orchestrator.figure_table import FigureInput, figure
 from orchestrator.result_tables import outcome_counts
 from trainables.config import Optimizer
 from trainables.result import SignAgreementTracePoint, TwoLayerCNNTracePoint
@@ -28,8 +29,10 @@ _LINEAR_UP_TO = 0.1
 """Inner products are drawn linearly up to here, logarithmically beyond."""
 
 
-def feature_and_noise(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
+@figure(traces=_DYNAMICS)
+def feature_and_noise(given: FigureInput) -> Figure:
     """Feature learning and noise memorization over training (as the paper's figures 3-6), one block a cell."""
+    trials, traces = given.trials, given.traces
     _check(traces, _DYNAMICS, "feature_and_noise draws two_layer_cnn traces")
     keys = _cell_keys(trials)
     figure, blocks = _cell_blocks(trials, keys, height_ratios=(2, 1))
@@ -44,12 +47,14 @@ def feature_and_noise(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequen
     return figure
 
 
-def sign_agreement(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
+@figure(traces=_AGREEMENT)
+def sign_agreement(given: FigureInput) -> Figure:
     """Where Adam's updates are SignSGD's over training (Mechanism 3, Lemma C.2), one block a cell.
 
     Above: the share of weights whose update has SignSGD's sign (and size, to a factor of 2), of those with |g| >= eta
     and of the others. Below: the distance from SignSGD's weights over the way travelled, and both test errors.
     """
+    trials, traces = given.trials, given.traces
     _check(traces, _AGREEMENT, "sign_agreement draws sign_agreement traces")
     keys = _cell_keys(trials)
     figure, blocks = _cell_blocks(trials, keys, height_ratios=(1, 1))
@@ -176,7 +181,7 @@ def _is_large_batch(trials: pd.DataFrame) -> bool:
 
 def _title_cell(axes: Axes, keys: Sequence[str], cell: pd.DataFrame, remark: str = "") -> None:
     """What the cell is, in its optimizer's colour; below it how its trials ended, and a remark."""
-    look = LOOKS[Optimizer(cell["optimizer"].iloc[0])]
+    look = look_of(Optimizer(cell["optimizer"].iloc[0]))
     values = [f"{symbol(key)} = {number_text(cell[key].iloc[0])}" for key in keys[1:]]
     outcomes = outcome_counts(cell_summary(cell, ["optimizer"]).iloc[0])
     axes.set_title(f"{', '.join([look.name, *values])}\n", color=look.colour)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from matplotlib.figure import Figure
 
+from orchestrator.error_kinds import KINDS
 from orchestrator.figure_style import (
     Series,
     decay_axis,
@@ -21,36 +21,41 @@ from orchestrator.figure_style import (
     series_of,
     shade_unmeasured,
 )
+from orchestrator.figure_table import FigureInput, figure
 from trainables.config import Optimizer
 
 PAPER_DECAY_SCALE = 25
 """The paper draws AdamW at lambda / 25 (its figures 2 and 12)."""
 
 
-def error_vs_batch_size(trials: pd.DataFrame, kind: str, chosen: Sequence[str] = ()) -> Figure:
+@figure(errors=KINDS)
+def error_vs_batch_size(given: FigureInput) -> Figure:
     """Test and training error against batch size (the paper's figures 1 and 11), one line an optimizer and decay."""
+    trials = given.trials
     figure = Figure(figsize=(6.4, 4.8))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    lines = series_of(trials, ("optimizer", "batch_size"), ("weight_decay",), chosen)
+    lines = series_of(trials, ("optimizer", "batch_size"), ("weight_decay",), given.chosen)
     offsets = _beside_each_other(lines)
     for series, offset in zip(lines, offsets, strict=True):
         sizes = series.trials["batch_size"]  # seeds stand beside their mean, further out
         shifted = series.trials.assign(x=sizes * offset, seed_x=sizes * offset**2.5)
         draw_error(upper, series, shifted, "test_error")
         draw_error(lower, series, shifted, "train_error")
-    upper.set(xscale="log", ylabel=f"{kind}test error")
-    lower.set(xlabel="batch size $B$", ylabel=f"{kind}training error".replace(" ", "\n"))
+    upper.set(xscale="log", ylabel=f"{given.error.label}test error")
+    lower.set(xlabel="batch size $B$", ylabel=f"{given.error.label}training error".replace(" ", "\n"))
     number_axis(lower, trials, "batch_size")
     draw_legend(figure, trials, lines)
     draw_caption(figure, trials, ["optimizer", "weight_decay", "batch_size"], "error bars: mean ± std")
     return figure
 
 
-def error_vs_weight_decay(trials: pd.DataFrame, kind: str, chosen: Sequence[str] = ()) -> Figure:
+@figure(errors=KINDS)
+def error_vs_weight_decay(given: FigureInput) -> Figure:
     """Test error against weight decay (the paper's figures 2 and 12), a row for each batch size and number of epochs.
 
     Columns: lambda as given; AdamW at lambda / 25, the paper's convention; the decay of one step, eta * lambda.
     """
+    trials = given.trials
     decoupled = ~trials["optimizer"].isin([o for o in Optimizer if o.is_coupled])
     trials = trials.assign(
         given=trials["weight_decay"],
@@ -66,30 +71,32 @@ def error_vs_weight_decay(trials: pd.DataFrame, kind: str, chosen: Sequence[str]
         "step": r"decay of one step $\eta\lambda$",
     }
     for panel_row, ((batch_size, num_epochs), row) in zip(panels, rows, strict=False):
-        lines = series_of(row, ("optimizer", "weight_decay"), chosen=chosen)
+        lines = series_of(row, ("optimizer", "weight_decay"), chosen=given.chosen)
         for axes, column in zip(panel_row, labels, strict=True):
             decay_axis(axes, trials[column])
             for level, series in enumerate(lines):
                 positioned = series.trials.assign(x=series.trials[column], seed_x=series.trials[column])
                 draw_error(axes, series, positioned, "test_error")
                 shade_unmeasured(axes, series, positioned, level)
-        panel_row[0].set_ylabel(f"$B$ = {batch_size}, $T$ = {number_text(num_epochs)}\n{kind}test error")
+        panel_row[0].set_ylabel(f"$B$ = {batch_size}, $T$ = {number_text(num_epochs)}\n{given.error.label}test error")
     for axes, label in zip(panels[-1], labels.values(), strict=True):
         axes.set_xlabel(label)
     keys = ["optimizer", "weight_decay", "batch_size", "num_epochs"]
-    draw_legend(figure, trials, series_of(trials, keys, chosen=chosen))
+    draw_legend(figure, trials, series_of(trials, keys, chosen=given.chosen))
     draw_caption(figure, trials, keys, "error bars: mean ± std")
     return figure
 
 
-def error_vs_sparsity(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
+@figure(fields=("noise_sparsity", "noise_std"))
+def error_vs_sparsity(given: FigureInput) -> Figure:
     """Test error against the sparsity s of the noise, one panel a batch size."""
+    trials = given.trials
     panels = list(trials.groupby("batch_size"))
     figure = Figure(figsize=(1.5 + 3.1 * max(1, len(panels)), 3.8))
     row = figure.subplots(1, max(1, len(panels)), sharey=True, squeeze=False)[0]
     lines: list[Series] = []
     for axes, (batch_size, own) in zip(row, panels, strict=False):
-        lines = series_of(own, ("optimizer", "noise_sparsity", "noise_std"), ("weight_decay",), chosen)
+        lines = series_of(own, ("optimizer", "noise_sparsity", "noise_std"), ("weight_decay",), given.chosen)
         offsets = _beside_each_other(lines)
         for series, offset in zip(lines, offsets, strict=True):
             sparsity = series.trials["noise_sparsity"]
@@ -103,16 +110,17 @@ def error_vs_sparsity(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequen
     return figure
 
 
-def error_vs_betas(trials: pd.DataFrame, kind: str, chosen: Sequence[str] = ()) -> Figure:
+@figure(errors=KINDS)
+def error_vs_betas(given: FigureInput) -> Figure:
     """Test error against batch size (as the paper's figures 9 and 10), one panel a pair of betas."""
-    trials = trials.dropna(subset=["beta1", "beta2"])  # others have no moments
+    trials = given.trials.dropna(subset=["beta1", "beta2"])  # others have no moments
     pairs = list(trials.groupby(["beta1", "beta2"]))
     num_columns = min(3, max(1, len(pairs)))
     num_rows = max(1, math.ceil(len(pairs) / num_columns))
     figure = Figure(figsize=(max(6.4, 3.3 * num_columns), 1.2 + 2.4 * num_rows))
     panels = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (pair, cell) in zip(panels, pairs, strict=False):
-        for series in series_of(cell, ("optimizer", "batch_size"), ("weight_decay",), chosen):
+        for series in series_of(cell, ("optimizer", "batch_size"), ("weight_decay",), given.chosen):
             sizes = series.trials["batch_size"]
             draw_error(axes, series, series.trials.assign(x=sizes, seed_x=sizes), "test_error")
         axes.set(xscale="log", title=rf"$\beta$ = {pair}", xlabel="batch size $B$")
@@ -120,8 +128,8 @@ def error_vs_betas(trials: pd.DataFrame, kind: str, chosen: Sequence[str] = ()) 
         axes.label_outer()
     for axes in panels[len(pairs) :]:
         axes.remove()
-    figure.supylabel(f"{kind}test error")
-    lines = series_of(trials, ("optimizer", "batch_size", "beta1", "beta2"), ("weight_decay",), chosen)
+    figure.supylabel(f"{given.error.label}test error")
+    lines = series_of(trials, ("optimizer", "batch_size", "beta1", "beta2"), ("weight_decay",), given.chosen)
     draw_legend(figure, trials, lines)
     keys = ["optimizer", "weight_decay", "batch_size", "beta1", "beta2"]
     draw_caption(figure, trials, keys, "error bars: mean ± std")

@@ -19,7 +19,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from orchestrator.analysis import cell_summary, is_measured, varying_columns
-from trainables.config import Optimizer
+from trainables.config import Optimizer, entry_of
 from trainables.result import Outcome
 
 STYLE: dict[Any, Any] = {
@@ -57,6 +57,11 @@ LOOKS = {
     Optimizer.SIGNSGD: Look("SignSGD", "#E69F00", "^", 7.5, 2.4, None),
     Optimizer.SIGNSGDW: Look("SignSGDW", "#56B4E9", "D", 4.0, 1.3, "////"),
 }
+
+
+def look_of(optimizer: Optimizer) -> Look:
+    """How the optimizer is drawn; raises `ConfigError` for one that has no look."""
+    return entry_of(optimizer, LOOKS, "its look in figures")
 
 
 _SYMBOLS = {
@@ -154,7 +159,7 @@ def series_of(
         own = trials[trials["optimizer"] == optimizer]
         groups = [group for _, group in own.groupby(apart, dropna=False)] if apart else [own] * (not own.empty)
         for rank, group in enumerate(groups):
-            look = LOOKS[optimizer]
+            look = look_of(optimizer)
             names = dict.fromkeys(name for name in (*named, *apart) if group[name].nunique() == 1)
             label = ", ".join([look.name, *(f"{symbol(name)} = {number_text(group[name].iloc[0])}" for name in names)])
             lines.append(Series(label, look, _lighter(look.colour, rank / len(groups)), group))

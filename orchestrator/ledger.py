@@ -99,6 +99,10 @@ class Ledger:
                     self._commit(TableName.TRACES, name, traces)
                 self._commit(TableName.TRIALS, name, trials)
 
+    def row(self, result: TrialResult) -> dict[str, Any]:
+        """The row that `append` records of a result; a view that takes it is the one that is rebuilt from the parts."""
+        return rules.trial_row(result, self.driver_id)
+
     def trials(
         self, workload: str, *, trial_ids: Collection[str] | None = None, columns: Sequence[str] | None = None
     ) -> pa.Table:

@@ -6,10 +6,10 @@ Every column is nullable in the files, so that a part written before a column ex
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from enum import StrEnum
+from dataclasses import dataclass, fields
+from enum import IntEnum, StrEnum
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ import pyarrow.compute as pc
 
 from trainables.config import TrialConfig
 from trainables.result import RESULT_COLUMNS, SATISFYING, Outcome, Provenance, TracePoint, TrialResult
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT_VERSION = 1
 """Bump when parts written so far can no longer be read."""
@@ -117,9 +120,14 @@ def fault_of_marker(metadata: Mapping[bytes, bytes] | None, table: str) -> str |
     return None
 
 
+def trial_row(result: TrialResult, driver_id: str) -> dict[str, Any]:
+    """The ledger's row of a result: what the trial gave back, and who wrote it."""
+    return {**result.trial_row(), "driver_id": driver_id}
+
+
 def trial_table(results: Sequence[TrialResult], schema: pa.Schema, driver_id: str) -> pa.Table:
     """One row for each result."""
-    return pa.Table.from_pylist([{**r.trial_row(), "driver_id": driver_id} for r in results], schema=schema)
+    return pa.Table.from_pylist([trial_row(result, driver_id) for result in results], schema=schema)
 
 
 def trace_table(results: Sequence[TrialResult], trials: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -140,20 +148,72 @@ def satisfying(rows: pa.Table) -> pa.BooleanArray:
     return pc.match_substring_regex(rows["outcome"], pattern=f"^({'|'.join(sorted(SATISFYING))})$")
 
 
+# `TrialResult.was_stopped` for each kind of rows: the ledger's, a figure's or a table's, and a single one.
+
+
 def stopped(rows: pa.Table) -> pa.BooleanArray:
     """Mask of the trials that were stopped for their certificate: stuck before the last epoch."""
     is_stuck = pc.match_substring_regex(rows["outcome"], pattern=f"^{Outcome.STUCK}$")
     return pc.and_(is_stuck, pc.less(rows["epochs_done"], rows["num_epochs"]))
 
 
+def stopped_trials(trials: pd.DataFrame) -> pd.Series[bool]:
+    """`stopped` of a data frame."""
+    return (trials["outcome"] == Outcome.STUCK) & (trials["epochs_done"] < trials["num_epochs"])
+
+
+def stopped_row(row: Mapping[str, Any]) -> bool:
+    """`stopped` of one row."""
+    return bool(row["outcome"] == Outcome.STUCK and row["epochs_done"] < row["num_epochs"])
+
+
+class Ending(IntEnum):
+    """How far an attempt came; the furthest of a trial's attempts stands."""
+
+    OPEN = 0
+    """Failed, pruned or unfinished: the trial is not settled."""
+    STOPPED = 1
+    """Stopped for its certificate."""
+    ENDED = 2
+    """Ran to its last epoch, or diverged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What decides which of a trial's attempts stands; `finished_at` in any unit."""
+
+    ending: Ending
+    number: int
+    finished_at: float
+    driver_id: str
+
+    def stands_before(self, other: Attempt) -> bool:
+        """The rule on duplicates, for two attempts at one trial; `standing` is the same for a table.
+
+        The one that came further wins: to its end, then to a certificate. Among such equals the earliest `finished_at`
+        wins (what was read once stays true), then the smaller `driver_id`. Among attempts that settle nothing the
+        highest number wins, then the latest `finished_at`, then the greater `driver_id`.
+        """
+        if self.ending is not other.ending:
+            return self.ending > other.ending
+        if self.ending is Ending.OPEN:
+            return self._last_tried > other._last_tried
+        return self._first_settled < other._first_settled
+
+    @property
+    def _first_settled(self) -> tuple[float, str, int]:
+        return self.finished_at, self.driver_id, self.number
+
+    @property
+    def _last_tried(self) -> tuple[int, float, str]:
+        return self.number, self.finished_at, self.driver_id
+
+
 def standing(rows: pa.Table) -> npt.NDArray[np.int64]:
     """Positions, ascending, of the one row of each trial that counts; needs `RANK_COLUMNS`.
 
-    This is the ledger's only rule on duplicates. A satisfying row wins over others, one that ran to its end over one
-    that was stopped for its certificate. Among such equals the earliest `finished_at` wins (what was read once stays
-    true), then the smaller `driver_id`. Among rows that do not satisfy the highest `attempt` wins, then the latest
-    `finished_at`, then the greater `driver_id`. The order is total over attempts, so all readers and all compactions
-    agree on the winner whatever order they see the rows in.
+    The rule is `Attempt.stands_before`, here for all rows at once. The order is total over attempts, so all readers and
+    all compactions agree on the winner whatever order they see the rows in.
     """
     codes = rows["trial_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     contested = np.bincount(codes)[codes] > 1 if len(codes) else np.zeros(0, dtype=bool)

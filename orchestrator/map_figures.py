@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib import rc_context, ticker
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,8 +16,8 @@ from scipy.special import ndtr  # type: ignore[import-untyped]
 
 from orchestrator.claims import cell_claims, judged
 from orchestrator.exponent import fit_scaling, theory_exponent
-from orchestrator.figure_style import LOOKS, STYLE, draw_caption, number_axis, place_legend, symbol
-from orchestrator.figures import write
+from orchestrator.figure_style import draw_caption, look_of, number_axis, place_legend, symbol
+from orchestrator.figure_table import FigureInput, figure
 from orchestrator.map_draws import claim_draws, claim_keys
 from orchestrator.map_search import map_of
 from orchestrator.sequential import Verdict
@@ -35,33 +33,35 @@ _SURE = 0.975
 
 _VERDICT_COLOURS = {
     Verdict.BOTH: "#009E73",
-    Verdict.ONLY_ADAM: LOOKS[Optimizer.ADAM].colour,
-    Verdict.ONLY_ADAMW: LOOKS[Optimizer.ADAMW].colour,
+    Verdict.ONLY_ADAM: look_of(Optimizer.ADAM).colour,
+    Verdict.ONLY_ADAMW: look_of(Optimizer.ADAMW).colour,
     Verdict.NEITHER: "0.45",
     Verdict.UNDECIDED: "white",
 }
 
-MapFigure = Callable[[pd.DataFrame, Sweep], Figure]
+
+def _no_plane(sweep: Sweep) -> str | None:
+    fields = map_of(sweep).fields
+    if _DECAY in fields and len(fields) > 1:
+        return None
+    return f"phase_diagram shows {_DECAY} against another field, and the space of {sweep.name} has {', '.join(fields)}"
 
 
-def draw_map(trials: pd.DataFrame, sweep: Sweep, folder: Path) -> list[Path]:
-    """Write every figure of a map that is one of this module; trials that have not ended are left out."""
-    settled = judged(trials[trials[_DECAY] > 0], map_of(sweep).rule)
-    if settled.empty:
-        return []
-    paths = []
-    for name in sweep.figures:
-        with rc_context(STYLE):
-            figure = MAP_FIGURES[name](settled, sweep)
-        paths += write(figure, name, folder)
-    return paths
+def _no_scaling(sweep: Sweep) -> str | None:
+    if map_of(sweep).scaling is not None:
+        return None
+    return f"scaling shows the field that MapSearch(scaling=...) names, and the search of {sweep.name} names none"
 
 
-def phase_diagram(trials: pd.DataFrame, sweep: Sweep) -> Figure:
+@figure(of_maps=True, rule=_no_plane)
+def phase_diagram(given: FigureInput) -> Figure | None:
     """P(works) of each optimizer over lambda and the map's other field, its boundary with a 95% band, and verdicts."""
+    trials, sweep = _judged(given), given.sweep
+    if trials.empty:
+        return None
     fields = map_of(sweep).fields
     other = next(name for name in fields if name != _DECAY)
-    optimizers = [optimizer for optimizer in LOOKS if (trials["optimizer"] == optimizer).any()]
+    optimizers = [optimizer for optimizer in Optimizer if (trials["optimizer"] == optimizer).any()]
     figure = Figure(figsize=(4.4 * (len(optimizers) + 1), 4.4))
     panels = figure.subplots(1, len(optimizers) + 1, sharey=True, squeeze=False)[0]
     for axes, optimizer in zip(panels, optimizers, strict=False):
@@ -69,7 +69,8 @@ def phase_diagram(trials: pd.DataFrame, sweep: Sweep) -> Figure:
         _draw_region(axes, own, other, optimizer)
         _draw_theory(axes, own, other, optimizer)
         _draw_trials(axes, own, other, optimizer)
-        axes.set_title(LOOKS[optimizer].name, color=LOOKS[optimizer].colour)
+        look = look_of(optimizer)
+        axes.set_title(look.name, color=look.colour)
     _draw_verdicts(panels[-1], trials, sweep, other)
     for axes in panels:
         axes.set(xscale="log", yscale="log", xlabel=r"weight decay $\lambda$")
@@ -82,16 +83,20 @@ def phase_diagram(trials: pd.DataFrame, sweep: Sweep) -> Figure:
     return figure
 
 
-def scaling(trials: pd.DataFrame, sweep: Sweep) -> Figure:
+@figure(of_maps=True, fields=("activation_power",), rule=_no_scaling)
+def scaling(given: FigureInput) -> Figure | None:
     """The largest lambda against the field that the map scales, one panel a power q: draws, fitted law, theory."""
-    name = map_of(sweep).scaling
+    trials = _judged(given)
+    if trials.empty:
+        return None
+    name = map_of(given.sweep).scaling
     assert name is not None
     powers = sorted(trials["activation_power"].unique())
     figure = Figure(figsize=(5.0 * len(powers), 4.8))
     panels = figure.subplots(1, len(powers), sharey=True, squeeze=False)[0]
     for axes, q in zip(panels, powers, strict=True):
         texts = []
-        for optimizer in LOOKS:
+        for optimizer in Optimizer:
             own = trials[(trials["activation_power"] == q) & (trials["optimizer"] == optimizer)]
             if not own.empty:
                 _draw_trials(axes, own, name, optimizer, decay_on="y")
@@ -102,15 +107,17 @@ def scaling(trials: pd.DataFrame, sweep: Sweep) -> Figure:
         axes.xaxis.set_minor_locator(ticker.NullLocator())
         axes.set_title("\n".join([f"$q$ = {q}", *texts]), fontsize=9)
     panels[0].set_ylabel(r"weight decay $\lambda$")
-    handles = [Line2D([], [], color=LOOKS[o].colour, label=LOOKS[o].name) for o in (Optimizer.ADAM, Optimizer.ADAMW)]
+    looks = map(look_of, (Optimizer.ADAM, Optimizer.ADAMW))
+    handles = [Line2D([], [], color=look.colour, label=look.name) for look in looks]
     handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label="the theory's slope"))
     place_legend(figure, handles)
     draw_caption(figure, trials, [name, _DECAY, "optimizer"], "every dot a trial (filled: works); draws")
     return figure
 
 
-MAP_FIGURES: dict[str, MapFigure] = {"phase_diagram": phase_diagram, "scaling": scaling}
-"""Figures by the name that a sweep calls them."""
+def _judged(given: FigureInput) -> pd.DataFrame:
+    """The trials that ended, with a column `works`; the logarithmic axis has no place for no decay."""
+    return judged(given.trials[given.trials[_DECAY] > 0], map_of(given.sweep).rule)
 
 
 def _region(trials: pd.DataFrame, other: str) -> tuple[LevelSetModel, npt.NDArray[Any], npt.NDArray[Any]]:
@@ -127,7 +134,7 @@ def _draw_region(axes: Axes, trials: pd.DataFrame, other: str, optimizer: Optimi
     columns, rows = np.meshgrid(share, share)
     mean, std = model.latent(np.column_stack([columns.ravel(), rows.ravel()]))
     decay, height = (10 ** (low[i] + share * (high[i] - low[i])) for i in (0, 1))
-    colour = LOOKS[optimizer].colour
+    colour = look_of(optimizer).colour
     level, sure = np.reshape(mean, columns.shape), np.reshape(ndtr(mean / std), columns.shape)
     shades: dict[str, Any] = {"cmap": _tint(colour), "vmin": 0, "vmax": 1, "shading": "gouraud", "rasterized": True}
     axes.pcolormesh(decay, height, ndtr(level), zorder=0, **shades)
@@ -144,7 +151,7 @@ def _tint(colour: str) -> Any:
 
 
 def _draw_trials(axes: Axes, trials: pd.DataFrame, other: str, optimizer: Optimizer, decay_on: str = "x") -> None:
-    look = LOOKS[optimizer]
+    look = look_of(optimizer)
     for is_working, own in trials.groupby("works"):
         x, y = (own[_DECAY], own[other]) if decay_on == "x" else (own[other], own[_DECAY])
         face = look.colour if is_working else "white"
@@ -229,7 +236,7 @@ def _place_legend(figure: Figure) -> None:
 
 def _draw_law(axes: Axes, trials: pd.DataFrame, name: str, q: int, optimizer: Optimizer) -> str:
     """Draw one optimizer's law with its band, the theory's slope through its middle; the exponent in words."""
-    look, theory = LOOKS[optimizer], theory_exponent(optimizer, q)
+    look, theory = look_of(optimizer), theory_exponent(optimizer, q)
     law = fit_scaling(trials[name], trials[_DECAY], trials["works"])
     x = np.geomspace(trials[name].min(), trials[name].max(), _CELLS)
     threshold, k = law.threshold(x), law.exponent()

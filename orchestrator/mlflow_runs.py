@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from orchestrator.ledger_schema import Attempt, Ending, stopped_row
 from trainables.registry import workload
 from trainables.result import SATISFYING, Outcome
 
@@ -19,10 +20,13 @@ STOPPED_TAG = "stopped"
 FINISHED = "FINISHED"
 RUNNING = "RUNNING"
 
+_ATTEMPT_TAG, _DRIVER_TAG = "attempt", "driver_id"
+KNOWN_TAGS = (TRIAL_TAG, STOPPED_TAG, _ATTEMPT_TAG, _DRIVER_TAG)
+"""Tags that tell, of a run that MLflow has, whether another takes its place."""
+
 _COMMIT_TAG = "mlflow.source.git.commit"
 _RESULT_METRICS = ("epochs_done", "train_seconds")
 _MAX_TAG_LENGTH = 5000
-_FINAL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,46 +43,49 @@ class ChildRun:
     points: Mapping[tuple[str, int], float]
 
     @property
-    def is_stopped(self) -> bool:
-        """Whether the trial was stopped for its certificate."""
-        return STOPPED_TAG in self.tags
+    def attempt(self) -> Attempt | None:
+        """What decides whether it stands."""
+        return _attempt(self.status, self.end_ms, self.tags)
 
     def known(self, run_id: str) -> KnownRun:
         """This run once MLflow has it."""
-        return KnownRun(run_id, self.trial_id, self.status, self.end_ms, self.is_stopped)
+        return KnownRun(run_id, self.trial_id, self.attempt)
 
 
 @dataclass(frozen=True, slots=True)
 class KnownRun:
-    """A child run that MLflow already has; `RUNNING` is one whose writer was killed."""
+    """A child run that MLflow already has; `attempt` is None of a half-written one, whose writer was killed."""
 
     run_id: str
     trial_id: str
-    status: str
-    end_ms: int | None
-    is_stopped: bool
+    attempt: Attempt | None
+
+
+def known_run(run_id: str, status: str, end_ms: int | None, tags: Mapping[str, str]) -> KnownRun:
+    """A child run as MLflow has it; of its tags those of `KNOWN_TAGS` are read."""
+    return KnownRun(run_id, tags[TRIAL_TAG], _attempt(status, end_ms, tags))
+
+
+def _attempt(status: str, end_ms: int | None, tags: Mapping[str, str]) -> Attempt | None:
+    if status == RUNNING or end_ms is None:
+        return None
+    ending = Ending.OPEN
+    if status == FINISHED:
+        ending = Ending.STOPPED if STOPPED_TAG in tags else Ending.ENDED
+    # Runs of earlier versions may lack their driver.
+    return Attempt(ending, int(tags.get(_ATTEMPT_TAG, 1)), end_ms, tags.get(_DRIVER_TAG, ""))
 
 
 def supersedes(new: ChildRun | KnownRun, old: ChildRun | KnownRun | None) -> bool:
-    """Whether `new` takes the place of `old`, by the ledger's rule.
-
-    A trial that ran to its end stays; one that was stopped for its certificate gives way to it, and any other run to
-    another attempt.
-    """
-    if old is None or _rank(new) > _rank(old):
+    """Whether `new` takes the place of `old`: by the ledger's rule, but for half-written runs, which never stay."""
+    if old is None or old.attempt is None:
         return True
-    return old.status != FINISHED and (old.status, old.end_ms) != (new.status, new.end_ms)
+    return new.attempt is not None and new.attempt.stands_before(old.attempt)
 
 
 def is_final(run: KnownRun) -> bool:
-    """Whether nothing can take the run's place."""
-    return _rank(run) == _FINAL
-
-
-def _rank(run: ChildRun | KnownRun) -> int:
-    if run.status != FINISHED:
-        return 0
-    return 1 if run.is_stopped else _FINAL
+    """Whether nothing takes the run's place: the trial ran to its end."""
+    return run.attempt is not None and run.attempt.ending is Ending.ENDED
 
 
 def child_run(row: Mapping[str, Any], trace: Sequence[Mapping[str, Any]]) -> ChildRun:
@@ -105,7 +112,7 @@ def child_run(row: Mapping[str, Any], trace: Sequence[Mapping[str, Any]]) -> Chi
     }
     if row.get("git_sha") is not None:
         tags[_COMMIT_TAG] = str(row["git_sha"])
-    if row["outcome"] == Outcome.STUCK and epochs_done < row["num_epochs"]:
+    if stopped_row(row):
         tags[STOPPED_TAG] = "true"
     return ChildRun(
         trial_id=str(row[TRIAL_TAG]),

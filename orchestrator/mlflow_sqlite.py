@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.mlflow_runs import PARENT_TAG, STOPPED_TAG, TRIAL_TAG, ChildRun, KnownRun
+from orchestrator.mlflow_runs import KNOWN_TAGS, PARENT_TAG, ChildRun, KnownRun, known_run
 
 _TABLES = {
     "runs": (
@@ -32,11 +32,13 @@ _TABLES = {
 _BUSY_SECONDS = 30.0
 
 _CHILDREN = """
-    SELECT runs.run_uuid, trial.value, runs.status, runs.end_time, stopped.value IS NOT NULL
+    SELECT runs.run_uuid, runs.status, runs.end_time, trial.value, stopped.value, attempt.value, driver.value
     FROM tags AS parent
     JOIN runs ON runs.run_uuid = parent.run_uuid AND runs.lifecycle_stage = 'active'
     JOIN tags AS trial ON trial.run_uuid = parent.run_uuid AND trial.key = ?
     LEFT JOIN tags AS stopped ON stopped.run_uuid = parent.run_uuid AND stopped.key = ?
+    LEFT JOIN tags AS attempt ON attempt.run_uuid = parent.run_uuid AND attempt.key = ?
+    LEFT JOIN tags AS driver ON driver.run_uuid = parent.run_uuid AND driver.key = ?
     WHERE parent.key = ? AND parent.value = ?
     ORDER BY runs.start_time, runs.run_uuid
 """
@@ -63,10 +65,10 @@ class SqliteRuns:
     def children(self, parent_id: str) -> list[KnownRun]:
         """Active runs under the parent, oldest first."""
         with self._transaction() as connection:
-            found = connection.execute(_CHILDREN, (TRIAL_TAG, STOPPED_TAG, PARENT_TAG, parent_id))
+            found = connection.execute(_CHILDREN, (*KNOWN_TAGS, PARENT_TAG, parent_id))
             return [
-                KnownRun(run_id, trial_id, status, end_ms, bool(stopped))
-                for run_id, trial_id, status, end_ms, stopped in found
+                known_run(run_id, status, end_ms, _present(zip(KNOWN_TAGS, values, strict=True)))
+                for run_id, status, end_ms, *values in found
             ]
 
     def insert(self, parent_id: str, runs: Sequence[ChildRun]) -> list[KnownRun]:
@@ -114,6 +116,11 @@ class SqliteRuns:
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
+
+
+def _present(tags: Iterable[tuple[str, str | None]]) -> dict[str, str]:
+    """The tags that a run has."""
+    return {name: value for name, value in tags if value is not None}
 
 
 def _insert_run(

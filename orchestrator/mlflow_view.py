@@ -35,12 +35,12 @@ from orchestrator.mlflow_runs import (
     FINISHED,
     PARENT_TAG,
     RUNNING,
-    STOPPED_TAG,
     TRIAL_TAG,
     ChildRun,
     KnownRun,
     child_run,
     is_final,
+    known_run,
     supersedes,
 )
 from orchestrator.mlflow_sqlite import SqliteRuns, UnknownSchemaError
@@ -95,7 +95,7 @@ class MlflowView:
     def add(self, rows: Sequence[Row], traces: Traces) -> int:
         """Write the trials' runs where MLflow has none or a lesser one; returns their number.
 
-        Flat rows as `TrialResult.trial_row` gives them, flat trace rows by trial_id.
+        Flat rows as the ledger has them (`Ledger.row`), flat trace rows by trial_id.
         """
         new: dict[str, ChildRun] = {}
         for row in rows:
@@ -190,13 +190,7 @@ class MlflowView:
 
     def _children_by_client(self) -> list[KnownRun]:
         return [
-            KnownRun(
-                run.info.run_id,
-                run.data.tags[TRIAL_TAG],
-                run.info.status,
-                run.info.end_time,
-                STOPPED_TAG in run.data.tags,
-            )
+            known_run(run.info.run_id, run.info.status, run.info.end_time, run.data.tags)
             for run in self._search(f"tags.`{PARENT_TAG}` = '{self._parent_id}'")
             if TRIAL_TAG in run.data.tags
         ]

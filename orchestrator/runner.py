@@ -18,7 +18,6 @@ from orchestrator.errors import SweepError, unknown_name
 from orchestrator.executor import Executor, InlineExecutor
 from orchestrator.lease import lease
 from orchestrator.ledger import Ledger
-from orchestrator.map_search import MapSearch
 from orchestrator.plan import Plan, ledger_of, plan_sweep
 from orchestrator.show import figure_folder, show
 from orchestrator.storage import PATIENCE_SECONDS
@@ -83,7 +82,7 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         raise SweepError("--slots-per-node says what the nodes of --max-nodes hold: give that as well")
     if options.address is not None and options.executor == "inline":
         raise SweepError("--address names a Ray cluster, and --executor inline runs in this process: give one of them")
-    if options.figures:
+    if options.figures or sweep.best_over:  # the best values are chosen by the errors that figures show
         _check_figures(sweep)
     device = _device(sweep, options)
     ledger = ledger_of(sweep, options.out)
@@ -213,10 +212,10 @@ def _tell_states(console: Console, plan: Plan, root: str) -> None:
 
 def _check_figures(sweep: Sweep) -> None:
     """Before anything is trained: they are drawn when all is done."""
-    if sweep.figures and not isinstance(sweep.search, MapSearch):
+    if sweep.figures:
         from orchestrator import figures
 
-        figures.check(sweep.figures)
+        figures.check(sweep)
 
 
 def _device(sweep: Sweep, options: RunOptions) -> str | None:

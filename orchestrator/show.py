@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.error_kinds import error_of_figure
+from orchestrator.error_kinds import PLAIN
+from orchestrator.figure_table import FigureInput, FigureSpec
 from orchestrator.ledger import Ledger
 from orchestrator.map_search import MapSearch
 from orchestrator.plan import Plan
@@ -37,26 +38,23 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
         console.print(line, highlight=False, soft_wrap=True)
     if sweep.accepts_certificates and len(trials):
         console.print(stop_audit(trials).line(), highlight=False, soft_wrap=True)
-    selections = {error: _best(trials, sweep, error, console) for error in _shown_errors(trials, sweep)}
+    specs = _figures_of(sweep, is_wanted=with_figures or bool(sweep.best_over))
+    selections = {error: _best(trials, sweep, error, console) for error in _shown_errors(trials, sweep, specs)}
     console.print(f"parquet  {ledger.root}/trials, {ledger.root}/traces", highlight=False, soft_wrap=True)
-    if not (with_figures and sweep.figures) or trials.empty:
+    if not (with_figures and specs) or trials.empty:
         return []
 
     from orchestrator import figures
 
     folder = figure_folder(ledger.root, sweep)
-    if isinstance(sweep.search, MapSearch):
-        from orchestrator.map_figures import draw_map
-
-        paths = draw_map(trials, sweep, folder)
-    else:
-        traces = ledger.traces(sweep.workload, trial_ids=trial_ids).to_pandas()
-        paths = []
-        for name in sweep.figures:
-            shown = selections.get(error_of_figure(name) or sweep.error)
-            if shown is not None:
-                chosen = (*plan.work.chosen(), *shown.over)
-                paths += figures.draw(name, shown.trials, traces, folder, shown.note, chosen)
+    read = trial_ids if any(spec.traces for spec in specs) else ()  # most figures show ends alone
+    traces = ledger.traces(sweep.workload, trial_ids=read).to_pandas()
+    paths = []
+    for spec in specs:
+        shown = selections.get(_error_of(spec, sweep))
+        if shown is not None:
+            given = FigureInput(shown.trials, traces, sweep, (*plan.work.chosen(), *shown.over))
+            paths += figures.draw(spec.name, given, folder, shown.note)
     _copy_to_store(paths, ledger.root)
     console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
     return paths
@@ -71,9 +69,23 @@ class _Selection:
     note: str = ""
 
 
-def _shown_errors(trials: pd.DataFrame, sweep: Sweep) -> list[str]:
+def _figures_of(sweep: Sweep, *, is_wanted: bool) -> list[FigureSpec]:
+    """What the sweep draws; importing it takes a second."""
+    if not (is_wanted and sweep.figures):
+        return []
+    from orchestrator import figures
+
+    return figures.figures_of(sweep)
+
+
+def _error_of(spec: FigureSpec, sweep: Sweep) -> str:
+    """The column of test errors that chooses the trials of a figure: the figure's own, a plain one's is the sweep's."""
+    return sweep.error if spec.error == PLAIN else spec.error.test
+
+
+def _shown_errors(trials: pd.DataFrame, sweep: Sweep, specs: Sequence[FigureSpec]) -> list[str]:
     """The columns of errors that tables and figures of the sweep show: its own, and others that some trial has."""
-    others = dict.fromkeys(filter(None, map(error_of_figure, sweep.figures)))
+    others = dict.fromkeys(_error_of(spec, sweep) for spec in specs)
     return [sweep.error, *(error for error in others if error != sweep.error and trials[error].notna().any())]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from orchestrator.ledger_schema import stopped_trials
 from trainables.certificates import Certificate, is_audited
 from trainables.result import SATISFYING, Outcome
 
@@ -47,7 +48,7 @@ def stop_audit(trials: pd.DataFrame) -> StopAudit:
 
     is_certified = (trials["certificate"] == Certificate.WEIGHT_BOX) & trials["outcome"].isin(SATISFYING)
     certified = trials[is_certified & (trials["certificate_epoch"] < trials["num_epochs"])]
-    is_stopped = (certified["outcome"] == Outcome.STUCK) & (certified["epochs_done"] < certified["num_epochs"])
+    is_stopped = stopped_trials(certified)
     is_chosen = certified["trial_id"].map(is_audited).astype(bool)
     is_wrong = certified["outcome"] != Outcome.STUCK
     audits, others = certified[is_chosen & ~is_stopped], certified[~is_chosen & ~is_stopped]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, get_args
@@ -16,7 +16,7 @@ from orchestrator.errors import ConfigError, SweepError, unknown_name
 from orchestrator.map_search import MapSearch
 from orchestrator.search import HalvingSearch
 from search_spaces.space import round_significant
-from trainables.config import TrialConfig
+from trainables.config import Optimizer, TrialConfig
 from trainables.registry import workload
 
 SHOWN_FAULTS = 3
@@ -116,6 +116,8 @@ class Sweep:
             raise ConfigError(f"{self.name}: {'; '.join(list(faults)[:SHOWN_FAULTS])}{more}")
         if not trials:
             raise SweepError(f"{self.name} has no trials: arms, every axis and the seeds need at least one value")
+        if self.accepts_certificates:
+            self._check_bounds({config.optimizer for config in trials.values()})
         return tuple(trials.values())
 
     def _check_columns(self) -> None:
@@ -129,6 +131,15 @@ class Sweep:
         errors = [column.name for column in fields(found.trace_point_type) if "error" in column.name]
         if self.error not in errors:
             raise SweepError(f"{self.name}: {unknown_name('error', self.error, errors)}")
+
+    def _check_bounds(self, optimizers: Collection[Optimizer]) -> None:
+        from trainables.two_layer_cnn_box import check_bound
+
+        for optimizer in sorted(optimizers):
+            try:
+                check_bound(optimizer)
+            except ConfigError as fault:
+                raise ConfigError(f"{self.name} accepts certificates: {fault}") from None
 
     @property
     def num_trials(self) -> int:

@@ -116,7 +116,7 @@ class Training:
             else:
                 self._done(result.config, result.outcome)
         if self._view is not None:
-            self._view.add([r.trial_row() for r in ended], {r.trial_id: r.trace_rows() for r in ended})
+            self._view.add([self._ledger.row(r) for r in ended], {r.trial_id: r.trace_rows() for r in ended})
         self._feed(results)
 
     def _done(self, config: TrialConfig, outcome: Outcome) -> None:

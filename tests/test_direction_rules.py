@@ -28,7 +28,7 @@ ONLY_IN = {
     "mlflow": {"orchestrator/mlflow_view.py"},
     "matplotlib": {
         f"orchestrator/{name}.py"
-        for name in ("figures", "error_figures", "dynamics_figures", "map_figures", "figure_style")
+        for name in ("figures", "error_figures", "dynamics_figures", "map_figures", "figure_style", "figure_table")
     },
 }
 LIGHT_TRAINABLES = {

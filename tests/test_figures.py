@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,31 @@ from matplotlib.lines import Line2D
 
 from orchestrator.analysis import cell_summary, is_measured
 from orchestrator.error_figures import PAPER_DECAY_SCALE
-from orchestrator.errors import UserError
-from orchestrator.figure_style import STYLE, place_legend
-from orchestrator.figures import FIGURES, draw
+from orchestrator.errors import ConfigError, UserError
+from orchestrator.figure_style import LOOKS, STYLE, place_legend
+from orchestrator.figure_table import FIGURES, FigureInput
+from orchestrator.figures import check, draw, drawn
+from orchestrator.map_search import MapSearch
+from orchestrator.sweep import Grid, Sweep
+from search_spaces.space import LogUniform
 from tests.test_analysis import make_result, tables
+from trainables.config import Optimizer
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
+
+
+GRID = Sweep("of_a_grid", "", ())
+
+
+def given(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> FigureInput:
+    return FigureInput(trials, traces, GRID, chosen)
+
+
+def figure_of(name: str, trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
+    """What a sweep of that grid draws of these."""
+    figure = drawn(name, given(trials, traces, chosen))
+    assert figure is not None
+    return figure
 
 
 @pytest.fixture(autouse=True)
@@ -99,17 +119,17 @@ def test_fields_that_an_optimizer_does_not_read(tmp_path: Path) -> None:
     results = [make_result("adam", 1e-3, 2, 0, beta1=beta1) for beta1 in (0.5, 0.8)]
     results.append(make_result("signsgd", 1e-3, 2, 0))
     frames = tables(results, tmp_path)
-    titles = [line for line in texts(FIGURES["feature_and_noise"](*frames)).splitlines() if "beta_1" in line]
+    titles = [line for line in texts(figure_of("feature_and_noise", *frames)).splitlines() if "beta_1" in line]
     assert [line.partition(",")[0] for line in titles if r"$\beta_1$ = none" in line] == ["SignSGD"]
     assert len(titles) == 3
-    assert "SignSGD" not in texts(FIGURES["error_vs_betas"](*frames)), "it has no betas, and stands in no panel"
+    assert "SignSGD" not in texts(figure_of("error_vs_betas", *frames)), "it has no betas, and stands in no panel"
 
 
 def test_batch_sizes_are_named_where_there_is_room(tmp_path: Path) -> None:
     sizes = [*range(1, 13), 20, 39, 40]
     frames = tables([make_result("adam", 1e-3, size, 0) for size in sizes], tmp_path)
     with rc_context(STYLE):
-        figure = FIGURES["error_vs_batch_size"](*frames)
+        figure = figure_of("error_vs_batch_size", *frames)
         figure.draw_without_rendering()
     names = [tick for tick in figure.axes[-1].get_xticklabels() if tick.get_text()]
     boxes = [name.get_window_extent() for name in names]
@@ -120,21 +140,21 @@ def test_batch_sizes_are_named_where_there_is_room(tmp_path: Path) -> None:
 
 def test_one_batch_size_stands_in_the_middle(tmp_path: Path) -> None:
     frames = tables([make_result(o, 1e-3, 4, seed) for o in ("adam", "adamw") for seed in (0, 1)], tmp_path)
-    figure = FIGURES["error_vs_batch_size"](*frames)
+    figure = figure_of("error_vs_batch_size", *frames)
     assert figure.axes[-1].get_xlim() == (2, 8)
 
 
 @pytest.mark.parametrize(("decays", "named"), [((0.02, 0.03, 0.05), 2), ((0.01234567, 0.01234568, 0.0), 3)])
 def test_decays_between_powers_of_ten_are_named(tmp_path: Path, decays: tuple[float, ...], named: int) -> None:
     frames = tables([make_result("adam", decay, 2, 0) for decay in decays], tmp_path)
-    figure = FIGURES["error_vs_weight_decay"](*frames)
+    figure = figure_of("error_vs_weight_decay", *frames)
     figure.draw_without_rendering()
     assert len([tick for tick in figure.axes[0].get_xticklabels() if tick.get_text()]) == named
 
 
 def test_error_vs_batch_size_draws_mean_std_and_every_seed(sweep: Tables) -> None:
     trials, traces = only(sweep, optimizer="adam", weight_decay=1e-5)
-    figure = FIGURES["error_vs_batch_size"](trials, traces)
+    figure = figure_of("error_vs_batch_size", trials, traces)
     upper, lower = figure.axes
     cells = cell_summary(trials, ["batch_size"])
     for axes, error in ((upper, "test_error"), (lower, "train_error")):
@@ -150,7 +170,7 @@ def test_error_vs_batch_size_draws_mean_std_and_every_seed(sweep: Tables) -> Non
 def test_error_vs_batch_size_has_one_line_for_each_optimizer_and_decay(sweep: Tables) -> None:
     trials, traces = sweep
     chosen = trials[trials["weight_decay"].isin([0.0, 1e-5])]
-    upper, _ = FIGURES["error_vs_batch_size"](chosen, traces).axes
+    upper, _ = figure_of("error_vs_batch_size", chosen, traces).axes
     names = [rf"{name}, $\lambda$ = {decay}" for name in ("Adam", "AdamW") for decay in ("0", "$10^{-5}$")]
     assert list(error_bars(upper)) == names
     colours = {container.lines[0].get_color() for container in error_bars(upper).values()}
@@ -169,7 +189,7 @@ def test_a_value_chosen_at_each_point_tells_no_lines_apart(field: dict[str, tupl
         for size, rate in zip((2, 20), best, strict=False)
         for seed in range(2)
     ]
-    upper, lower = FIGURES["error_vs_batch_size"](*tables(results, tmp_path), ("learning_rate",)).axes
+    upper, lower = figure_of("error_vs_batch_size", *tables(results, tmp_path), ("learning_rate",)).axes
     for axes in (upper, lower):
         assert len(error_bars(axes)) == 4 * len(values)
         for label, container in error_bars(axes).items():
@@ -181,7 +201,7 @@ def test_a_value_chosen_at_each_point_tells_no_lines_apart(field: dict[str, tupl
 
 def test_a_value_that_varies_at_one_point_tells_lines_apart_unless_it_is_chosen(tmp_path: Path) -> None:
     results = [make_result("adam", 1e-5, size, 0, learning_rate=rate) for size in (2, 20) for rate in (1e-3, 1e-4)]
-    upper, _ = FIGURES["error_vs_batch_size"](*tables(results, tmp_path)).axes
+    upper, _ = figure_of("error_vs_batch_size", *tables(results, tmp_path)).axes
     assert [label.partition(", ")[2] for label in error_bars(upper)] == [
         r"$\lambda$ = $10^{-5}$, $\eta$ = $10^{-4}$",
         r"$\lambda$ = $10^{-5}$, $\eta$ = 0.001",
@@ -205,7 +225,7 @@ def test_the_legend_lies_within_the_figure_and_leaves_room_for_the_panels(num_li
 
 def test_error_vs_weight_decay_draws_three_positions_of_the_same_errors(sweep: Tables) -> None:
     trials, traces = sweep
-    figure = FIGURES["error_vs_weight_decay"](trials, traces)
+    figure = figure_of("error_vs_weight_decay", trials, traces)
     assert len(figure.axes) == 6  # two batch sizes, three columns
     settled = trials[(trials["batch_size"] == 100) & (trials["outcome"] != "failed")]
     for column, name in enumerate(("given", "paper", "step")):
@@ -224,7 +244,7 @@ def test_error_vs_weight_decay_draws_three_positions_of_the_same_errors(sweep: T
 
 def test_stuck_and_diverged_seeds_are_marked_and_stand_in_no_mean(sweep: Tables) -> None:
     trials, traces = sweep
-    axes = FIGURES["error_vs_weight_decay"](trials, traces).axes[0]
+    axes = figure_of("error_vs_weight_decay", trials, traces).axes[0]
     assert sorted(points(axes, "x")) == [(0.1, 0.0), (0.1, pytest.approx(0.3)), (0.1, pytest.approx(0.6))]
     assert {x for x, _ in points(axes, "^")} == {0.1}
     assert all(y > 1 for _, y in points(axes, "^"))
@@ -242,7 +262,7 @@ def test_stuck_and_diverged_seeds_are_marked_and_stand_in_no_mean(sweep: Tables)
 def test_feature_and_noise_draws_the_traces_means_and_ranges(sweep: Tables) -> None:
     trials, traces = sweep
     chosen = trials[(trials["optimizer"] == "adam") & (trials["weight_decay"] == 1e-5)]
-    figure = FIGURES["feature_and_noise"](chosen, traces)
+    figure = figure_of("feature_and_noise", chosen, traces)
     panels = [axes for axes in figure.axes if axes.get_lines()]
     assert len(panels) == 4  # large batch first; products above, errors below
     for panel, size, extreme in ((0, 100, "min"), (1, 2, "max")):
@@ -270,7 +290,7 @@ def test_feature_and_noise_draws_the_traces_means_and_ranges(sweep: Tables) -> N
 class TestEveryFigure:
     def test_it_is_written_as_png_and_pdf_the_same_each_time(self, name: str, few: Tables, tmp_path: Path) -> None:
         folders = tmp_path / "a" / "figures", tmp_path / "b"
-        first, second = (draw(name, *few, folder) for folder in folders)
+        first, second = (draw(name, given(*few), folder) for folder in folders)
         assert first == [folders[0] / f"{name}.png", folders[0] / f"{name}.pdf"]
         assert sorted(path.name for path in folders[0].iterdir()) == [f"{name}.pdf", f"{name}.png"]
         height, width, _ = imread(first[0]).shape
@@ -284,7 +304,7 @@ class TestEveryFigure:
         trials, traces = few
         shuffled = trials.sample(frac=1, random_state=0), traces.sample(frac=1, random_state=0)
         for frames, path in ((few, tmp_path / "a.png"), (shuffled, tmp_path / "b.png")):
-            FIGURES[name](*frames).savefig(path, dpi=60)
+            figure_of(name, *frames).savefig(path, dpi=60)
         assert np.array_equal(imread(tmp_path / "a.png"), imread(tmp_path / "b.png"))
 
     @pytest.mark.parametrize(
@@ -309,7 +329,7 @@ class TestEveryFigure:
             trials = trials.assign(outcome="stuck")
         else:
             trials = trials.assign(outcome="failed")
-        figure = FIGURES[name](trials, traces)
+        figure = figure_of(name, trials, traces)
         figure.savefig(tmp_path / "figure.png", dpi=60)
         assert ("no finished trials" in texts(figure)) == (case == "no_trials")
         assert len(np.unique(imread(tmp_path / "figure.png"))) > 10  # more than an empty page
@@ -318,24 +338,70 @@ class TestEveryFigure:
 def test_a_figure_in_place_survives_a_failing_write(sweep: Tables, tmp_path: Path) -> None:
     (tmp_path / "error_vs_batch_size.png").mkdir()  # the rename fails
     with pytest.raises(OSError, match=r"error_vs_batch_size\.png"):
-        draw("error_vs_batch_size", *sweep, tmp_path)
+        draw("error_vs_batch_size", given(*sweep), tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
     assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_an_unknown_figure_is_one_clear_line(sweep: Tables, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown figure 'error_vs_batchsize'; did you mean 'error_vs_batch_size'\?"):
-        draw("error_vs_batchsize", *sweep, tmp_path)
+        draw("error_vs_batchsize", given(*sweep), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "workload", "line"),
+    [
+        ("phase_diagram", "two_layer_cnn", "phase_diagram is a figure of maps, and named is none (known for it: err"),
+        ("sign_agreement", "two_layer_cnn", "sign_agreement shows large_share, same_sign_large, "),
+        ("feature_and_noise", "image_classifier", "feature_and_noise shows train_error_positive, "),
+        (
+            "error_vs_sparsity",
+            "image_classifier",
+            "error_vs_sparsity shows noise_sparsity, noise_std, and trials of im",
+        ),
+        ("top5_error_vs_betas", "two_layer_cnn", "top5_error_vs_betas shows test_top5_error, and trials of two_layer"),
+        ("precise_errors_vs_betas", "two_layer_cnn", "unknown figure 'precise_errors_vs_betas'; did you mean 'error_"),
+    ],
+)
+def test_a_figure_that_a_sweep_cannot_have_is_one_clear_line(name: str, workload: str, line: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        check(Sweep("named", "", (), figures=(name,), workload=workload))
+    assert str(refusal.value).startswith(line)
+    assert "\n" not in str(refusal.value)
+
+
+def test_every_figure_fits_sweeps_of_one_kind_alone() -> None:
+    space = {"weight_decay": LogUniform(1e-4, 1e2), "init_std": LogUniform(1e-3, 1e-1)}
+    a_map = replace(GRID, search=MapSearch({"adam": space}, scaling="init_std"))
+    maps = {name for name, spec in FIGURES.items() if spec.fault_of(a_map) is None}
+    grids = {
+        name
+        for name, spec in FIGURES.items()
+        for workload in ("two_layer_cnn", "sign_agreement", "image_classifier")
+        if spec.fault_of(replace(GRID, workload=workload)) is None
+    }
+    assert maps == {"phase_diagram", "scaling"}
+    assert maps | grids == set(FIGURES)
+    assert not maps & grids
+
+
+def test_an_optimizer_without_a_look_is_refused_with_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = Sweep("named", "", (Grid({"adam": {}, "signsgdw": {}}),), figures=("error_vs_batch_size",))
+    check(sweep)
+    monkeypatch.delitem(LOOKS, Optimizer.SIGNSGDW)
+    with pytest.raises(ConfigError, match="optimizer 'signsgdw' has no entry for its look in figures"):
+        check(sweep)
+    check(replace(sweep, figures=()))
 
 
 def test_traces_of_another_workload_are_refused_in_one_line(sweep: Tables) -> None:
     trials, traces = sweep
     with pytest.raises(UserError, match="these lack feature_learning_negative"):
-        FIGURES["feature_and_noise"](trials, traces.drop(columns="feature_learning_negative"))
+        figure_of("feature_and_noise", trials, traces.drop(columns="feature_learning_negative"))
 
 
 def test_the_measured_trials_are_those_with_plain_or_hollow_marks(sweep: Tables) -> None:
     trials, traces = only(sweep, batch_size=2, optimizer="adamw")
-    axes = FIGURES["error_vs_weight_decay"](trials, traces).axes[0]
+    axes = figure_of("error_vs_weight_decay", trials, traces).axes[0]
     counted = trials[is_measured(trials)]
     assert points(axes, "o") == set(zip(counted["weight_decay"], counted["test_error"], strict=True))

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.errors import SweepError
-from orchestrator.figures import FIGURES, draw
+from orchestrator.figures import draw
 from orchestrator.ledger import Ledger
 from orchestrator.plan import plan_sweep
 from orchestrator.show import show
@@ -37,6 +37,7 @@ from tests.launching import (
     traces,
     wait_for,
 )
+from tests.test_figures import figure_of, given
 from trainables.config import TrialConfig
 from trainables.gpu import gpu_is_here
 from trainables.image_config import ImageClassifierConfig
@@ -229,12 +230,12 @@ def test_the_best_rate_of_each_point_makes_one_line_of_them_and_tables_tell_only
     trials, points = ledger.trials(IMAGES).to_pandas(), ledger.traces(IMAGES).to_pandas()
     kept = trials[trials["learning_rate"] == trials["batch_size"].map({16: 1e-2, 48: 1e-3})]
     note = "best learning_rate of each point, on the grid's edge at 8 of 8"
-    (own, _) = draw("error_vs_batch_size", kept, points, folder / "own", note, ("learning_rate",))
+    (own, _) = draw("error_vs_batch_size", given(kept, points, ("learning_rate",)), folder / "own", note)
     assert png.read_bytes() == own.read_bytes()
     others = trials[trials["learning_rate"] == trials["batch_size"].map({16: 1e-3, 48: 1e-2})]
-    (own, _) = draw("precise_error_vs_batch_size", others, points, folder / "own", note, ("learning_rate",))
+    (own, _) = draw("precise_error_vs_batch_size", given(others, points, ("learning_rate",)), folder / "own", note)
     assert precise.read_bytes() == own.read_bytes(), "chosen by what it shows"
-    upper, _ = FIGURES["precise_error_vs_batch_size"](others, points, ("learning_rate",)).axes
+    upper, _ = figure_of("precise_error_vs_batch_size", others, points, ("learning_rate",)).axes
     assert {float(y) for line in upper.lines for y in np.asarray(line.get_ydata())} == {0.125}
 
 

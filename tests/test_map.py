@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 import pytest
 
 from orchestrator.claim_rule import ClaimRule
 from orchestrator.claims import works
 from orchestrator.errors import SweepError
+from orchestrator.figure_table import FigureInput
+from orchestrator.figures import draw
 from orchestrator.ledger import Ledger
 from orchestrator.map_draws import claim_draws
-from orchestrator.map_figures import draw_map
 from orchestrator.map_search import MapSearch, draw_seed
 from orchestrator.map_studies import export_optuna
 from orchestrator.map_tables import map_tables
@@ -277,6 +279,25 @@ def test_a_map_on_ray_that_is_killed_ends_with_the_same_rows(tmp_path: Path) -> 
     assert "0 to run" in checked(killed, "mapped", *plain)
 
 
+@pytest.mark.parametrize(
+    ("named", "line"),
+    [
+        ("phase_diagramm", "unknown figure 'phase_diagramm'; did you mean 'phase_diagram'? (known: phase_diagram)"),
+        ("error_vs_betas", "error_vs_betas is no figure of maps, and mapped is one (known for it: phase_diagram)"),
+        ("scaling", "scaling shows the field that MapSearch(scaling=...) names, and the search of mapped names none "
+         "(known for it: phase_diagram)"),
+    ],
+)  # fmt: skip
+def test_a_figure_that_a_map_cannot_have_is_said_before_anything_is_trained(
+    named: str, line: str, tmp_path: Path
+) -> None:
+    (tmp_path / "my_sweeps.py").write_text(MAPPED.replace('figures=("phase_diagram",)', f'figures=("{named}",)'))
+    refused = launch(tmp_path, "mapped", "--executor", "inline", "--no-mlflow")
+    assert refused.returncode == 2
+    assert refused.stderr == f"error: {line}\n"
+    assert not (tmp_path / "results").exists()
+
+
 # --- what it says ---
 
 
@@ -290,9 +311,16 @@ def test_tables_and_figures_come_from_parquet_alone(undisturbed: Ledger, tmp_pat
     assert set(verdicts["verdict"]) <= {"both", "only_adam", "only_adamw", "neither", "undecided"}
     assert (verdicts["why"] == "").eq(verdicts["verdict"] != "undecided").all()
     assert set(found["optimizer"]) == {"adam", "adamw"}
-    first = [path.read_bytes() for path in draw_map(trials, sweep, tmp_path / "first")]
-    shuffled = trials.sample(frac=1, random_state=0)
-    assert [path.read_bytes() for path in draw_map(shuffled, sweep, tmp_path / "second")] == first
+    traces = undisturbed.traces("two_layer_cnn").to_pandas()
+
+    def drawn(trials: pd.DataFrame, folder: str) -> list[bytes]:
+        paths = draw("phase_diagram", FigureInput(trials, traces, sweep), tmp_path / folder)
+        return [path.read_bytes() for path in paths]
+
+    first = drawn(trials, "first")
+    assert len(first) == 2
+    assert drawn(trials.sample(frac=1, random_state=0), "second") == first
+    assert drawn(trials.assign(outcome="failed"), "none") == []
 
 
 @pytest.mark.slow

@@ -60,3 +60,12 @@ def test_of_a_stopped_and_a_full_run_left_by_two_drivers_the_full_one_stays(uri:
     add(second, STOPPED)
     MlflowView(uri, "two", "")
     assert epochs_done(uri, "two") == 100
+
+
+def test_of_two_failed_attempts_the_last_one_stays_whichever_comes_first(uri: str) -> None:
+    again = replace(FAILED, attempt=2, finished_at=FAILED.finished_at - 60, error="MemoryError: again")
+    for number, results in enumerate(((FAILED, again), (again, FAILED))):
+        for result in results:
+            add(MlflowView(uri, f"attempts-{number}", ""), result)
+        (run,) = children(uri, f"attempts-{number}").values()
+        assert run.data.tags["error"] == "MemoryError: again"

@@ -25,6 +25,8 @@ from mlflow.entities import Run
 from orchestrator.errors import UserError
 from orchestrator.mlflow_runs import child_run
 from orchestrator.mlflow_view import EXPERIMENT, BackgroundView, MlflowUnavailable, MlflowView, default_tracking_uri
+from orchestrator.runner import RunOptions, export_mlflow, run_sweep
+from orchestrator.sweep import Grid, Sweep
 from trainables.config import TwoLayerCNNConfig
 from trainables.result import Outcome, Provenance, TrialResult, TwoLayerCNNTracePoint
 
@@ -370,6 +372,39 @@ def test_what_was_deleted_in_mlflow_is_rebuilt(uri: str, tmp_path: Path) -> None
     assert set(children(own, "rebuilt_too")) == {trial().trial_id}
     (tmp_path / "mlflow.db").unlink()
     rebuilt()
+
+
+def told_of(uri: str, sweep: str) -> dict[str, dict[str, Any]]:
+    """What a view says of each trial: all but times and the ids that MLflow draws."""
+    return {
+        trial_id: {
+            "run": (run.info.run_name, run.info.status),
+            "params": run.data.params,
+            "tags": {name: value for name, value in run.data.tags.items() if name != "mlflow.parentRunId"},
+            "points": {name: [(step, v) for step, _, v in points] for name, points in history(uri, run).items()},
+        }
+        for trial_id, run in children(uri, sweep).items()
+    }
+
+
+def test_a_view_that_is_rebuilt_is_the_one_that_was_deleted(uri: str, tmp_path: Path) -> None:
+    sizes = {"num_train": 20, "num_test": 50, "dimension": 40, "noise_sparsity": 5, "num_filters": 4, "num_epochs": 30}
+    grid = Grid({"adam": {"weight_decay": 1.0}, "signsgd": {"weight_decay": 1e-3}}, {"batch_size": (2, 20)}, sizes)
+    sweep = Sweep("told_twice", "what is told live and from the ledger", (grid,), seeds=(0, 1))
+    live, rebuilt = tmp_path / "live", tmp_path / "rebuilt"
+    for out in (live, rebuilt):
+        out.mkdir()
+        shutil.copy(uri.removeprefix("sqlite:///"), out / "mlflow.db")
+    run_sweep(sweep, RunOptions(str(live), executor="inline", figures=False))
+    for table in ("trials", "traces"):
+        shutil.copytree(live / table, rebuilt / table)
+    assert export_mlflow(sweep, str(rebuilt)) == 8
+    told = told_of(f"sqlite:///{live}/mlflow.db", "told_twice")
+    assert told == told_of(f"sqlite:///{rebuilt}/mlflow.db", "told_twice")
+    assert len(told) == 8
+    for run in told.values():
+        assert {"driver_id", "attempt", "outcome", "code_digest"} <= set(run["tags"])
+        assert len(run["points"]["train_loss"]) > 1
 
 
 CREATE = """

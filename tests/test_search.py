@@ -17,7 +17,7 @@ from rich.filesize import decimal
 
 from orchestrator.errors import LedgerError, SweepError
 from orchestrator.executor import InlineExecutor
-from orchestrator.figures import FIGURES, draw
+from orchestrator.figures import draw
 from orchestrator.ledger import Ledger
 from orchestrator.plan import plan_sweep
 from orchestrator.search import HalvingSearch
@@ -40,6 +40,7 @@ from tests.launching import (
     traces,
     wait_for,
 )
+from tests.test_figures import figure_of, given
 from trainables.pack import MemberOrder, PackOrder, PackWorker
 from trainables.registry import workload
 from trainables.result import Outcome
@@ -357,10 +358,10 @@ def test_what_is_searched_is_chosen_once_it_is_found_and_tells_no_lines_apart(tm
     png, _ = show(plan, ledger, Console(quiet=True), with_figures=True)
     ids = {config.trial_id for config in plan.work.shown()}
     trials, traces = (read(WORKLOAD, trial_ids=ids).to_pandas() for read in (ledger.trials, ledger.traces))
-    figure = FIGURES["error_vs_batch_size"](trials, traces, plan.work.chosen())
+    figure = figure_of("error_vs_batch_size", trials, traces, plan.work.chosen())
     labels = [container.get_label() for container in figure.axes[0].containers]
     assert labels == [f"{name}, $s$ = {s}" for name in ("Adam", "AdamW") for s in (5, 10)]
-    own, _ = draw("error_vs_batch_size", trials, traces, tmp_path, chosen=plan.work.chosen())
+    own, _ = draw("error_vs_batch_size", given(trials, traces, plan.work.chosen()), tmp_path)
     assert png.read_bytes() == own.read_bytes()
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from orchestrator.errors import UserError
-from orchestrator.figures import FIGURES
+from tests.test_figures import figure_of
 from trainables.config import TwoLayerCNNConfig
 from trainables.errors import ConfigError
 from trainables.patch_data import patch_data
@@ -150,7 +150,7 @@ def test_the_figure_draws_the_shares_and_the_relative_distance() -> None:
     results = [run(make(batch_size=size, seed=seed, **ARMS[0])) for size in (2, 20) for seed in (0, 1)]
     trials = pd.DataFrame([result.trial_row() for result in results])
     traces = pd.DataFrame([row for result in results for row in result.trace_rows()])
-    figure = FIGURES["sign_agreement"](trials, traces)
+    figure = figure_of("sign_agreement", trials, traces)
     panels = [axes for axes in figure.axes if axes.get_lines()]
     assert len(panels) == 4  # full batch first; shares above, distances below
     for column, size in enumerate((20, 2)):
@@ -170,4 +170,4 @@ def test_the_figure_says_which_traces_it_needs() -> None:
     result = run(make("two_layer_cnn", **ARMS[0]))
     traces = pd.DataFrame(result.trace_rows())
     with pytest.raises(UserError, match="sign_agreement draws sign_agreement traces; these lack large_share"):
-        FIGURES["sign_agreement"](pd.DataFrame([result.trial_row()]), traces)
+        figure_of("sign_agreement", pd.DataFrame([result.trial_row()]), traces)

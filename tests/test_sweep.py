@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import ConfigError, SweepError, UserError
-from orchestrator.figures import FIGURES
-from orchestrator.map_figures import MAP_FIGURES
+from orchestrator.figures import check
 from orchestrator.sweep import Grid, Sweep, parse_seeds
 from orchestrator.sweeps import COMMANDS, SWEEPS, find_sweep, load_sweeps, sweep
 from trainables.config import Optimizer
@@ -58,7 +57,7 @@ def test_a_named_sweep_is_whole(name: str) -> None:
     configs = made.configs()
     assert made.name == name
     assert made.title
-    assert set(made.figures) <= set(FIGURES) | set(MAP_FIGURES)
+    check(made)
     assert len({config.trial_id for config in configs}) == len(configs) > 0
     assert {config.workload for config in configs} == {made.workload}
     assert find_sweep(name) == made

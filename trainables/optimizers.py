@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.config import TrialConfig
+from trainables.config import Optimizer, TrialConfig, entry_of
 
 
 class MomentsWithoutCorrection(torch.optim.Optimizer):
@@ -51,17 +51,23 @@ class SignSGD(torch.optim.Optimizer):
             w.sub_(config.learning_rate * g.sign())
 
 
+_ADAM_RULES: dict[Optimizer, type[torch.optim.Adam | torch.optim.AdamW]] = {
+    Optimizer.ADAM: torch.optim.Adam,
+    Optimizer.ADAMW: torch.optim.AdamW,
+}
+
+
 def make_optimizer(config: TrialConfig, params: Iterable[Tensor], **variant: Any) -> torch.optim.Optimizer:
     """The update rule that `config` names; `variant` chooses among torch.optim's implementations (`fused=True`, ...).
 
     With moments, `optimizer.state[w]` is to be given before the first step: see `set_moments`.
     """
     params = list(params)
-    if not config.optimizer.has_moments:
+    if config.optimizer in (Optimizer.SIGNSGD, Optimizer.SIGNSGDW):
         return SignSGD(params, config)
+    rule = entry_of(config.optimizer, _ADAM_RULES, "an update rule in torch")
     if not config.bias_correction:
         return MomentsWithoutCorrection(params, config)
-    rule = torch.optim.Adam if config.optimizer.is_coupled else torch.optim.AdamW
     return rule(
         params,
         lr=config.learning_rate,

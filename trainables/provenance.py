@@ -39,9 +39,15 @@ def provenance(engine: str, device: str = "cpu", num_threads: int = 1, device_na
 @cache
 def code_digest() -> str:
     """Hash of the source files of `trainables`: equal on driver and workers, or they run different code."""
+    return digest_of_sources(_PACKAGE)
+
+
+def digest_of_sources(package: Path) -> str:
+    """Hash of a package's source files, those of its sub-packages too, and of where each lies in it."""
+    names = (path.relative_to(package) for path in package.rglob("*.py"))
     sha = hashlib.sha256()
-    for path in sorted(_PACKAGE.glob("*.py")):
-        sha.update(path.name.encode() + b"\0" + path.read_bytes())
+    for name in sorted(name.as_posix() for name in names if "__pycache__" not in name.parts):
+        sha.update(name.encode() + b"\0" + (package / name).read_bytes())
     return sha.hexdigest()[:16]
 
 

@@ -186,6 +186,11 @@ class TrialResult:
         """Whether this result settles its config."""
         return self.outcome in SATISFYING
 
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the trial was stopped for its certificate: it is stuck, and its last epoch was not trained."""
+        return self.outcome is Outcome.STUCK and self.epochs_done < self.config.num_epochs
+
     def trial_row(self) -> dict[str, Any]:
         """One flat row: config fields, result fields, the last trace point's fields, provenance fields."""
         row: dict[str, Any] = {

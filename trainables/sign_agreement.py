@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import cast
 
-from trainables.config import MOMENT_FIELDS, Optimizer, SignAgreementConfig, TrialConfig, TwoLayerCNNConfig, make_config
+from trainables.config import (
+    MOMENT_FIELDS,
+    SIGN_DESCENTS,
+    SignAgreementConfig,
+    TrialConfig,
+    TwoLayerCNNConfig,
+    entry_of,
+    make_config,
+)
 from trainables.result import SignAgreementTracePoint, TwoLayerCNNTracePoint
 from trainables.two_layer_cnn import TwoLayerCNN
 from trainables.two_layer_cnn_run import TwoLayerCNNRun, make_engine
@@ -83,6 +91,6 @@ class SignAgreement(TwoLayerCNN):
 
 def sign_config(config: TwoLayerCNNConfig) -> TwoLayerCNNConfig:
     """The trial of SignSGD (SignSGDW for AdamW) that goes with a trial of Adam: the decay and all else are the same."""
-    optimizer = Optimizer.SIGNSGD if config.optimizer.is_coupled else Optimizer.SIGNSGDW
+    optimizer = entry_of(config.optimizer, SIGN_DESCENTS, "the sign descent that it is compared with")
     values = config.model_dump(exclude={*MOMENT_FIELDS, "workload"})
     return cast(TwoLayerCNNConfig, make_config(TwoLayerCNNConfig, {**values, "optimizer": optimizer}))

@@ -21,13 +21,14 @@ A box certifies a stuck end if its largest loss and its largest norm are a stuck
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from trainables.config import TwoLayerCNNConfig
+from trainables.config import Optimizer, TwoLayerCNNConfig, entry_of
 from trainables.outcome import STUCK_LOSS_TOLERANCE, STUCK_NORM_SHARE, trivial_loss
 from trainables.patch_data import PatchData
 from trainables.two_layer_cnn_state import TrainState
@@ -36,6 +37,7 @@ SLACK = 1.01
 """On every bound: room for the rounding of the engines."""
 LEAST_EPSILON = 1e-15
 """Below it, sums that round to zero in float32 could make updates larger than c."""
+BOUND = "the largest update, which a certificate needs"
 _MOST_ITERATIONS = 200
 
 Radii = npt.NDArray[np.float64]
@@ -66,8 +68,10 @@ class Bounds(Protocol):
 
 
 def stuck_box(config: TwoLayerCNNConfig, data: PatchData, initial_norm: float) -> WeightBox | None:
-    """The box of a trial, None if none certifies a stuck end."""
-    if config.weight_decay == 0 or (config.optimizer.has_moments and config.epsilon_value < LEAST_EPSILON):
+    """The box of a trial, None if none certifies a stuck end; there is none where nothing bounds an update."""
+    if config.optimizer not in LARGEST_STEPS or config.weight_decay == 0:
+        return None
+    if config.optimizer.has_moments and config.epsilon_value < LEAST_EPSILON:
         return None
     bounds = Reach(config, data)
     if config.optimizer.is_coupled:
@@ -84,12 +88,32 @@ def stuck_box(config: TwoLayerCNNConfig, data: PatchData, initial_norm: float) -
 
 def largest_step(config: TwoLayerCNNConfig) -> tuple[float, float]:
     """The largest change of a weight by one update, eta c, and rho."""
-    if not config.optimizer.has_moments:
-        return config.learning_rate, 0.0
+    return entry_of(config.optimizer, LARGEST_STEPS, BOUND)(config)
+
+
+def check_bound(optimizer: Optimizer) -> None:
+    """Raise `ConfigError` for an optimizer whose trials never have a certificate."""
+    entry_of(optimizer, LARGEST_STEPS, BOUND)
+
+
+def _sign_step(config: TwoLayerCNNConfig) -> tuple[float, float]:
+    return config.learning_rate, 0.0
+
+
+def _moments_step(config: TwoLayerCNNConfig) -> tuple[float, float]:
     number = np.dtype(config.precision.value).type
     beta1, beta2 = float(number(config.beta1)), float(number(config.beta2))  # as the engines have them
     c = (1 - beta1) / math.sqrt((1 - beta2) * (1 - beta1**2 / beta2))
     return config.learning_rate * c, beta1 / math.sqrt(beta2)
+
+
+LARGEST_STEPS: dict[Optimizer, Callable[[TwoLayerCNNConfig], tuple[float, float]]] = {
+    Optimizer.ADAM: _moments_step,
+    Optimizer.ADAMW: _moments_step,
+    Optimizer.SIGNSGD: _sign_step,
+    Optimizer.SIGNSGDW: _sign_step,
+}
+"""The bound on an update of each optimizer, as proved above; without one there is no certificate."""
 
 
 def coupled_box(config: TwoLayerCNNConfig, bounds: Bounds, initial_norm: float) -> WeightBox | None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from trainables.config import TwoLayerCNNConfig
+from trainables.config import Optimizer, TwoLayerCNNConfig, entry_of
 from trainables.numba_rows import (
     fma_row,
     load_row,
@@ -71,7 +71,7 @@ class _Rule(NamedTuple):
     beta1: Any
     beta2: Any
     eta: Any
-    has_moments: bool
+    is_adam: bool
     bias_correction: bool
     exact_eta: float
     exact_beta1: float
@@ -197,7 +197,7 @@ def _train_epochs(
                 slope = _noise_slope(W, gradient, samples, i, scale, network)
                 _scatter(gradient, samples, i, slope, network.width)
             step += 1
-            if rule.has_moments:
+            if rule.is_adam:
                 _update_adam(W, M, V, gradient, rule, step, network.width)
             else:
                 _update_sign(W, gradient, rule, network.width)
@@ -215,6 +215,10 @@ def _probe(W: Any, samples: _Samples, network: _Network, margins: Any, noise: An
             store_row(noise, np.uint32(i), product)
         signal = relu_row(samples.labels[i] * load_row(W, _FIRST, width))
         margins[i] = sum_row(signs * (_power(signal, network.q) + _power(relu_row(product), network.q)))
+
+
+_IS_ADAM = {Optimizer.ADAM: True, Optimizer.ADAMW: True, Optimizer.SIGNSGD: False, Optimizer.SIGNSGDW: False}
+"""Which optimizers `_update_adam` trains, and which `_update_sign`."""
 
 
 class FusedEngine:
@@ -278,7 +282,8 @@ class FusedEngine:
         config = self._config
         coupled, decoupled = (config.weight_decay, 0.0) if config.optimizer.is_coupled else (0.0, config.weight_decay)
         beta1, beta2 = config.beta1 or 0.0, config.beta2 or 0.0
-        epsilon = config.epsilon_value if config.optimizer.has_moments else 0.0
+        is_adam = entry_of(config.optimizer, _IS_ADAM, "an update in the fused engine")
+        epsilon = config.epsilon_value if is_adam else 0.0
         number = self._number
         return _Rule(
             coupled=number(coupled),
@@ -286,7 +291,7 @@ class FusedEngine:
             beta1=number(beta1),
             beta2=number(beta2),
             eta=number(config.learning_rate),
-            has_moments=config.optimizer.has_moments,
+            is_adam=is_adam,
             bias_correction=bool(config.bias_correction),
             exact_eta=config.learning_rate,
             exact_beta1=beta1,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trainables.config import TwoLayerCNNConfig
+from trainables.config import Optimizer, TwoLayerCNNConfig
+from trainables.errors import ConfigError
 from trainables.patch_data import PatchData, PatchSamples
 from trainables.two_layer_cnn_state import Floats, epoch_orders
 
@@ -46,6 +47,8 @@ class AdamSteps:
     def __init__(
         self, config: TwoLayerCNNConfig, data: PatchData, weights: Floats, moments: tuple[Floats, Floats], step: int
     ) -> None:
+        if config.optimizer not in (Optimizer.ADAM, Optimizer.ADAMW):
+            raise ConfigError(f"the steps that are compared are adam's or adamw's, got optimizer {config.optimizer}")
         self._config = config
         self.weights = np.array(weights, np.float64)
         self._first, self._second = (np.array(moment, np.float64) for moment in moments)
