@@ -1,0 +1,184 @@
+"""Results as files, read without the product: rows, traces, asks; and how two sets of them are compared."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Row = dict[str, Any]
+Asks = dict[str, dict[str, list[Row]]]
+
+CIRCUMSTANCES = {
+    "train_seconds", "finished_at", "pack_id", "attempt", "driver_id", "hostname", "device_name", "code_digest",
+    "git_sha", "git_dirty", "package_version", "python_version", "numpy_version", "numba_version", "torch_version",
+}  # fmt: skip
+"""Columns that differ between two runs of one trial, or with the code: never compared."""
+
+ROUNDED = {"data_digest", "init_digest", "best_epoch", "certificate_epoch"}
+"""Columns that are no floats and yet follow from floats to the last bit: compared on the record's processor only."""
+
+TOLERANCE = 1e-4
+"""Of a float on another processor, relative to numbers above 1."""
+
+ROUNDS_WITHOUT_RESULTS = 2
+"""A search's first rounds are asked before any result is known: they are the same on every processor."""
+
+
+def circumstances() -> dict[str, str]:
+    """What the last bits of a number depend on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    # Cloud machines give one name to several processors: what instructions these have tells them apart.
+    vectors = sorted(f for f in facts.get("flags", "").split() if re.match(r"sse|avx|fma|f16c|amx", f))
+    processor = [facts.get(name, "") for name in ("model name", "cpu family", "model")]
+    return {
+        "processor": " / ".join([platform.machine(), *processor]),
+        "vector instructions": sha256(" ".join(vectors).encode()).hexdigest()[:16],
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        **{name: version(name) for name in ("numpy", "torch", "numba", "scipy", "optuna")},
+    }
+
+
+def parts(out: Path, table: str) -> dict[str, list[pa.Table]]:
+    """A table's files as they are, by workload."""
+    found: dict[str, list[pa.Table]] = {}
+    for path in sorted(out.glob(f"{table}/workload=*/*.parquet")):
+        found.setdefault(path.parent.name.partition("=")[2], []).append(pq.ParquetFile(path).read())
+    return found
+
+
+def rows(out: Path) -> dict[str, Row]:
+    """All trials' rows by id; a trial that has two is a fault."""
+    found = [row for tables in parts(out, "trials").values() for table in tables for row in table.to_pylist()]
+    by_id = {row["trial_id"]: row for row in found}
+    assert len(by_id) == len(found), "a trial is recorded twice"
+    return by_id
+
+
+def traces(out: Path) -> dict[str, list[Row]]:
+    """The trace of every trial that has a row; what a killed launch left of others does not count."""
+    ended = {(trial_id, row["finished_at"], row["driver_id"]) for trial_id, row in rows(out).items()}
+    found: dict[str, list[Row]] = {}
+    for table in (table for tables in parts(out, "traces").values() for table in tables):
+        for point in table.to_pylist():
+            if (point["trial_id"], point["finished_at"], point["driver_id"]) in ended:
+                found.setdefault(point["trial_id"], []).append(point)
+    return {trial_id: sorted(points, key=lambda point: point["epoch"]) for trial_id, points in found.items()}
+
+
+def asks(out: Path) -> Asks:
+    """What each search asked, by its id and round; a round that is recorded twice is a fault."""
+    found: Asks = {}
+    for path in sorted(out.glob("asks/search=*/round-*.parquet")):
+        asked = pq.ParquetFile(path).read().to_pylist()
+        rounds = found.setdefault(path.parent.name.partition("=")[2], {})
+        number = path.name.split("-")[1]
+        assert number not in rounds, "a round is asked twice"
+        assert {(row["search_id"], row["round"]) for row in asked} == {(path.parent.name[7:], int(number))}
+        assert [row["position"] for row in asked] == list(range(len(asked)))
+        rounds[number] = [{k: v for k, v in r.items() if k not in ("search_id", "round", "position")} for r in asked]
+    return found
+
+
+def compared(row: Mapping[str, Any]) -> Row:
+    """What of a row is compared."""
+    return {name: value for name, value in row.items() if name not in CIRCUMSTANCES}
+
+
+def exactly(value: Any) -> Any:
+    """The same with floats as text to the last bit, so that nan equals nan and a difference can be read."""
+    if isinstance(value, dict):
+        return {name: exactly(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [exactly(one) for one in value]
+    return value.hex() if isinstance(value, float) else value
+
+
+def assert_rows_equal(found: Mapping[str, Row], recorded: Mapping[str, Row], *, to_the_bit: bool) -> None:
+    """Of the recorded trials."""
+    for trial_id, wanted in recorded.items():
+        _assert_row(compared(found[trial_id]), compared(wanted), trial_id, to_the_bit=to_the_bit)
+
+
+def assert_traces_equal(
+    found: Mapping[str, list[Row]], recorded: Mapping[str, list[Row]], *, to_the_bit: bool
+) -> None:
+    """Of the recorded trials."""
+    for trial_id, wanted in recorded.items():
+        assert len(found[trial_id]) == len(wanted), trial_id
+        for ours, point in zip(found[trial_id], wanted, strict=True):
+            _assert_row(compared(ours), compared(point), trial_id, to_the_bit=to_the_bit)
+
+
+def assert_asks_equal(found: Asks, recorded: Asks, *, to_the_bit: bool) -> None:
+    """All of them; on another processor what was asked before any result, and the size of rounds.
+
+    A round that knows results may there ask for other points, and cells for other numbers of seeds: one error that is
+    rounded to the other side moves them.
+    """
+    assert found.keys() == recorded.keys(), "searches have other names"
+    if to_the_bit:
+        assert exactly(found) == exactly(recorded)
+        return
+    for search_id, rounds in recorded.items():
+        for number, wanted in rounds.items():
+            ours = found[search_id].get(number)
+            if ours is None:
+                assert int(number) > 0, f"{search_id} asked nothing"
+                continue
+            assert [row.keys() for row in ours] == [row.keys() for row in wanted], (search_id, number)
+            knows_results = int(number) >= (1 if "num_seeds" in wanted[0] else ROUNDS_WITHOUT_RESULTS)
+            if not knows_results:
+                for asked, point in zip(ours, wanted, strict=True):
+                    _assert_row(asked, point, f"{search_id} {number}", to_the_bit=False)
+
+
+def _assert_row(found: Row, wanted: Row, what: str, *, to_the_bit: bool) -> None:
+    if to_the_bit:
+        assert exactly(found) == exactly(wanted), what
+        return
+    assert found.keys() == wanted.keys(), what
+    for name in wanted.keys() - ROUNDED:
+        assert _is_near(found[name], wanted[name]), f"{what}: {name} is {found[name]}, was {wanted[name]}"
+
+
+def _is_near(found: Any, wanted: Any) -> bool:
+    if isinstance(found, float) and isinstance(wanted, float) and math.isfinite(wanted):
+        return math.isclose(found, wanted, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return bool(exactly(found) == exactly(wanted))
+
+
+def save_rows(path: Path, kept: Iterable[Row]) -> None:
+    """To the bit; only what is compared."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist([compared(row) for row in kept]), path, compression="zstd")
+
+
+def load_rows(path: Path) -> list[Row]:
+    """Inverse of `save_rows`."""
+    loaded: list[Row] = pq.ParquetFile(path).read().to_pylist()
+    return loaded
+
+
+def save_json(path: Path, values: Any) -> None:
+    """As text that a diff shows line by line; floats come back to the bit."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def load_json(path: Path) -> Any:
+    """Inverse of `save_json`."""
+    return json.loads(path.read_text())
