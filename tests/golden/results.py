@@ -113,9 +113,7 @@ def assert_rows_equal(found: Mapping[str, Row], recorded: Mapping[str, Row], *, 
         _assert_row(compared(found[trial_id]), compared(wanted), trial_id, to_the_bit=to_the_bit)
 
 
-def assert_traces_equal(
-    found: Mapping[str, list[Row]], recorded: Mapping[str, list[Row]], *, to_the_bit: bool
-) -> None:
+def assert_traces_equal(found: Mapping[str, list[Row]], recorded: Mapping[str, list[Row]], *, to_the_bit: bool) -> None:
     """Of the recorded trials."""
     for trial_id, wanted in recorded.items():
         assert len(found[trial_id]) == len(wanted), trial_id
@@ -148,8 +146,9 @@ def assert_asks_equal(found: Asks, recorded: Asks, *, to_the_bit: bool) -> None:
 
 def _assert_row(found: Row, wanted: Row, what: str, *, to_the_bit: bool) -> None:
     if to_the_bit:
-        assert exactly(found) == exactly(wanted), what
-        return
+        pairs = {name: (found.get(name), wanted.get(name)) for name in (*wanted, *found)}
+        differ = {name: pair for name, pair in pairs.items() if exactly(pair[0]) != exactly(pair[1])}
+        assert not differ, f"{what}: (found, recorded) of {differ}"
     assert found.keys() == wanted.keys(), what
     for name in wanted.keys() - ROUNDED:
         assert _is_near(found[name], wanted[name]), f"{what}: {name} is {found[name]}, was {wanted[name]}"
@@ -164,13 +163,23 @@ def _is_near(found: Any, wanted: Any) -> bool:
 def save_rows(path: Path, kept: Iterable[Row]) -> None:
     """To the bit; only what is compared."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([compared(row) for row in kept]), path, compression="zstd")
+    every = [compared(row) for row in kept]
+    assert all(row.keys() == every[0].keys() for row in every), "rows of two workloads lose columns"
+    pq.write_table(pa.Table.from_pylist(every), path, compression="zstd")
 
 
 def load_rows(path: Path) -> list[Row]:
     """Inverse of `save_rows`."""
     loaded: list[Row] = pq.ParquetFile(path).read().to_pylist()
     return loaded
+
+
+def load_traces(path: Path) -> dict[str, list[Row]]:
+    """Saved rows of traces, by trial."""
+    traces: dict[str, list[Row]] = {}
+    for point in load_rows(path):
+        traces.setdefault(point["trial_id"], []).append(point)
+    return traces
 
 
 def save_json(path: Path, values: Any) -> None:

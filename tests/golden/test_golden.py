@@ -47,10 +47,7 @@ def recorded_rows(name: str) -> dict[str, Row]:
 
 
 def recorded_traces(name: str) -> dict[str, list[Row]]:
-    traces: dict[str, list[Row]] = {}
-    for point in results.load_rows(RECORDED / f"{name}-traces.parquet"):
-        traces.setdefault(point["trial_id"], []).append(point)
-    return traces
+    return results.load_traces(RECORDED / f"{name}-traces.parquet")
 
 
 # --- texts ---
