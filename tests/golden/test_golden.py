@@ -23,6 +23,7 @@ from tests.golden.workloads import GRIDS, NAMES, RECORDED, SEARCHES, SLOWER_ENGI
 RECORDED_NAMES: dict[str, Any] = results.load_json(NAMES)
 RECORDED_TEXTS = texts.load(texts.RECORDED)
 TO_THE_BIT = results.circumstances() == results.load_json(workloads.MADE_ON)
+WITHIN = None if TO_THE_BIT else results.NEAR
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +74,9 @@ def test_a_real_command_says_the_same(tmp_path: Path) -> None:
 # --- names ---
 
 
-@pytest.mark.parametrize("trial_id", RECORDED_NAMES["trials"])
-def test_a_recorded_config_has_its_name(trial_id: str) -> None:
-    names = RECORDED_NAMES["trials"][trial_id]
-    assert names["trial_id"] == trial_id
-    assert config_names(json.loads(names["json"])) == names
+def test_every_recorded_config_has_its_name() -> None:
+    recorded = RECORDED_NAMES["trials"]
+    assert {trial_id: config_names(json.loads(names["json"])) for trial_id, names in recorded.items()} == recorded
 
 
 def test_the_named_sweeps_have_their_trials_in_their_order() -> None:
@@ -103,20 +102,21 @@ def test_files_have_their_columns(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_sweep_has_its_numbers(name: str, found: Findings) -> None:
-    results.assert_rows_equal(found.rows[name], recorded_rows(name), to_the_bit=TO_THE_BIT)
-    results.assert_traces_equal(found.traces[name], recorded_traces(name), to_the_bit=TO_THE_BIT)
+    within = results.NEAR_OF_NETWORK if name == "pictures" and not TO_THE_BIT else WITHIN
+    results.assert_rows_equal(found.rows[name], recorded_rows(name), within)
+    results.assert_traces_equal(found.traces[name], recorded_traces(name), within)
 
 
 def test_the_slower_engine_has_its_numbers(found: Findings) -> None:
     slower = workloads.train_by_slower_engine(found.rows["rules"])
-    results.assert_rows_equal(slower.rows[SLOWER_ENGINE], recorded_rows(SLOWER_ENGINE), to_the_bit=TO_THE_BIT)
-    results.assert_traces_equal(slower.traces[SLOWER_ENGINE], recorded_traces(SLOWER_ENGINE), to_the_bit=TO_THE_BIT)
+    results.assert_rows_equal(slower.rows[SLOWER_ENGINE], recorded_rows(SLOWER_ENGINE), WITHIN)
+    results.assert_traces_equal(slower.traces[SLOWER_ENGINE], recorded_traces(SLOWER_ENGINE), WITHIN)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_asks_what_it_asked(name: str, found: Findings) -> None:
     recorded = results.load_json(RECORDED / f"{name}-asks.json")
-    results.assert_asks_equal(found.asks[name], recorded, to_the_bit=TO_THE_BIT)
+    results.assert_asks_equal(found.asks[name], recorded, WITHIN)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -129,5 +129,5 @@ def test_a_search_has_its_numbers(name: str, found: Findings) -> None:
     assert shared
     if not TO_THE_BIT:  # which trials go on after a rung is decided by errors of all of them
         shared = {one for one in shared if found.rows[name][one]["epochs_done"] == rows[one]["epochs_done"]}
-    results.assert_rows_equal(found.rows[name], {one: rows[one] for one in shared}, to_the_bit=TO_THE_BIT)
-    results.assert_traces_equal(found.traces[name], {one: traces[one] for one in shared}, to_the_bit=TO_THE_BIT)
+    results.assert_rows_equal(found.rows[name], {one: rows[one] for one in shared}, WITHIN)
+    results.assert_traces_equal(found.traces[name], {one: traces[one] for one in shared}, WITHIN)
