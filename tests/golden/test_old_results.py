@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.golden import old, results, texts
-from tests.golden.launches import launches
+from tests.golden.launches import Said, launches
 from tests.golden.old import IMAGES, SYNTHETIC
 from tests.launching import check_went_on, half_done, plant_seconds
 
@@ -27,7 +27,7 @@ class TakenUp:
 
     folder: Path
     before: Path
-    said: Mapping[str, str]
+    said: Mapping[str, Said]
     half_done: Mapping[str, set[str]]
     planted: Mapping[str, Mapping[str, int]]
 
@@ -46,10 +46,8 @@ def taken_up(tmp_path_factory: pytest.TempPathFactory) -> TakenUp:
     # Once for all workloads: a second planting would add the seconds again.
     planted = plant_seconds(out, SYNTHETIC)
     said = launches(folder, (*old.STATUS, *old.TAKE_UP), **old.where(folder))
-    for command, one in zip((*old.STATUS, *old.TAKE_UP), said, strict=True):
-        assert one.code == 0, f"launch {command}: {one.out}{one.err}"
-    outputs = dict(zip((*old.STATUS, *old.TAKE_UP), (one.out for one in said), strict=True))
-    return TakenUp(folder, before, outputs, left, {SYNTHETIC: planted, IMAGES: dict.fromkeys(planted, -1)})
+    by_command = dict(zip((*old.STATUS, *old.TAKE_UP), said, strict=True))
+    return TakenUp(folder, before, by_command, left, {SYNTHETIC: planted, IMAGES: dict.fromkeys(planted, -1)})
 
 
 def of_sweep(name: str) -> dict[str, results.Row]:
@@ -69,7 +67,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("command", old.STATUS)
 def test_status_says_of_old_results_what_it_said(command: str, taken_up: TakenUp) -> None:
-    assert taken_up.said[command] == texts.load(old.STATUSES)[command]
+    assert taken_up.said[command].out == texts.load(old.STATUSES)[command]
+
+
+@pytest.mark.parametrize("command", old.TAKE_UP)
+def test_a_launch_that_goes_on_from_old_results_ends_well(command: str, taken_up: TakenUp) -> None:
+    said = taken_up.said[command]
+    assert said.code == 0, said.out + said.err
 
 
 @pytest.mark.parametrize(("name", "workload"), [("long", SYNTHETIC), ("pictured", IMAGES)])
@@ -131,4 +135,4 @@ def test_an_old_mlflow_database_takes_the_new_runs_beside_the_old_ones(taken_up:
     assert [trial_id for trial_id, _, _ in after] == sorted(of_sweep("finished"))
     assert {experiment for _, _, experiment in after} == {"lambda-atlas"}
     assert old.parent_runs(taken_up.folder) == old.parent_runs(taken_up.before)
-    assert taken_up.said[old.TAKE_UP[-1]] == "finished: 0 runs written to MLflow\n"
+    assert taken_up.said[old.TAKE_UP[-1]].out == "finished: 0 runs written to MLflow\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.golden.launches import checked_launches
+from tests.golden.launches import launches
 from tests.images import make_images
 
 RECORDED = Path(__file__).parent / "recorded" / "texts.txt"
@@ -37,7 +37,8 @@ def said(folder: Path) -> dict[str, str]:
     """What each of these launches prints in a folder with a few images and no results."""
     make_images(folder / "data")
     where = {"LAMBDA_ATLAS_DATA": str(folder / "data"), "LAMBDA_ATLAS_CACHE": str(folder / "cache")}
-    return dict(zip(TEXTS, checked_launches(folder, TEXTS, **where), strict=True))
+    said = launches(folder, TEXTS, **where)
+    return {command: one.out + one.err for command, one in zip(TEXTS, said, strict=True)}
 
 
 def save(texts: dict[str, str], path: Path) -> None:
