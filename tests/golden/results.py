@@ -175,7 +175,8 @@ def _is_near(found: Row, wanted: Row, name: str, within: Tolerance | None) -> bo
 def save_rows(path: Path, kept: Iterable[Row]) -> None:
     """To the bit; only what is compared."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    every = [compared(row) for row in kept]
+    # Sorted: the order that trials come in depends on how fast they were.
+    every = sorted((compared(row) for row in kept), key=lambda row: (row["trial_id"], row.get("epoch", 0)))
     assert all(row.keys() == every[0].keys() for row in every), "rows of two workloads lose columns"
     pq.write_table(pa.Table.from_pylist(every), path, compression="zstd")
 
