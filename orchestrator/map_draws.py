@@ -27,8 +27,7 @@ class Draws:
 
     def make(self, point: Mapping[str, Any], replicate: int, purpose: str) -> TrialConfig:
         """The trial of a point's draw."""
-        seed = draw_seed(point, replicate, purpose)
-        return make_map_trial(self.sweep, {**point, "seed": seed})
+        return seed_trial(self.sweep, point, replicate, purpose)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Take rows of trials that ended; a failed one has ended for this launch, and says nothing."""
@@ -64,11 +63,16 @@ def make_map_trial(sweep: Sweep, values: Mapping[str, Any]) -> TrialConfig:
     return make_trial(sweep.workload, values)
 
 
+def seed_trial(sweep: Sweep, point: Mapping[str, Any], replicate: int, purpose: str) -> TrialConfig:
+    """The trial of a point's replicate; its seed is the point's own for that purpose."""
+    return make_map_trial(sweep, {**point, "seed": draw_seed(point, replicate, purpose)})
+
+
 def claim_draws(sweep: Sweep) -> set[str]:
     """Ids of the trials that the claims of a map may have."""
-    draws, search = Draws(sweep), map_of(sweep)
+    search = map_of(sweep)
     cells = [cell for cell in sweep.cells() if search.is_claim(cell)]
-    return {draws.make(cell, r, CLAIM).trial_id for cell in cells for r in range(search.rule.max_seeds)}
+    return {seed_trial(sweep, cell, r, CLAIM).trial_id for cell in cells for r in range(search.rule.max_seeds)}
 
 
 def claim_keys(sweep: Sweep) -> list[str]:

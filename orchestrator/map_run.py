@@ -27,7 +27,7 @@ class MapRun:
         self._sweep, self._ledger = sweep, ledger
         self._draws = Draws(sweep)
         self._rounds: list[Rounds] = [
-            BoundaryRounds(setting, rounds, self._draws, ledger) for setting, rounds in search.boundaries(sweep)
+            BoundaryRounds(setting, rounds, self._draws, ledger) for setting, rounds in search.boundaries(sweep.cells())
         ]
         claims = [cell for cell in sweep.cells() if search.is_claim(cell)]
         if claims:

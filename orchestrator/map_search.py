@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +74,20 @@ class MapSearch:
         """Whether a cell of the grids is judged."""
         return all(name in cell for name in self.fields)
 
-    def boundaries(self, sweep: Sweep) -> Iterator[tuple[dict[str, Any], int]]:
+    def check(self, name: str, seeds: Collection[int], error: str) -> None:
+        """Accept any sweep: a map uses neither its seeds nor its error."""
+
+    def check_seeds_are_free(self, name: str) -> None:
+        """Raise `SweepError`: a launch cannot choose the seeds of a map."""
+        raise SweepError(f"{name} is a map, whose cells draw their own seeds, as many as their verdicts need")
+
+    def seeds_text(self, seeds: Sequence[int]) -> str:
+        """How many seeds a cell has."""
+        return f"{self.rule.min_seeds} to {self.rule.max_seeds} of each cell's own, as its verdict needs"
+
+    def boundaries(self, cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], int]]:
         """Each setting, line and optimizer that a boundary is looked for in, with its number of rounds."""
-        settings = [{k: v for k, v in cell.items() if k not in self.fields} for cell in sweep.cells()]
+        settings = [{k: v for k, v in cell.items() if k not in self.fields} for cell in cells]
         for setting in (s for i, s in enumerate(settings) if s not in settings[:i]):
             yield setting, self.rounds
             yield from (({**setting, **line}, self.line_rounds) for line in self.lines)
@@ -99,14 +110,14 @@ class MapSearch:
         lines = tuple(line for line in self.lines if line.get(name, positive[0]) in positive)
         return replace(self, space=spaces, lines=lines)
 
-    def num_trials(self, sweep: Sweep) -> int:
+    def num_trials(self, cells: Sequence[Mapping[str, Any]], num_seeds: int) -> int:
         """Trials that every run of the map has: claims may add seeds."""
-        claims = sum(self.is_claim(cell) for cell in sweep.cells()) * self.rule.min_seeds
-        return claims + sum(rounds * self.per_round for _, rounds in self.boundaries(sweep))
+        claims = sum(self.is_claim(cell) for cell in cells) * self.rule.min_seeds
+        return claims + sum(rounds * self.per_round for _, rounds in self.boundaries(cells))
 
-    def lines_of(self, sweep: Sweep) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    def lines_of(self, cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Each line, and the fields of the trials that lie on it: a setting and an optimizer."""
-        for setting, _ in self.boundaries(sweep):
+        for setting, _ in self.boundaries(cells):
             line = {name: setting[name] for name in self.fields if name in setting}
             if line:
                 yield line, setting

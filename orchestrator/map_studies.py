@@ -25,7 +25,7 @@ def export_optuna(sweep: Sweep, out: str, storage: str | None = None) -> tuple[s
     if trials.empty:
         raise SweepError(f"{out!r} has no finished trial of {sweep.name}: run it first")
     written = {}
-    for setting, _ in search.boundaries(sweep):
+    for setting, _ in search.boundaries(sweep.cells()):
         if any(field in setting for field in search.fields):
             continue  # a line: its draws are the whole map's too
         own = of_setting(trials, setting)

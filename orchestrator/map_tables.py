@@ -50,7 +50,7 @@ def _claim_table(trials: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
 def _edge_table(trials: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     """One row for each edge, or one that says that there is none."""
     rows = []
-    for line, setting in map_of(sweep).lines_of(sweep):
+    for line, setting in map_of(sweep).lines_of(sweep.cells()):
         own = of_setting(trials, setting)
         own = own[own[_DECAY] > 0]
         if own.empty:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.errors import SweepError
 from search_spaces.halving import rung_epochs
 from search_spaces.space import Space
-
-if TYPE_CHECKING:
-    from orchestrator.sweep import Sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +53,30 @@ class HalvingSearch:
         """Epochs of the rungs of a trial that ends after `num_epochs`."""
         return rung_epochs(num_epochs, self.reduction, self.num_rungs)
 
-    def num_trials(self, sweep: Sweep) -> int:
+    def check(self, name: str, seeds: Collection[int], error: str) -> None:
+        """Raise `SweepError` for a sweep, of that name, whose seeds or error this search cannot use."""
+        if self.seed in seeds:
+            raise SweepError(
+                f"{name} searches with seed {self.seed} and trains what it finds with others: "
+                f"leave that one out of its seeds, got {', '.join(map(str, seeds))}"
+            )
+        if error.startswith("precise_"):
+            raise SweepError(f"{name} searches by {error}, which is known after the last epoch alone")
+
+    def check_seeds_are_free(self, name: str) -> None:
+        """Accept other seeds: what was found is trained with the sweep's own, which a launch may choose."""
+
+    def seeds_text(self, seeds: Sequence[int]) -> str:
+        """The seeds that what was found is trained with."""
+        return ", ".join(map(str, seeds))
+
+    def with_values(self, name: str, values: tuple[Any, ...]) -> HalvingSearch:
+        """The same search: a field that the cells give a value is not searched."""
+        return self
+
+    def num_trials(self, cells: Sequence[Mapping[str, Any]], num_seeds: int) -> int:
         """Trials in all, once everything is asked."""
-        return len(sweep.cells()) * (self.rounds * self.per_round + len(sweep.seeds))
+        return len(cells) * (self.rounds * self.per_round + num_seeds)
 
     def key(self, cell: Mapping[str, Any]) -> str:
         """Names the search of one cell: equal settings go on with each other's recorded asks."""

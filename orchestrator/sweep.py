@@ -79,26 +79,27 @@ class Sweep:
     best_over: tuple[str, ...] = ()
     error: str = "test_error"
     accepts_certificates: bool = False
+    _expanded: list[tuple[TrialConfig, ...]] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The trials, once `configs` has made them: a launch asks three times, and a million take a minute."""
 
     def __post_init__(self) -> None:
         for field_name in ("grids", "seeds", "figures", "best_over"):
             if not isinstance(getattr(self, field_name), tuple | list | range):
                 raise SweepError(f"{field_name} of {self.name} is a tuple, got {getattr(self, field_name)!r}")
         object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))  # a seed given twice is one
-        if isinstance(self.search, HalvingSearch) and self.search.seed in self.seeds:
-            raise SweepError(
-                f"{self.name} searches with seed {self.search.seed} and trains what it finds with others: "
-                f"leave that one out of its seeds, got {', '.join(map(str, self.seeds))}"
-            )
-
-        if isinstance(self.search, HalvingSearch) and self.error.startswith("precise_"):
-            raise SweepError(f"{self.name} searches by {self.error}, which is known after the last epoch alone")
+        if self.search is not None:
+            self.search.check(self.name, self.seeds, self.error)
 
     def configs(self) -> tuple[TrialConfig, ...]:
         """All trials, each once; `ConfigError` names each fault once. Of a search the middle of each cell's space.
 
         The order is stable and goes seed by seed: the first trials are a whole map of the first seed.
         """
+        if not self._expanded:
+            self._expanded.append(self._expand())
+        return self._expanded[0]
+
+    def _expand(self) -> tuple[TrialConfig, ...]:
         self._check_columns()
         trials: dict[str, TrialConfig] = {}
         faults: dict[str, None] = {}
@@ -146,7 +147,7 @@ class Sweep:
         """Trials in all; of a search, those that it will have asked."""
         if self.search is None:
             return len(self.configs())
-        return self.search.num_trials(self)
+        return self.search.num_trials(self.cells(), len(self.seeds))
 
     def cells(self) -> list[dict[str, Any]]:
         """Field values of every cell of the grids, without seed, each once."""
@@ -171,8 +172,8 @@ class Sweep:
         return sweep
 
     def _with_setting(self, name: str, values: tuple[Any, ...], *, extend: bool) -> Sweep:
-        if name == "seed" and isinstance(self.search, MapSearch):
-            raise SweepError(f"{self.name} is a map, whose cells draw their own seeds, as many as their verdicts need")
+        if name == "seed" and self.search is not None:
+            self.search.check_seeds_are_free(self.name)
         if name == "seed":
             return replace(self, seeds=(*self.seeds, *values) if extend else values)
         if name == "optimizer":
@@ -180,7 +181,7 @@ class Sweep:
         changed = tuple(grid.with_values(name, values) for grid in self.grids)
         if extend:
             return replace(self, grids=self.grids + changed)
-        search = self.search.with_values(name, values) if isinstance(self.search, MapSearch) else self.search
+        search = None if self.search is None else self.search.with_values(name, values)
         return replace(self, grids=changed, search=search)
 
     def _with_optimizers(self, values: tuple[str, ...], *, extend: bool) -> Sweep:
