@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, get_args
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import ConfigError, SweepError, unknown_name
 from orchestrator.map_search import MapSearch
@@ -248,14 +249,24 @@ def _parse_value(name: str, text: str, config_type: type[TrialConfig]) -> Any:
         return None
     kind: Any = next(k for k in kinds if k is not type(None))
     try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        if kind is int and float(text) == int(float(text)) and abs(float(text)) < 2**53 and not text.isdigit():
-            return int(float(text))  # 1e4
-        # Two texts of one number are one value, as they name one trial.
-        return round_significant(float(text)) if kind is float else kind(text)
-    except (ValueError, KeyError, OverflowError):
+        value = TypeAdapter(kind).validate_strings(_plain_text(text, kind))
+    except ValidationError:
         if issubclass(kind, StrEnum):
             raise SweepError(unknown_name(name, text, [member.value for member in kind])) from None
         expected = {bool: "true or false", int: "an integer", float: "a number"}[kind]
         raise SweepError(f"{name} is {expected}, got {text!r}") from None
+    # Two texts of one number are one value, as they name one trial.
+    return round_significant(value) if kind is float else value
+
+
+def _plain_text(text: str, kind: type) -> str:
+    """The text for pydantic to read: whole numbers such as 1e4 in digits, and no truth values but true and false."""
+    if kind is bool and text.lower() not in ("true", "false"):
+        return ""  # pydantic would take 1, yes and on as well
+    if kind is not int or text.isdigit():
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else text
