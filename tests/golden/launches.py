@@ -19,7 +19,7 @@ from pathlib import Path
 from runpy import run_module
 
 from tests.golden.product import LAUNCH
-from tests.launching import environment
+from tests.support.launching import environment
 
 NUM_CORES, HOST = 4, "golden"
 WIDTH = "120"

@@ -22,7 +22,7 @@ import numpy as np
 from tests.golden import results, texts
 from tests.golden.launches import checked_launches, start_launches
 from tests.golden.product import SWEEP_IMPORTS
-from tests.images import make_images
+from tests.support.images import make_images
 
 KEPT = Path(__file__).parent / "old_results"
 ARCHIVE, STATUSES = KEPT / "results.tar.xz", KEPT / "statuses.txt"

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.sweeps import find_sweep, load_sweeps
+from orchestrator.sweeps.registry import find_sweep, load_sweeps
+from trainables.contract import Member
 from trainables.registry import config_from_values, workload
-from trainables.workload import Member
 
 LAUNCH = "orchestrator.launch"
 """What `python -m` runs."""
 
 SWEEP_IMPORTS = """
-from orchestrator.claim_rule import ClaimRule
-from orchestrator.map_search import MapSearch
-from orchestrator.search import HalvingSearch
-from orchestrator.sweep import Grid, Sweep
-from orchestrator.sweeps import sweep
+from orchestrator.sweeps.claim_rule import ClaimRule
+from orchestrator.sweeps.map_search import MapSearch
+from orchestrator.sweeps.halving_search import HalvingSearch
+from orchestrator.sweeps.value import Grid, Sweep
+from orchestrator.sweeps.registry import sweep
 from search_spaces.space import LogIntegers, LogUniform
 """
 """The first lines of a user's module of sweeps."""

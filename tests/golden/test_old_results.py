@@ -13,7 +13,7 @@ import pytest
 from tests.golden import old, results, texts
 from tests.golden.launches import Said, launches
 from tests.golden.old import IMAGES, SYNTHETIC
-from tests.launching import check_went_on, half_done, plant_seconds
+from tests.support.launching import check_went_on, half_done, plant_seconds
 
 MADE_ON = results.load_json(old.MADE_ON)
 TO_THE_BIT = results.circumstances().items() <= MADE_ON.items()

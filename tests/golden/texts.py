@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.golden.launches import launches
-from tests.images import make_images
+from tests.support.images import make_images
 
 RECORDED = Path(__file__).parent / "recorded" / "texts.txt"
 

@@ -13,7 +13,7 @@ from tests.golden import results
 from tests.golden.launches import checked_launches
 from tests.golden.product import SWEEP_IMPORTS, config_names, sweep_trials, trained
 from tests.golden.results import Asks, Row
-from tests.images import make_images
+from tests.support.images import make_images
 
 RECORDED = Path(__file__).parent / "recorded"
 NAMES, MADE_ON = RECORDED / "names.json", RECORDED / "circumstances.json"
