@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
-from orchestrator.executors.retries import MAX_LOSSES, given_up
-from trainables.config import TrialConfig
+from orchestrator.executors.retries import Retries
 from trainables.packs.orders import MemberOrder, PackOrder
 from trainables.registry import workload
 from trainables.result import Outcome, TrialResult
-
-_logger = logging.getLogger(__name__)
 
 LONGEST_PACK_SECONDS = 120.0
 SHORTEST_PACK_SECONDS = 1.0
@@ -54,8 +50,7 @@ class PackQueue:
         self._requeued: deque[tuple[MemberOrder, ...]] = deque()
         self._in_flight: dict[str, PackOrder] = {}
         self._ended: dict[str, float] = {}
-        self._losses: dict[str, int] = {}
-        self._last_engines: dict[str, str] = {}
+        self._retries = Retries(settings.device)
         self._run_id = uuid.uuid4().hex[:8]
         self._num_packs = 0
 
@@ -122,32 +117,16 @@ class PackQueue:
         return self.lost(pack_id, "the pack ended without its result", {})
 
     def lost(self, pack_id: str, error: str, state_paths: Mapping[str, str]) -> list[TrialResult]:
-        """A pack's worker died: its unfinished members go on in two halves, so that a deadly member ends up alone.
+        """A pack's worker died: queue its unfinished members again, as `Retries` decides.
 
         Returns the results of members that are given up: `ended` takes them as it takes a worker's.
         """
         with self._lock:
             order = self._in_flight.pop(pack_id, None)
             left = [m for m in order.members if not self._has_ended(m)] if order else []
-            again = [
-                replace(m, attempt=m.attempt + 1, state_path=state_paths.get(m.config.trial_id, m.state_path))
-                for m in left
-            ]
-            if len(again) > 1:
-                middle = (len(again) + 1) // 2
-                self._requeued.extend((tuple(again[:middle]), tuple(again[middle:])))
-                return []
-            for before, member in zip(left, again, strict=True):
-                # A newer state is progress: a worker that was only taken away gives its trial no bad name.
-                earlier = self._losses.get(member.config.trial_id, 0) if member.state_path == before.state_path else 0
-                self._losses[member.config.trial_id] = losses = earlier + 1
-                if losses < MAX_LOSSES:
-                    if losses == MAX_LOSSES - 1:
-                        self._choose_last_engine(member.config)
-                    self._requeued.append((member,))
-                    continue
-                return [given_up(member, pack_id, error)]
-            return []
+            retry = self._retries.after_loss(left, pack_id, error, state_paths)
+            self._requeued.extend(retry.packs)
+            return list(retry.given_up)
 
     def _has_ended(self, member: MemberOrder) -> bool:
         return self._ended.get(member.config.trial_id, -1) >= member.last_epoch
@@ -175,20 +154,7 @@ class PackQueue:
         return _key(one) == _key(other) and self._engine(one) == self._engine(other)
 
     def _engine(self, member: MemberOrder) -> str | None:
-        return self._last_engines.get(member.config.trial_id)
-
-    def _choose_last_engine(self, config: TrialConfig) -> None:
-        engine = workload(config.workload).last_engine(self._settings.device)
-        if engine is None:
-            return
-        if not self._last_engines:
-            _logger.warning(
-                "trial %s ended its worker %d times: from now on it, and others that do the same, have engine %s",
-                config.trial_id,
-                MAX_LOSSES - 1,
-                engine,
-            )
-        self._last_engines[config.trial_id] = engine
+        return self._retries.engine(member.config)
 
 
 def _longest_first(members: Sequence[MemberOrder]) -> list[MemberOrder]:

@@ -1,12 +1,19 @@
-"""When a trial whose packs are lost again and again has failed, and the result that says so."""
+"""What happens to the trials of a lost pack: who is tried again, with whom and how, and who has failed."""
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from trainables.config import TrialConfig
 from trainables.packs.orders import MemberOrder
 from trainables.provenance import provenance
+from trainables.registry import workload
 from trainables.result import Outcome, TrialResult
+
+_logger = logging.getLogger(__name__)
 
 MAX_LOSSES = 3
 """A trial whose worker died or raised this often in a row, alone in its pack and without a newer state, has failed.
@@ -15,7 +22,66 @@ From its last try on it is trained by its workload's `last_engine`.
 """
 
 
-def given_up(member: MemberOrder, pack_id: str, error: str) -> TrialResult:
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """What follows from a loss: groups of members to be tried again as packs, and results of those given up."""
+
+    packs: Sequence[tuple[MemberOrder, ...]] = ()
+    given_up: Sequence[TrialResult] = ()
+
+
+class Retries:
+    """Counts the losses of each trial, and decides what follows from the next one. Not thread-safe."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._losses: dict[str, int] = {}
+        self._last_engines: dict[str, str] = {}
+
+    def engine(self, config: TrialConfig) -> str | None:
+        """The engine that a trial's next pack is to have; None: the fastest."""
+        return self._last_engines.get(config.trial_id)
+
+    def after_loss(
+        self, members: Sequence[MemberOrder], pack_id: str, error: str, state_paths: Mapping[str, str]
+    ) -> Retry:
+        """Two halves of several members, so that a deadly one ends up alone; one alone again, or given up."""
+        again = [
+            replace(m, attempt=m.attempt + 1, state_path=state_paths.get(m.config.trial_id, m.state_path))
+            for m in members
+        ]
+        if len(again) > 1:
+            middle = (len(again) + 1) // 2
+            return Retry(packs=(tuple(again[:middle]), tuple(again[middle:])))
+        for before, member in zip(members, again, strict=True):
+            if self._counted(before, member) >= MAX_LOSSES:
+                return Retry(given_up=[_given_up(member, pack_id, error)])
+        return Retry(packs=[(member,) for member in again])
+
+    def _counted(self, before: MemberOrder, member: MemberOrder) -> int:
+        """How often the member was lost in a row, this time included; before its last try it gets its last engine."""
+        # A newer state is progress: a worker that was only taken away gives its trial no bad name.
+        earlier = self._losses.get(member.config.trial_id, 0) if member.state_path == before.state_path else 0
+        self._losses[member.config.trial_id] = losses = earlier + 1
+        if losses == MAX_LOSSES - 1:
+            self._choose_last_engine(member.config)
+        return losses
+
+    def _choose_last_engine(self, config: TrialConfig) -> None:
+        engine = workload(config.workload).last_engine(self._device)
+        if engine is None:
+            return
+        if not self._last_engines:
+            _logger.warning(
+                "trial %s ended its worker %d times: from now on it, and others that do the same, have engine %s",
+                config.trial_id,
+                MAX_LOSSES - 1,
+                engine,
+            )
+        self._last_engines[config.trial_id] = engine
+
+
+def _given_up(member: MemberOrder, pack_id: str, error: str) -> TrialResult:
     """The result of a trial that is not tried again, its pack `pack_id` having been lost with `error`."""
     return TrialResult(
         config=member.config,

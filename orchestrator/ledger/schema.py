@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from enum import StrEnum
+from functools import cache
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 
 from trainables.config import TrialConfig
+from trainables.registry import workload as find_workload
 from trainables.result import RESULT_COLUMNS, Provenance, TracePoint, TrialResult
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT_VERSION = 1
 """Bump when parts written so far can no longer be read."""
@@ -136,3 +135,12 @@ def trace_table(results: Sequence[TrialResult], trials: pa.Table, schema: pa.Sch
 
 
 # `TrialResult.was_stopped` for each kind of rows: the ledger's, a figure's or a table's, and a single one.
+
+
+@cache
+def schema_of(table: TableName, workload: str) -> pa.Schema:
+    """Columns of a table of that workload."""
+    found = find_workload(workload)
+    if table is TableName.TRACES:
+        return trace_schema(found.trace_point_type)
+    return trial_schema(found.config_type, found.trace_point_type)

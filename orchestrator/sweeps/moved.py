@@ -178,7 +178,6 @@ NAMES = {
     ("orchestrator.sweep", "MAX_SEEDS"): "orchestrator.sweeps.overrides",
     ("orchestrator.sweep", "parse_seeds"): "orchestrator.sweeps.overrides",
     ("orchestrator.sweep", "parse_setting"): "orchestrator.sweeps.overrides",
-    ("orchestrator.work", "Grids"): "orchestrator.schedulers.grid",
     ("search_spaces.halving", "rung_epochs"): "orchestrator.sweeps.halving_search",
     ("search_spaces.halving", "survivors"): "orchestrator.schedulers.halving_cell",
     ("trainables.config", "SignAgreementConfig"): "trainables.sign_agreement.config",

@@ -175,7 +175,7 @@ class TestRoundTrip:
         ]
 
     def test_each_trial_is_found_in_many_row_groups(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("orchestrator.ledger.ledger.ROWS_PER_GROUP", 3)
+        monkeypatch.setattr("orchestrator.ledger.part_files.ROWS_PER_GROUP", 3)
         ledger.append([result(seed) for seed in range(4)])
         ledger.append([result(seed) for seed in range(4, 8)])
         ledger.compact()
@@ -286,7 +286,7 @@ class TestCompaction:
         assert ledger.trials(WORKLOAD).num_rows == 13
 
     def test_merged_parts_are_bounded(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("orchestrator.ledger.ledger.ROWS_PER_PART", 10)
+        monkeypatch.setattr("orchestrator.ledger.compaction.ROWS_PER_PART", 10)
         for seed in range(8):
             ledger.append([result(seed), result(seed + 100)])
         for _ in range(2):

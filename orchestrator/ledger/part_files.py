@@ -1,0 +1,130 @@
+"""The part files of one ledger: their names, listing, reading and writing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from orchestrator.errors import LedgerError
+from orchestrator.ledger.parts import read_part
+from orchestrator.ledger.schema import TableName, schema_of
+from orchestrator.ledger.storage import Storage
+
+ROWS_PER_GROUP = 16_384
+"""Rows of a Parquet row group, the least that a look-up of one trial reads."""
+
+_READERS = 16  # an object store answers slowly, but many at once
+_LISTINGS = 10
+_READS = 100
+_WORKLOAD_FOLDER = "workload="
+
+
+class PartFiles:
+    """All drivers' parts to read, and one driver's own to write: `part-<driver>-<n>.parquet`, n from 1.
+
+    Whoever writes holds a lock of its own: numbers are given out here.
+    """
+
+    def __init__(self, storage: Storage, driver_id: str) -> None:
+        self.storage, self.driver_id = storage, driver_id
+        self._own = re.compile(rf"part-{re.escape(driver_id)}-(\d+)\.parquet")
+        self._last_number: dict[str, int] = {}
+
+    def read(
+        self,
+        table: TableName,
+        workload: str,
+        columns: Collection[str] | None = None,
+        trial_ids: Collection[str] | None = None,
+    ) -> pa.Table:
+        """The rows of all parts, duplicates included."""
+        for _ in range(_READS):
+            try:
+                return self.scan(self.parts(table, workload), table, workload, columns, trial_ids)
+            except FileNotFoundError:
+                continue  # another driver's compaction replaced the part after the listing
+        raise LedgerError(f"parts of {self._folder(table, workload)} vanish while they are read; is it being deleted?")
+
+    def scan(
+        self,
+        parts: Sequence[str],
+        table: TableName,
+        workload: str,
+        columns: Collection[str] | None = None,
+        trial_ids: Collection[str] | None = None,
+    ) -> pa.Table:
+        """The rows of these parts."""
+        schema = schema_of(table, workload).remove_metadata()
+        schema = pa.schema([field for field in schema if columns is None or field.name in columns])
+        wanted = None if trial_ids is None else sorted(trial_ids)
+        read = partial(read_part, self.storage, table=table, schema=schema, trial_ids=wanted)
+        with ThreadPoolExecutor(_READERS) as pool:
+            return pa.concat_tables([pa.Table.from_batches([], schema), *pool.map(read, parts)])
+
+    def commit(self, table: TableName, workload: str, rows: pa.Table) -> None:
+        """Write one new part, whole or not at all."""
+        sink = pa.BufferOutputStream()
+        rows = rows.cast(schema_of(table, workload))
+        pq.write_table(rows, sink, row_group_size=ROWS_PER_GROUP, compression="zstd", write_statistics=["trial_id"])
+        self._last_number[workload] = number = self._last(workload) + 1
+        part = f"{self._folder(table, workload)}/part-{self.driver_id}-{number:06d}.parquet"
+        if self.storage.exists(part):
+            raise LedgerError(f"{part} exists already; another driver uses the id {self.driver_id!r}")
+        self.storage.write(part, sink.getvalue())
+
+    def delete(self, part: str) -> None:
+        """Remove one part."""
+        self.storage.delete(part)
+
+    def count_rows(self, part: str) -> int:
+        """Rows of a part, by its footer."""
+        read = partial(pq.read_metadata, part, filesystem=self.storage.files)
+        return int(self.storage.patiently(read).num_rows)
+
+    def own_parts(self, table: TableName, workload: str) -> list[str]:
+        """Paths of this driver's parts, sorted."""
+        return [part for part in self.parts(table, workload) if self._number(part)]
+
+    def own_workloads(self) -> list[str]:
+        """Workloads that this driver has written parts of."""
+        path = self.storage.path
+        folders = [
+            folder for table in TableName for folder in self.storage.list(f"{path}/{table}", pafs.FileType.Directory)
+        ]
+        names = {folder.rpartition(f"/{_WORKLOAD_FOLDER}")[2] for folder in folders if f"/{_WORKLOAD_FOLDER}" in folder}
+        return sorted(name for name in names if self._last(name))
+
+    def parts(self, table: TableName, workload: str) -> list[str]:
+        """Paths of all drivers' parts, sorted.
+
+        A listing is not atomic: while another driver compacts, one may miss both the merged part and its deleted
+        sources. Two equal listings in a row rule that out.
+        """
+        folder = self._folder(table, workload)
+        parts = self.storage.list(folder, pafs.FileType.File)
+        for _ in range(_LISTINGS):
+            previous, parts = parts, self.storage.list(folder, pafs.FileType.File)
+            if parts == previous:
+                break
+        return [part for part in parts if part.endswith(".parquet")]
+
+    def _last(self, workload: str) -> int:
+        """The highest number among this driver's parts."""
+        if workload not in self._last_number:
+            numbers = [self._number(part) for table in TableName for part in self.parts(table, workload)]
+            self._last_number[workload] = max(numbers, default=0)
+        return self._last_number[workload]
+
+    def _number(self, part: str) -> int:
+        """Number (from 1) of this driver's part, 0 for another's."""
+        match = self._own.fullmatch(part.rpartition("/")[2])
+        return int(match[1]) if match else 0
+
+    def _folder(self, table: TableName, workload: str) -> str:
+        return f"{self.storage.path}/{table}/{_WORKLOAD_FOLDER}{workload}"
