@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,8 @@ from tests.readmes import (
     shell_lines,
     words,
 )
+from trainables.config import TrialConfig
+from trainables.registry import workload as find_workload
 from trainables.result import Outcome
 
 FRONT = TEXTS["README.md"]
@@ -42,7 +45,9 @@ LAUNCHES = commands(*LAUNCH)
 SNIPPETS = [code for text in TEXTS.values() for code in blocks(text, "python")]
 TESTED = ("Member(config", "def sparsity", "duckdb.sql", "tune.Tuner(", "BoundarySampler(")
 """What tells the snippets apart that are run below."""
+PACKAGES = ("orchestrator", "trainables", "search_spaces")
 BENCHMARKS = ROOT / "tests" / "benchmarks"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PAGE = TEXTS["tests/benchmarks/README.md"]
 WRITTEN = {"my_sweeps.py", "results/", "data/", ".leases/", "mlflow-views/", "mlflow-artifacts/"}
 """Files and folders that a user or a launch makes."""
@@ -65,7 +70,7 @@ def run_python(code: str, folder: Path) -> str:
 
 
 def test_every_readme_of_ours_is_read_here() -> None:
-    folders = ("orchestrator", "trainables", "search_spaces", "tests", "k8s")
+    folders = (*PACKAGES, "tests", "k8s")
     found = {path.relative_to(ROOT).as_posix() for folder in folders for path in (ROOT / folder).rglob("README.md")}
     assert found | {"README.md"} == set(NAMES)
 
@@ -91,11 +96,29 @@ def test_tests_and_manifests_that_it_names_exist(name: str) -> None:
 @pytest.mark.skipif(not (ROOT / "orchestrator" / "driver").is_dir(), reason="the folders are being made")
 @pytest.mark.parametrize("name", NAMES)
 def test_modules_and_folders_that_it_names_exist(name: str) -> None:
-    folder = (ROOT / name).parent
+    folders = ((ROOT / name).parent, *(ROOT / package for package in PACKAGES))
     for path in inline_code(TEXTS[name]):
         if re.fullmatch(r"[\w./-]+(?:\.py|/)", path) and path not in WRITTEN:
-            within = () if folder == ROOT else folder.rglob(path.removesuffix("/"))
-            assert (ROOT / path).exists() or any(within), path
+            places = (place for folder in folders if folder != ROOT for place in folder.rglob(path.removesuffix("/")))
+            assert (ROOT / path).exists() or any(places), path
+
+
+@pytest.mark.parametrize("workload", ["two_layer_cnn", "sign_agreement", "image_classifier"])
+def test_the_fields_of_each_workload_are_listed(workload: str) -> None:
+    page = TEXTS["trainables/README.md"].partition("## The fields of a trial")[2].partition("\n## ")[0]
+    before, _, table = page.partition("| workload | fields |")
+    (row,) = (line for line in table.splitlines() if f"`{workload}`" in line.partition(" | ")[0])
+    own = find_workload(workload).config_type.model_fields.keys() - TrialConfig.model_fields.keys()
+    assert set(re.findall(r"`(\w+)`", row.partition(" | ")[2])) == own
+    assert set(re.findall(r"`(\w+)`", before)) >= TrialConfig.model_fields.keys() - {"workload"}
+
+
+@pytest.mark.skipif("importlinter" not in PROJECT["tool"], reason="the contracts are being made")
+@pytest.mark.parametrize("package", ["orchestrator", "trainables"])
+def test_the_layers_are_those_of_the_contracts(package: str) -> None:
+    contracts = PROJECT["tool"]["importlinter"]["contracts"]
+    (layers,) = (one["layers"] for one in contracts if one.get("containers") == [package])
+    assert layers == blocks(TEXTS[f"{package}/README.md"], "")[0].splitlines()
 
 
 def test_the_front_pages_results_are_those_of_the_findings() -> None:
