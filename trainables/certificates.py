@@ -15,7 +15,7 @@ class Certificate(StrEnum):
     """What is known for sure of a trial's end."""
 
     WEIGHT_BOX = "weight_box"
-    """No weight can leave a box in which the trial is stuck (`two_layer_cnn_box`)."""
+    """No weight can leave a box in which the trial is stuck (`two_layer_cnn.stuck_box`)."""
     NON_FINITE = "non_finite"
     """A weight or the loss is no number any more, which is what diverged means."""
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
+from typing import Any, ClassVar, Self, TypeVar, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -39,7 +38,7 @@ class Optimizer(StrEnum):
     """The update rules, equations (3.1)-(3.6); `OPTIMIZER_TRAITS` says what kind of rule each is.
 
     A new one needs an entry there, in the table of each engine that trains it, and a look in figures; without a bound
-    in `two_layer_cnn_box` it has no certificates. What has no entry for an optimizer refuses it (`entry_of`).
+    in `two_layer_cnn.stuck_box` it has no certificates. What has no entry for an optimizer refuses it (`entry_of`).
     """
 
     ADAM = "adam"
@@ -221,63 +220,6 @@ class TrialConfig(BaseModel):
     def _digest(self, without: tuple[str, ...] = ()) -> str:
         text = f"{type(self).numeric_version}:{self.canonical_json(without=without)}"
         return hashlib.sha256(text.encode()).hexdigest()[:TRIAL_ID_DIGITS]
-
-
-class TwoLayerCNNConfig(TrialConfig):
-    """The synthetic workload of Definitions 3.1 and 3.2; defaults are the paper's experiment."""
-
-    numeric_version: ClassVar[int] = 1
-    num_classes: ClassVar[int] = 2
-
-    workload: Literal["two_layer_cnn"] = "two_layer_cnn"
-    learning_rate: float = Field(5e-5, gt=0, description="eta")
-    num_epochs: int = Field(10_000, ge=1, description="T, passes over the training set")
-    num_train: int = Field(200, ge=1, description="n, half of each label")
-    num_test: int = Field(10_000, ge=1, description="points that the test error is measured on")
-    dimension: int = Field(1000, ge=2, le=2**31, description="d, coordinates of a patch")
-    noise_sparsity: int = Field(100, ge=1, description="s, coordinates of the noise patch that are not zero")
-    noise_std: Annotated[float | None, Follows(("noise_sparsity",))] = Field(
-        None, gt=0, description="sigma_p; 1/sqrt(s) unless given"
-    )
-    feature_noise: float = Field(0.2, ge=0, lt=1, description="alpha, wrong-signed feature in the noise patch")
-    num_filters: int = Field(20, ge=1, le=256, description="m, filters of each class")
-    activation_power: int = Field(3, ge=2, le=8, description="q of max(0, z)^q")
-    init_std: float = Field(0.01, gt=0, description="sigma_0")
-
-    @field_validator("noise_std", mode="before")
-    @classmethod
-    def _default_noise_std(cls, value: Any, info: ValidationInfo) -> Any:
-        """Resolve sigma_p = 1/sqrt(s), so that the default and the same number given by hand are one trial."""
-        if value is None and "noise_sparsity" in info.data:
-            return 1 / math.sqrt(info.data["noise_sparsity"])
-        return value
-
-    @model_validator(mode="after")
-    def _shape_rules(self) -> Self:
-        if self.precision is Precision.BFLOAT16:
-            raise ValueError("precision is float32 or float64 for two_layer_cnn, got bfloat16")
-        if self.noise_sparsity >= self.dimension:
-            raise ValueError(f"noise_sparsity < dimension is required, got s={self.noise_sparsity}, d={self.dimension}")
-        if self.batch_size > self.num_train:
-            raise ValueError(f"batch_size <= num_train is required, got B={self.batch_size}, n={self.num_train}")
-        return self
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of an epoch; the last one may be smaller."""
-        return -(-self.num_train // self.batch_size)
-
-
-class SignAgreementConfig(TwoLayerCNNConfig):
-    """A trial of the synthetic workload whose updates are compared with SignSGD's as it goes."""
-
-    workload: Literal["sign_agreement"] = "sign_agreement"  # type: ignore[assignment]
-
-    @model_validator(mode="after")
-    def _has_a_sign_descent(self) -> Self:
-        if self.optimizer not in SIGN_DESCENTS:
-            raise ValueError(f"sign_agreement compares adam or adamw with sign descent, got {self.optimizer}")
-        return self
 
 
 def make_config(config_type: type[TrialConfig], values: Mapping[str, Any]) -> TrialConfig:

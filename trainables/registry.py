@@ -8,13 +8,13 @@ from importlib import import_module
 from typing import Any
 
 from trainables.config import TrialConfig
+from trainables.contract import Workload
 from trainables.errors import ConfigError, unknown_name
-from trainables.workload import Workload
 
 WORKLOADS = {
-    "two_layer_cnn": "trainables.two_layer_cnn:TwoLayerCNN",
-    "sign_agreement": "trainables.sign_agreement:SignAgreement",
-    "image_classifier": "trainables.image_classifier:ImageClassifier",
+    "two_layer_cnn": "trainables.two_layer_cnn.workload:TwoLayerCNN",
+    "sign_agreement": "trainables.sign_agreement.workload:SignAgreement",
+    "image_classifier": "trainables.image_classifier.workload:ImageClassifier",
 }
 """Workload name -> `module:class`."""
 

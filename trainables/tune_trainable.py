@@ -17,9 +17,9 @@ import ray
 from ray import tune
 
 from trainables.config import TrialConfig
-from trainables.pack import REPORT_SECONDS, TUNE_STEP_SECONDS, PackWorker
+from trainables.contract import Member
+from trainables.packs.worker import REPORT_SECONDS, TUNE_STEP_SECONDS, PackWorker
 from trainables.registry import config_from_values, workload
-from trainables.workload import Member
 
 PACK_ID, EXCHANGE = "pack_id", "exchange"
 """Keys of a Tune config that names a pack of our executor instead of describing a trial."""

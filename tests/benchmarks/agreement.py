@@ -6,11 +6,11 @@ the results differ. The two are at odds only if outcomes differ where seeds agre
 
 from __future__ import annotations
 
-from trainables.config import TwoLayerCNNConfig
+from trainables.contract import Member
 from trainables.provenance import provenance
 from trainables.registry import workload
-from trainables.result import TrialResult, TwoLayerCNNTracePoint
-from trainables.workload import Member
+from trainables.result import TrialResult
+from trainables.two_layer_cnn.config import TwoLayerCNNConfig, TwoLayerCNNTracePoint
 
 CELLS = ((20, 1000), (100, 10_000), (200, 10_000))
 SEEDS = (0, 1)

@@ -3,7 +3,7 @@
 Analytic regions of the unit square and cube are read from binary outcomes, each flipped with probability `noise`, that
 are asked for in batches of four. A method needs n evaluations if from n to the end of its budget the region that the
 model sees has an intersection over union (IoU) of at least 0.95 with the truth on the grid (33 x 33 or 16 x 16 x 16).
-All methods' points are judged by one model, `level_set.fit`. The budget is an eighth of the grid for `ours`, and
+All methods' points are judged by one model, `level_set.model.fit`. The budget is an eighth of the grid for `ours`, and
 `--cap` times that for the others.
 
 An optimizer has no boundary to look for: TPE and GPSampler minimize |P - 1/2|, P being that same model's after all
@@ -27,8 +27,8 @@ from optuna.trial import create_trial
 from scipy.spatial import KDTree
 from scipy.stats import qmc
 
-from search_spaces.boundary import STARTUP_PER_DIMENSION, propose_boundary
-from search_spaces.level_set import fit
+from search_spaces.level_set.model import fit
+from search_spaces.samplers.boundary import STARTUP_PER_DIMENSION, propose_boundary
 from trainables.provenance import provenance
 
 Array = NDArray[np.float64]

@@ -21,16 +21,16 @@ import scipy
 from optuna.distributions import FloatDistribution
 from threadpoolctl import threadpool_limits
 
-from search_spaces import boundary
-from search_spaces.boundary import Outcomes, Params, propose_boundary
-from search_spaces.level_set import fit
+from search_spaces.level_set.model import fit
+from search_spaces.samplers import boundary
+from search_spaces.samplers.boundary import Outcomes, Params, propose_boundary
 
 ROUNDS = 3
 CORES = os.cpu_count() or 1
 SPACE = {"weight_decay": FloatDistribution(1e-6, 10, log=True), "batch_size": FloatDistribution(2, 200, log=True)}
 TRIAL = """
 from trainables.registry import config_from_values, workload
-from trainables.workload import Member
+from trainables.contract import Member
 config = config_from_values({"workload": "two_layer_cnn", "optimizer": "adam", "weight_decay": 1e-5, "batch_size": 20,
                              "num_epochs": 10**6, "seed": 0})
 run = workload("two_layer_cnn").open([Member(config, config.num_epochs)])

@@ -24,9 +24,8 @@ import scipy  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from scipy import special
 
-from orchestrator.claims import ClaimRule, seeds_to_add
-from orchestrator.exponent import ScalingFit, fit_scaling
-from orchestrator.sequential import (
+from orchestrator.analysis.claims import ClaimRule, seeds_to_add
+from orchestrator.analysis.evidence import (
     CLAIMS,
     Verdict,
     bounded_mean_interval,
@@ -34,6 +33,7 @@ from orchestrator.sequential import (
     log_e_values,
     proportion_interval,
 )
+from orchestrator.analysis.scaling import ScalingFit, fit_scaling
 
 Floats = NDArray[np.float64]
 NUM_CELLS = 500

@@ -14,12 +14,12 @@ import numba
 import torch
 from torch.nn.functional import cross_entropy
 
-from trainables.config import TwoLayerCNNConfig
-from trainables.patch_data import patch_data
 from trainables.provenance import provenance
-from trainables.two_layer_cnn_fused import FusedEngine
-from trainables.two_layer_cnn_reference import network_outputs
-from trainables.two_layer_cnn_state import epoch_orders, initial_state
+from trainables.two_layer_cnn.config import TwoLayerCNNConfig
+from trainables.two_layer_cnn.fused import FusedEngine
+from trainables.two_layer_cnn.patch_data import patch_data
+from trainables.two_layer_cnn.reference import network_outputs
+from trainables.two_layer_cnn.state import epoch_orders, initial_state
 
 ROUNDS = 7
 SECONDS_PER_ROUND = 0.4

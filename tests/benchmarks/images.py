@@ -31,16 +31,17 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from trainables.image_cache import CACHE_VARIABLE, Selection
-from trainables.image_classifier import mega_products
-from trainables.image_config import ImageClassifierConfig
-from trainables.image_data import DATA_VARIABLE, open_images
-from trainables.image_device import device_images
-from trainables.image_evaluation import SplitEvaluation
-from trainables.image_models import initial_model, memory_format
+from trainables.contract import Member, PackRun
+from trainables.image_classifier.config import ImageClassifierConfig
+from trainables.image_classifier.device import device_images
+from trainables.image_classifier.evaluation import SplitEvaluation
+from trainables.image_classifier.models import initial_model, memory_format
+from trainables.image_classifier.workload import mega_products
+from trainables.image_data.cache import CACHE_VARIABLE
+from trainables.image_data.images import DATA_VARIABLE, open_images
+from trainables.image_data.selection import Selection
 from trainables.provenance import provenance
 from trainables.registry import config_from_values, workload
-from trainables.workload import Member, PackRun
 
 ROUNDS = 3
 NUM_TRAIN = 49_152 if torch.cuda.is_available() else 8192

@@ -30,18 +30,19 @@ from unittest.mock import patch
 
 from rich.console import Console
 
-from orchestrator import training
-from orchestrator.ledger import Ledger
-from orchestrator.packing import PackQueue, PackSettings
-from orchestrator.plan import Plan, ledger_of, plan_sweep
-from orchestrator.sweep import Grid, Sweep
+from orchestrator.driver import loop
+from orchestrator.executors.pack_queue import PackQueue, PackSettings
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.schedulers.plan import Plan, ledger_of, plan_sweep
+from orchestrator.sweeps.value import Grid, Sweep
 from search_spaces.space import decades
 from tests.benchmarks.simulated_cluster import SimulatedCluster, SimulatedRecorder
 from tests.benchmarks.simulated_pack import seconds_of
-from trainables.pack import REPORT_SECONDS, TUNE_STEP_SECONDS, MemberOrder
+from trainables.contract import Report
+from trainables.packs.orders import MemberOrder
+from trainables.packs.worker import REPORT_SECONDS, TUNE_STEP_SECONDS
 from trainables.provenance import provenance
 from trainables.result import Outcome
-from trainables.workload import Report
 
 TUNE_SECONDS_PER_PACK = 0.0066
 """Tune's own CPU time in the driver for a trial of one step: 450 on two workers with reused actors, Ray 2.60."""
@@ -218,8 +219,8 @@ def simulate(num_trials: int, cluster: SimulatedCluster, out: str) -> Launch:
 
 def train(plan: Plan, ledger: Ledger, cluster: SimulatedCluster, out: str) -> tuple[int, float]:
     """Run what is planned: trials done, and the driver's seconds."""
-    with patch.object(training, "Recorder", SimulatedRecorder):
-        launch = training.Training(plan, ledger, cluster, None, f"{out}/states", CHECKPOINT_SECONDS)
+    with patch.object(loop, "Recorder", SimulatedRecorder):
+        launch = loop.Training(plan, ledger, cluster, None, f"{out}/states", CHECKPOINT_SECONDS)
         (outcomes, interrupted), seconds = timed(partial(launch.run, Console(file=io.StringIO())))
     num_done = outcomes[Outcome.LEARNED]
     assert num_done == outcomes.total() == len(ledger.settled(plan.sweep.workload))

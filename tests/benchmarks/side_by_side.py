@@ -29,19 +29,19 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tests.benchmarks.images import CORES, ROUNDS, begin, images_a_second, make_config, random_images, spread
-from trainables.image_batches import epoch_order
-from trainables.image_cache import CACHE_VARIABLE
-from trainables.image_classifier import ENGINES
-from trainables.image_config import ImageClassifierConfig
-from trainables.image_data import DATA_VARIABLE
-from trainables.image_device import device_images, open_device
-from trainables.image_models import initial_model, without_counters
-from trainables.image_steps import EagerStep, autocast
-from trainables.image_training import ImageMemberRun
-from trainables.member_pack import MemberPackRun
+from trainables.contract import Member
+from trainables.image_classifier.batches import epoch_order
+from trainables.image_classifier.config import ImageClassifierConfig
+from trainables.image_classifier.device import device_images, open_device
+from trainables.image_classifier.models import initial_model, without_counters
+from trainables.image_classifier.steps import EagerStep, autocast
+from trainables.image_classifier.trial import ImageMemberRun
+from trainables.image_classifier.workload import ENGINES
+from trainables.image_data.cache import CACHE_VARIABLE
+from trainables.image_data.images import DATA_VARIABLE
 from trainables.optimizers import make_optimizer
+from trainables.packs.pack_run import MemberPackRun
 from trainables.provenance import provenance
-from trainables.workload import Member
 
 _WARM_UP_STEPS = 3
 _CHECKED_STEPS = 5

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from orchestrator.executor import ReportSink
-from orchestrator.packing import PackQueue
-from orchestrator.recorder import Recorder, batch_seconds
+from orchestrator.driver.recorder import Recorder, batch_seconds
+from orchestrator.executors.executor import ReportSink
+from orchestrator.executors.pack_queue import PackQueue
 from tests.benchmarks.simulated_pack import Results, SimulatedPack
+from trainables.contract import Report
 from trainables.result import TrialResult
-from trainables.workload import Report
 
 PACK_START_SECONDS = 0.045
 """From a pack's end to the next one's first step: Tune with reused actors on two cores."""

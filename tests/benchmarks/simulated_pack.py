@@ -13,12 +13,14 @@ from itertools import accumulate
 import numpy as np
 
 from trainables.config import TRIAL_ID_DIGITS, TrialConfig
-from trainables.pack import REPORT_SECONDS, MemberOrder, PackOrder
+from trainables.contract import Report
+from trainables.packs.orders import MemberOrder, PackOrder
+from trainables.packs.worker import REPORT_SECONDS
 from trainables.provenance import provenance
 from trainables.registry import workload
-from trainables.result import Outcome, TrialResult, TwoLayerCNNTracePoint
-from trainables.two_layer_cnn_trace import trace_epochs
-from trainables.workload import Report
+from trainables.result import Outcome, TrialResult
+from trainables.two_layer_cnn.config import TwoLayerCNNTracePoint
+from trainables.two_layer_cnn.trace import trace_epochs
 
 SECONDS_PER_COST = (0.40, 0.55)
 """A trial's seconds over its cost: least and most of 24 trials, B = 2 to 200 (CPU time of one core of an AMD EPYC)."""

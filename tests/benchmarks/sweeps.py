@@ -21,10 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.sweeps import find_sweep
-from trainables.config import TwoLayerCNNConfig
+from orchestrator.sweeps.registry import find_sweep
 from trainables.provenance import provenance
-from trainables.two_layer_cnn_trace import trace_epochs
+from trainables.two_layer_cnn.config import TwoLayerCNNConfig
+from trainables.two_layer_cnn.trace import trace_epochs
 
 SAMPLE_SECONDS = 3.0
 OVERHEAD_TRIALS = 12
@@ -79,8 +79,8 @@ def bench_many(folder: Path, baseline: FunctionTrials) -> None:
 
 MANY_TRIALS = """
 import numpy as np
-from orchestrator.sweep import Grid, Sweep
-from orchestrator.sweeps import sweep
+from orchestrator.sweeps.value import Grid, Sweep
+from orchestrator.sweeps.registry import sweep
 
 @sweep
 def many_trials() -> Sweep:
@@ -152,9 +152,9 @@ def function_trial(config: dict[str, Any]) -> None:
     from torch.nn.functional import cross_entropy
 
     from trainables.optimizers import make_optimizer
-    from trainables.patch_data import patch_data
-    from trainables.two_layer_cnn_reference import ReferenceEngine, network_outputs
-    from trainables.two_layer_cnn_state import epoch_orders, initial_state
+    from trainables.two_layer_cnn.patch_data import patch_data
+    from trainables.two_layer_cnn.reference import ReferenceEngine, network_outputs
+    from trainables.two_layer_cnn.state import epoch_orders, initial_state
 
     trial = config["trial"]
     c = TwoLayerCNNConfig(optimizer=trial["optimizer"], weight_decay=1e-5, batch_size=trial["batch_size"], seed=0)

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 
 from tests.manifest_rules import kuberay, names, security
-from tests.manifests import Documents
+from tests.support.manifests import Documents
 
 Rule = Callable[[Documents], Iterator[str]]
 

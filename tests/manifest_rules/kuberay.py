@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from tests.manifests import Documents, environment_names, named, of_kind, pods, ray_clusters
+from tests.support.manifests import Documents, environment_names, named, of_kind, pods, ray_clusters
 
 PRIVATE_FOLDERS = ("HOME", "LAMBDA_ATLAS_CACHE", "MPLCONFIGDIR", "NUMBA_CACHE_DIR")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tests.manifests import CLUSTER_KINDS, K8S, NAMESPACE, Documents, Pod, named, nodes, of_kind, pods, texts
+from tests.support.manifests import CLUSTER_KINDS, K8S, NAMESPACE, Documents, Pod, named, nodes, of_kind, pods, texts
 
 COMPONENT = "app.kubernetes.io/component"
 _ADDRESS = re.compile(r"(?:[a-z+0-9]+://(?:[^@/\s]*@)?)?([a-z][a-z-]*):(\d+)")

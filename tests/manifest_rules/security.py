@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tests.manifests import Documents, named, of_kind, pods, ray_clusters, texts
+from tests.support.manifests import Documents, named, of_kind, pods, ray_clusters, texts
 
 _SECRET_NAME = re.compile("PASSWORD|TOKEN|SECRET|CREDENTIAL|ACCESS_KEY", re.IGNORECASE)
 

@@ -145,7 +145,7 @@ def run_tests(which: str, num_processes: str) -> None:
     options = ["-o", "addopts=", "-p", "no:cacheprovider", "-q", "-ra", "-k", which]
     if num_processes != "0" and importlib.util.find_spec("xdist"):
         options += ["-n", num_processes, "--dist=load"]
-    command = [sys.executable, "-m", "pytest", "tests/test_gpu.py", *options]
+    command = [sys.executable, "-m", "pytest", "tests/trainables/image_classifier/test_gpu.py", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     print(done.stdout[-8000:], done.stderr[-2000:], flush=True)
     say("tests", which=which, exit_code=done.returncode, summary=done.stdout.strip().splitlines()[-1])

@@ -9,8 +9,8 @@ import torch
 
 from tests.benchmarks import images
 from tests.benchmarks.gpu.records import say
-from trainables.image_cache import CACHE_VARIABLE
-from trainables.image_data import DATA_VARIABLE
+from trainables.image_data.cache import CACHE_VARIABLE
+from trainables.image_data.images import DATA_VARIABLE
 
 SECONDS = 2.0
 ROUNDS = 2

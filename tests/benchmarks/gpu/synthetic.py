@@ -22,10 +22,10 @@ import numpy.typing as npt
 import torch
 
 from tests.benchmarks.gpu.records import say
-from trainables.config import TwoLayerCNNConfig
 from trainables.optimizers import make_optimizer
-from trainables.patch_data import PatchData, patch_data
-from trainables.two_layer_cnn_state import epoch_orders, initial_state
+from trainables.two_layer_cnn.config import TwoLayerCNNConfig
+from trainables.two_layer_cnn.patch_data import PatchData, patch_data
+from trainables.two_layer_cnn.state import epoch_orders, initial_state
 
 HERE = Path(__file__).resolve().parent
 ORDERED_EPOCHS = 64

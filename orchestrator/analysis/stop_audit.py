@@ -1,0 +1,60 @@
+"""How often a stop certificate was wrong, by the certified trials that ran to their end all the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from orchestrator.ledger.standing import stopped_trials
+from trainables.certificates import Certificate, is_audited
+from trainables.result import SATISFYING, Outcome
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class StopAudit:
+    """How many trials were `stopped` for their certificate, and what became of certified ones that went on.
+
+    `wrong` of the `audited` ones, chosen by their names, did not end stuck: a share of at most `upper_bound` (exact
+    one-sided 95% bound by Clopper and Pearson, for this number of audits; 1 without any). `others` were not chosen for
+    an audit, but trained to their end by a sweep that does not stop, `others_wrong` wrongly; they enter no bound.
+    """
+
+    stopped: int
+    audited: int
+    wrong: int
+    upper_bound: float
+    others: int = 0
+    others_wrong: int = 0
+
+    def line(self) -> str:
+        """The audit in words."""
+        found = f"{self.stopped} trials stopped for a certificate; "
+        if self.audited:
+            found += (
+                f"of {self.audited} audits that ran to the end {self.wrong} were wrong "
+                f"(a wrong-stop rate of at most {self.upper_bound:.2g}, {CONFIDENCE:.0%} confidence)"
+            )
+        else:
+            found += "none was audited yet"
+        return found + (f"; of {self.others} others that ran on {self.others_wrong} were wrong" if self.others else "")
+
+
+def stop_audit(trials: pd.DataFrame) -> StopAudit:
+    """The audit of the ledger's trials; one certified at its very end says nothing."""
+    from scipy.stats import binomtest  # type: ignore[import-untyped]
+
+    is_certified = (trials["certificate"] == Certificate.WEIGHT_BOX) & trials["outcome"].isin(SATISFYING)
+    certified = trials[is_certified & (trials["certificate_epoch"] < trials["num_epochs"])]
+    is_stopped = stopped_trials(certified)
+    is_chosen = certified["trial_id"].map(is_audited).astype(bool)
+    is_wrong = certified["outcome"] != Outcome.STUCK
+    audits, others = certified[is_chosen & ~is_stopped], certified[~is_chosen & ~is_stopped]
+    audited, wrong = len(audits), int(is_wrong[audits.index].sum())
+    upper = 1.0
+    if audited:
+        bound = binomtest(wrong, audited, alternative="less").proportion_ci(CONFIDENCE, method="exact")
+        upper = float(bound.high)
+    return StopAudit(int(is_stopped.sum()), audited, wrong, upper, len(others), int(is_wrong[others.index].sum()))

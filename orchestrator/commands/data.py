@@ -1,0 +1,67 @@
+"""The command that prepares images: `data` fetches, decodes and checks a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands.options import Data, Sets, set_data_folder
+
+_CHOOSE_IMAGES = ("num_train", "num_test", "subset_seed", "image_size")
+
+
+def data(
+    name: Annotated[str, typer.Argument(help="a data set: cifar10, cifar100, fashion_mnist, or a folder of images")],
+    sets: Sets = None,
+    data: Data = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="let torchvision fetch it into the data folder", is_eager=True)
+    ] = False,
+) -> None:
+    """Decode images into the cache, check them and name their digest; --set num_train=... as in a sweep."""
+    set_data_folder(data)
+    typer.echo(check_images(name, sets or (), download=download))
+
+
+def check_images(name: str, sets: Sequence[str], *, download: bool) -> str:
+    """Decode a data set (fetched first on `download`) into the cache, read all of it back; a line on what it holds."""
+    from orchestrator.errors import DataError
+    from trainables.image_data.cache import cache_root
+    from trainables.image_data.images import data_root, manifest, missing, open_images
+    from trainables.image_data.selection import Selection
+    from trainables.image_data.sources import download as fetch_images
+    from trainables.image_data.sources import find_images
+
+    if download:
+        fetch_images(name, data_root())
+    fields = selected_images(sets)
+    if find_images(name, data_root()) is None:
+        raise DataError(missing(name, data_root()))
+    selection = Selection(name, **fields)
+    held = manifest(selection)
+    open_images(selection, held.digest)
+    size = f"{held.image_size}x{held.image_size}x{held.channels}"
+    return (
+        f"{name}: {held.num_train} training and {held.num_test} test images of {size} in {held.num_classes} classes, "
+        f"digest {held.digest}, in {cache_root() / name}"
+    )
+
+
+def selected_images(sets: Sequence[str]) -> dict[str, int]:
+    """The `field=value` settings that choose images, read as a sweep's; `SweepError` for others."""
+    from orchestrator.errors import SweepError, unknown_name
+    from orchestrator.sweeps.overrides import parse_setting
+    from trainables.image_classifier.config import ImageClassifierConfig
+
+    chosen: dict[str, int] = {}
+    for text in sets:
+        field = text.partition("=")[0].removesuffix("+").strip()
+        if field not in _CHOOSE_IMAGES:
+            raise SweepError(unknown_name("field", field, _CHOOSE_IMAGES))
+        _, values, extend = parse_setting(text, ImageClassifierConfig)
+        if extend or len(values) > 1 or field in chosen:
+            raise SweepError(f"{field} has one value here, as {field}=number, got {text!r}")
+        chosen[field] = values[0]
+    return chosen

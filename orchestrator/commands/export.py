@@ -1,0 +1,47 @@
+"""The commands that copy results from the ledger into MLflow and Optuna."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands.options import Data, Module, Out, Seeds, Sets, SweepName, Workload, chosen_sweep
+
+
+def export_mlflow(
+    name: SweepName,
+    sets: Sets = None,
+    seeds: Seeds = None,
+    out: Out = "results",
+    module: Module = None,
+    workload: Workload = None,
+    data: Data = None,
+) -> None:
+    """Write to MLflow what it lacks of a sweep, from the Parquet results."""
+    sweep = chosen_sweep(name, module, sets, seeds, workload, data)
+    sweep.configs()
+
+    from orchestrator.driver import exports
+
+    typer.echo(f"{sweep.name}: {exports.export_mlflow(sweep, out)} runs written to MLflow")
+
+
+def export_optuna(
+    name: SweepName,
+    sets: Sets = None,
+    out: Out = "results",
+    storage: Annotated[str | None, typer.Option(help="an Optuna storage URL; default OUT/optuna.db")] = None,
+    module: Module = None,
+    workload: Workload = None,
+    data: Data = None,
+) -> None:
+    """Write a map's trials as Optuna studies, for optuna-dashboard and Optuna's own plots."""
+    sweep = chosen_sweep(name, module, sets, None, workload, data)
+
+    from orchestrator.driver.exports import export_optuna as export
+
+    url, written = export(sweep, out, storage)
+    for study, num_trials in written.items():
+        typer.echo(f"{study}: {num_trials} trials")
+    typer.echo(f"optuna   {url}")

@@ -1,0 +1,122 @@
+"""The commands that start a sweep: `run` here or on a Ray cluster, `submit` on Kubernetes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands.options import (
+    EXIT_FAILED_TRIALS,
+    EXIT_INTERRUPTED,
+    SHOWN_KINDS_OF_ERROR,
+    Data,
+    MaxTrials,
+    Module,
+    Out,
+    Seeds,
+    Sets,
+    SweepName,
+    Workload,
+    chosen_sweep,
+    is_from_environment,
+)
+from orchestrator.errors import DataError
+
+
+def run(
+    ctx: typer.Context,
+    name: SweepName,
+    sets: Sets = None,
+    seeds: Seeds = None,
+    out: Out = "results",
+    executor: Annotated[str, typer.Option(help="ray, or inline: in this process")] = "ray",
+    address: Annotated[
+        str | None,
+        typer.Option(envvar="RAY_ADDRESS", help="HOST:PORT of a Ray cluster; else a local Ray is started"),
+    ] = None,
+    max_trials: MaxTrials = None,
+    module: Module = None,
+    mlflow: Annotated[bool, typer.Option(help="write the MLflow view")] = True,
+    figures: Annotated[bool, typer.Option(help="draw the figures")] = True,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="time between saves of half-done trials")] = 30.0,
+    workload: Workload = None,
+    data: Data = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: the fastest that is there")] = "auto",
+    cpus_per_trial: Annotated[int, typer.Option(min=1, help="threads of a trial that trains on the CPU")] = 1,
+    max_nodes: Annotated[
+        int | None, typer.Option(min=1, help="let the cluster at --address grow to so many worker nodes")
+    ] = None,
+    slots_per_node: Annotated[
+        int | None, typer.Option(min=1, help="trials that such a node runs at once (default: seen from the first)")
+    ] = None,
+) -> None:
+    """Run what is missing of a sweep; end with table, figures, Parquet and MLflow in place."""
+    sweep = chosen_sweep(name, module, sets, seeds, workload, data)
+    sweep.configs()  # a fault ends here, before anything is created
+    if executor == "inline" and is_from_environment(ctx, "address"):
+        address = None  # it is of this machine, not of this launch
+
+    from orchestrator.driver.options import RunOptions
+    from orchestrator.driver.run import run_sweep
+
+    options = RunOptions(
+        out,
+        executor,
+        address,
+        max_trials,
+        mlflow,
+        figures,
+        checkpoint_seconds,
+        device,
+        cpus_per_trial,
+        max_nodes,
+        slots_per_node,
+    )
+    summary = run_sweep(sweep, options)
+    if summary.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if summary.failed:
+        typer.echo(f"{summary.failed} trials failed; column `error` of the trials has their tracebacks:", err=True)
+        for error, count in list(summary.errors.items())[:SHOWN_KINDS_OF_ERROR]:
+            typer.echo(f"  {count} with {error}", err=True)
+        if len(summary.errors) > SHOWN_KINDS_OF_ERROR:
+            typer.echo(f"  and {len(summary.errors) - SHOWN_KINDS_OF_ERROR} other errors", err=True)
+        raise typer.Exit(EXIT_FAILED_TRIALS)
+
+
+def submit(
+    name: SweepName,
+    overlay: Annotated[str, typer.Option(help="where to: an overlay of k8s/overlays", metavar="NAME")],
+    component: Annotated[
+        list[str] | None, typer.Option(help="of k8s/components: gpu, gpu-spot, ...; repeatable", metavar="NAME")
+    ] = None,
+    sets: Sets = None,
+    seeds: Seeds = None,
+    out: Annotated[str | None, typer.Option(help="results: a URI or a path on a shared volume")] = None,
+    workload: Workload = None,
+    max_nodes: Annotated[int | None, typer.Option(min=1, help="worker nodes at most (default: the overlay's)")] = None,
+    cpus_per_trial: Annotated[int, typer.Option(min=1, help="threads of a trial that trains on the CPU")] = 1,
+    image: Annotated[
+        str | None, typer.Option(help="REPOSITORY:TAG (default: the overlay's, tagged with this commit)")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the job instead of creating it")] = False,
+) -> None:
+    """Run a sweep on Kubernetes: make it a RayJob, and create that with kubectl."""
+    from orchestrator import kubernetes
+
+    sweep = chosen_sweep(name, None, sets, seeds, workload, None)
+    num_trials = None
+    with suppress(DataError):  # images are there, not here
+        sweep.configs()
+        num_trials = sweep.num_trials
+    arguments = kubernetes.run_arguments(name, sets or (), seeds, workload)
+    job = kubernetes.job_of(
+        kubernetes.Submission(
+            sweep, arguments, num_trials, overlay, tuple(component or ()), cpus_per_trial, max_nodes, out, image
+        )
+    )
+    if beside := kubernetes.needs(overlay, component or ()):
+        typer.echo(f"needs {', '.join(beside)} in the cluster: see k8s/README.md, Components", err=True)
+    typer.echo(kubernetes.as_yaml(job) if dry_run else kubernetes.create(job))

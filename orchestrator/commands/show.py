@@ -1,0 +1,97 @@
+"""The commands that show sweeps and start nothing: `plan`, `list` and `status`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands.options import (
+    ALL_SWEEPS,
+    SHOWN_ERRORS,
+    Data,
+    MaxTrials,
+    Module,
+    Out,
+    Seeds,
+    Sets,
+    SweepName,
+    Workload,
+    chosen_sweep,
+)
+from orchestrator.errors import UserError
+
+
+def plan(
+    name: SweepName,
+    sets: Sets = None,
+    seeds: Seeds = None,
+    out: Out = "results",
+    max_trials: MaxTrials = None,
+    module: Module = None,
+    workload: Workload = None,
+    data: Data = None,
+) -> None:
+    """Show what a run would do; starts nothing, and writes nothing but the cache of decoded images."""
+    from rich.console import Console
+
+    from orchestrator.report.plan_table import plan_table
+    from orchestrator.schedulers.plan import ledger_of, plan_sweep
+
+    sweep = chosen_sweep(name, module, sets, seeds, workload, data)
+    Console().print(plan_table(plan_sweep(sweep, ledger_of(sweep, out), max_trials)))
+
+
+def list_sweeps(module: Module = None) -> None:
+    """Name the sweeps."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from orchestrator.sweeps.registry import find_sweep, load_sweeps
+
+    table = Table("sweep", "trials", "what it shows", box=None)
+    for name in load_sweeps(module):
+        try:
+            sweep = find_sweep(name)
+            table.add_row(name, str(sweep.num_trials), Text(sweep.title))
+        except UserError as fault:  # of a user's own: the others are there all the same
+            table.add_row(name, "-", Text(str(fault)))
+    Console().print(table)
+
+
+def status(
+    name: Annotated[str, typer.Argument(help="a sweep of `launch list`, or all", metavar="SWEEP")],
+    sets: Sets = None,
+    seeds: Seeds = None,
+    out: Out = "results",
+    module: Module = None,
+    workload: Workload = None,
+    data: Data = None,
+) -> None:
+    """Show how far a sweep is, from its results alone; of all with --workload, those that take one."""
+    from orchestrator.driver.status import sweep_status
+    from orchestrator.schedulers.plan import ledger_of
+    from orchestrator.sweeps.registry import load_sweeps, takes_workload
+
+    names = [name]
+    if name == ALL_SWEEPS:
+        names = [one for one, make in load_sweeps(module).items() if workload is None or takes_workload(make)]
+    states, refusals = {}, {}
+    for one in names:
+        try:
+            sweep = chosen_sweep(one, module, sets, seeds, workload, data)
+            states[sweep.name] = sweep_status(sweep, ledger_of(sweep, out))
+        except UserError as refusal:
+            refusals[one] = refusal
+    if not states:
+        raise next(iter(refusals.values()))
+    for one, why in refusals.items():
+        typer.echo(f"{one} cannot have these options: {why}", err=True)
+    for sweep_name, state in states.items():
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in state.outcomes.items())
+        typer.echo(f"{sweep_name}: {state.settled}/{state.total} trials done" + (f" ({outcomes})" if outcomes else ""))
+        for trial_id, error in list(state.errors.items())[:SHOWN_ERRORS]:
+            typer.echo(f"  failed {trial_id}: {error}")
+        if len(state.errors) > SHOWN_ERRORS:
+            typer.echo(f"  and {len(state.errors) - SHOWN_ERRORS} more: column `error` of the trials has all")

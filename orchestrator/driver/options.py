@@ -1,0 +1,67 @@
+"""How and where a sweep runs, as values: the options of a launch, its summary, and the device that is chosen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.errors import SweepError
+from orchestrator.sweeps.value import Sweep
+from trainables.gpu import gpu_is_here
+from trainables.registry import workload
+
+EXECUTORS = ("ray", "inline")
+AUTO = "auto"
+"""The fastest kind of device that is there and that the workload trains on."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How and where a sweep runs; device and CPUs change numbers by rounding, nothing else changes any."""
+
+    out: str
+    executor: str = "ray"
+    address: str | None = None
+    max_trials: int | None = None
+    mlflow: bool = True
+    figures: bool = True
+    checkpoint_seconds: float = 30.0
+    device: str = AUTO
+    cpus_per_trial: int = 1
+    max_nodes: int | None = None
+    slots_per_node: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a launch did: trials `planned`, `already_done` before it, `finished` and `failed` in it, all outcomes.
+
+    `errors` counts the failed ones by the last line of what they ended with, the most frequent first.
+    """
+
+    planned: int
+    already_done: int
+    finished: int
+    failed: int
+    outcomes: Mapping[str, int]
+    interrupted: bool
+    errors: Mapping[str, int]
+
+
+def chosen_device(sweep: Sweep, options: RunOptions) -> str | None:
+    """The kind of device to train on; None: what the cluster has. Raises `SweepError` for one that is not there."""
+    here = options.executor == "inline" or options.address is None
+    cores = os.cpu_count() or 1
+    if here and options.cpus_per_trial > cores:
+        raise SweepError(f"--cpus-per-trial is at most the {cores} cores of this machine, got {options.cpus_per_trial}")
+    able = workload(sweep.workload).devices
+    if options.device == AUTO:
+        if "cuda" not in able:
+            return "cpu"
+        return ("cuda" if gpu_is_here() else "cpu") if here else None
+    if options.device not in able:
+        raise SweepError(f"{sweep.workload} trains on {' or '.join(able)}: unknown device {options.device!r}")
+    if options.device == "cuda" and here and not gpu_is_here():
+        raise SweepError("--device cuda: this machine has no GPU that torch can use")
+    return options.device

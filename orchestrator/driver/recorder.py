@@ -1,0 +1,108 @@
+"""Records results as they come: a thread that writes the ledger and feeds the views, off the executor's path."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from orchestrator.ledger.ledger import Ledger
+from trainables.contract import Report
+from trainables.result import TrialResult
+
+BATCH_SECONDS = (1.0, 10.0)
+"""Results that come within this time share one commit: the least, and the most in long runs."""
+BATCH_SHARE = 0.01
+"""Share of the time since the start that a batch may take: a day of steady results makes 9,000 commits, not 86,400."""
+
+
+def batch_seconds(elapsed: float) -> float:
+    """How long a batch stays open that many seconds after the start."""
+    least, most = BATCH_SECONDS
+    return min(max(least, BATCH_SHARE * elapsed), most)
+
+
+class Recorder:
+    """Context manager: `put` takes reports from any thread; leaving it writes what is left.
+
+    `on_recorded` is called with each committed batch, `on_moved` with every report of a trial that goes on, both in the
+    recorder's thread. An error there, a full disk for instance, is raised by the next `put` and on leaving. A batch
+    ends early where `is_waited_for` says, after a `put`, that nothing else will come before it is recorded.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        on_recorded: Callable[[Sequence[TrialResult]], None],
+        on_moved: Callable[[Report], None],
+        is_waited_for: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._ledger, self._on_recorded, self._on_moved = ledger, on_recorded, on_moved
+        self._is_waited_for = is_waited_for
+        self._inbox: queue.SimpleQueue[Sequence[Report] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._problem: BaseException | None = None
+        self._started = time.monotonic()
+
+    def put(self, reports: Sequence[Report]) -> None:
+        """Take reports; returns at once."""
+        self._raise_problem()
+        self._inbox.put(reports)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inbox.put(None)
+        self._thread.join()
+        if error is None:
+            self._raise_problem()
+
+    def _run(self) -> None:
+        try:
+            is_open = True
+            while is_open:
+                results, is_open = self._next_batch()
+                if results:
+                    self._ledger.append(results)
+                    self._on_recorded(results)
+        except BaseException as problem:
+            self._problem = problem
+
+    def _next_batch(self) -> tuple[list[TrialResult], bool]:
+        """Results until `batch_seconds` after the first one, and whether more may come."""
+        results: list[TrialResult] = []
+        deadline = math.inf
+        while True:
+            try:
+                wait = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+                reports = self._inbox.get(timeout=wait)
+            except queue.Empty:
+                return results, True
+            if reports is None:
+                return results, False
+            self._take(reports, results)
+            if results and self._is_waited_for():
+                return results, True
+            if results and deadline == math.inf:
+                now = time.monotonic()
+                deadline = now + batch_seconds(now - self._started)
+
+    def _take(self, reports: Sequence[Report], results: list[TrialResult]) -> None:
+        """Put the results of ended trials into the batch."""
+        for report in reports:
+            if report.result is not None:
+                results.append(report.result)
+            else:
+                self._on_moved(report)
+
+    def _raise_problem(self) -> None:
+        if self._problem is not None:
+            raise self._problem

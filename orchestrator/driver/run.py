@@ -1,0 +1,186 @@
+"""Runs a sweep: plan - ledger -> packs -> executor -> ledger, views. The only place where they meet."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.filesize import decimal
+
+from orchestrator.driver.exports import recorded_rows
+from orchestrator.driver.loop import Training
+from orchestrator.driver.options import EXECUTORS, RunOptions, RunSummary, chosen_device
+from orchestrator.driver.status import errors_of_launch
+from orchestrator.errors import SweepError, unknown_name
+from orchestrator.executors.executor import Executor
+from orchestrator.executors.inline import InlineExecutor
+from orchestrator.ledger.lease import lease
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.storage import PATIENCE_SECONDS
+from orchestrator.report.show import show
+from orchestrator.schedulers.plan import Plan, ledger_of, plan_sweep
+from orchestrator.sweeps.value import Sweep
+from trainables.packs.state_store import StateStore
+from trainables.registry import workload
+from trainables.result import Outcome
+
+if TYPE_CHECKING:
+    from orchestrator.mlflow_view.background import BackgroundView
+
+PLAIN_WIDTH = 1000
+"""Characters of a line where standard output is a file or a pipe: no table is folded there."""
+
+
+def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
+    """Run what is missing, then show the table, draw the figures and bring MLflow up to date."""
+    console = _console()
+    if options.executor not in EXECUTORS:
+        raise SweepError(unknown_name("executor", options.executor, EXECUTORS))
+    if options.max_nodes is not None and (options.address is None or options.executor != "ray"):
+        raise SweepError("--max-nodes is for a Ray cluster that can grow: give its --address as well")
+    if options.slots_per_node is not None and options.max_nodes is None:
+        raise SweepError("--slots-per-node says what the nodes of --max-nodes hold: give that as well")
+    if options.address is not None and options.executor == "inline":
+        raise SweepError("--address names a Ray cluster, and --executor inline runs in this process: give one of them")
+    if options.figures or sweep.best_over:  # the best values are chosen by the errors that figures show
+        _check_figures(sweep)
+    device = chosen_device(sweep, options)
+    ledger = ledger_of(sweep, options.out)
+    ledger.check_writable()
+    options = replace(options, out=ledger.root)
+    with lease(options.out, sweep.name):
+        plan = plan_sweep(sweep, ledger, options.max_trials)
+        _announce(console, plan)
+        with _connected(plan, options, device) as executor, _mlflow(sweep, options) as view:
+            if view is not None:
+                _catch_up(view, plan, ledger)
+            ledger.wait_for_store(PATIENCE_SECONDS)
+            outcomes, interrupted = Counter[str](), False
+            if executor is not None:
+                training = Training(plan, ledger, executor, view, states_root(options.out), options.checkpoint_seconds)
+                outcomes, interrupted = training.run(console)
+            ledger.compact()
+            now = plan if executor is None else plan_sweep(sweep, ledger)
+            if not now.is_complete:
+                console.print(
+                    f"{now.num_done} of {now.num_trials} trials done: what follows is of a part of the sweep",
+                    highlight=False,
+                )
+            figures = show(plan, ledger, console, with_figures=options.figures)
+            _tell_states(console, now, states_root(options.out))
+            if view is not None:
+                _finish_view(view, now, figures, console)
+    return RunSummary(
+        planned=plan.num_trials,
+        already_done=plan.num_done,
+        finished=outcomes.total(),
+        failed=outcomes[Outcome.FAILED],
+        outcomes=outcomes,
+        interrupted=interrupted,
+        errors=errors_of_launch(sweep, ledger) if outcomes[Outcome.FAILED] else {},
+    )
+
+
+def states_root(out: str) -> str:
+    """Where half-done members' states lie under an output folder."""
+    return f"{out if '://' in out else Path(out).resolve()}/states"
+
+
+def _console() -> Console:
+    """Standard output; wide enough for the result table where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+
+
+def _announce(console: Console, plan: Plan) -> None:
+    console.print(
+        f"{plan.sweep.name}: {plan.num_trials} trials, {plan.num_done} done, {plan.num_pending} to run",
+        highlight=False,
+    )
+    if plan.stale_rows:
+        version = workload(plan.sweep.workload).config_type.numeric_version
+        console.print(
+            f"{plan.stale_rows} rows of {plan.sweep.workload} were made by another version than {version}: "
+            "they stay in the ledger and are not used",
+            highlight=False,
+        )
+
+
+def _tell_states(console: Console, plan: Plan, root: str) -> None:
+    """What trials that stopped early keep on disk: of large networks it is most of what a search leaves."""
+    open_trials = {config.trial_id for config in plan.configs} - plan.settled
+    sizes = StateStore(root).sizes(open_trials) if open_trials else {}
+    if sizes:
+        size = decimal(sum(sizes.values()))
+        console.print(
+            f"states   {len(sizes)} pruned or unfinished trials keep {size} in {root}: deleting those files only means "
+            "that such a trial would start anew",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _check_figures(sweep: Sweep) -> None:
+    """Before anything is trained: they are drawn when all is done."""
+    if sweep.figures:
+        from orchestrator.figures import drawing
+
+        drawing.check(sweep)
+
+
+@contextmanager
+def _connected(plan: Plan, options: RunOptions, device: str | None) -> Iterator[Executor | None]:
+    """The executor, started only if there is something to run."""
+    if plan.is_complete:
+        yield None
+    elif options.executor == "inline":
+        yield InlineExecutor(device or "cpu", options.cpus_per_trial)
+    else:
+        from orchestrator.executors.ray_cluster import Cluster
+
+        cluster = Cluster(options.address)
+        try:
+            from orchestrator.executors.ray_tune import RayExecutor  # imports Tune while Ray starts
+
+            yield RayExecutor(
+                states_root(options.out),
+                cluster,
+                device,
+                options.cpus_per_trial,
+                options.max_nodes,
+                options.slots_per_node,
+            )
+        finally:
+            cluster.close()
+
+
+def _mlflow(sweep: Sweep, options: RunOptions) -> AbstractContextManager[BackgroundView | None]:
+    if not options.mlflow:
+        return nullcontext(None)
+    from orchestrator.mlflow_view.background import BackgroundView
+    from orchestrator.mlflow_view.connection import default_tracking_uri
+
+    return BackgroundView(default_tracking_uri(options.out), sweep.name, sweep.title)
+
+
+def _catch_up(view: BackgroundView, plan: Plan, ledger: Ledger) -> None:
+    """What earlier launches recorded and MLflow lacks: it was down, or its database was deleted."""
+    view.catch_up(lambda present: recorded_rows(ledger, plan.sweep, plan.settled - present))
+
+
+def _finish_view(view: BackgroundView, plan: Plan, figures: Sequence[Path], console: Console) -> None:
+    view.finish(figures, finished=plan.is_complete)
+    if view.problem is not None:
+        console.print(
+            f"{view.problem}: `launch export-mlflow` with this launch's sweep and options fills it in later",
+            highlight=False,
+        )
+    else:
+        uri = shlex.quote(view.tracking_uri)
+        console.print(f"mlflow   mlflow ui --backend-store-uri {uri}", highlight=False, markup=False, soft_wrap=True)

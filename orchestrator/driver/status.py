@@ -1,0 +1,42 @@
+"""How far a sweep is, and what its failed trials ended with, from the ledger alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.schedulers.plan import plan_sweep
+from orchestrator.sweeps.value import Sweep
+
+
+@dataclass(frozen=True, slots=True)
+class SweepStatus:
+    """How far a sweep is by its results: outcomes of its trials, and each failed one's last error line."""
+
+    total: int
+    settled: int
+    outcomes: Mapping[str, int]
+    errors: Mapping[str, str]
+
+
+def sweep_status(sweep: Sweep, ledger: Ledger) -> SweepStatus:
+    """Read a sweep's state from the ledger."""
+    plan = plan_sweep(sweep, ledger)
+    trial_ids = {config.trial_id for config in plan.configs}
+    rows = ledger.trials(sweep.workload, trial_ids=trial_ids, columns=("trial_id", "outcome", "error")).to_pylist()
+    errors = {row["trial_id"]: _last_line(row["error"]) for row in rows if row["error"]}
+    outcomes = Counter(row["outcome"] for row in rows)
+    return SweepStatus(plan.num_trials, plan.num_done, dict(outcomes.most_common()), errors)
+
+
+def errors_of_launch(sweep: Sweep, ledger: Ledger) -> dict[str, int]:
+    """How many trials of this ledger's driver ended with each error."""
+    rows = ledger.trials(sweep.workload, columns=("driver_id", "error")).to_pylist()
+    lines = Counter(_last_line(row["error"]) for row in rows if row["error"] and row["driver_id"] == ledger.driver_id)
+    return dict(lines.most_common())
+
+
+def _last_line(error: str) -> str:
+    return error.strip().splitlines()[-1]

@@ -1,0 +1,42 @@
+"""The executor that runs packs in this process, for debuggers and small machines."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from orchestrator.executors.executor import ReportSink, given_up_reports
+from orchestrator.executors.pack_queue import PackQueue
+from trainables.packs.worker import PackWorker
+
+_WAIT_SECONDS = 1.0
+
+
+class InlineExecutor:
+    """The same sweep in this process, one pack after another: for debuggers and small machines."""
+
+    slots = 1
+
+    def __init__(self, device: str = "cpu", num_threads: int = 1) -> None:
+        self.device, self.num_threads = device, num_threads
+        self._recorded: set[str] = set()
+
+    def run(self, queue: PackQueue, sink: ReportSink) -> None:
+        """Run everything in the queue; returns when it is finished."""
+        while not queue.is_finished:
+            order = queue.next_pack(self.slots)
+            if order is None:
+                queue.wait(_WAIT_SECONDS)
+                sink(())  # raises if there is nothing to wait for: results could not be recorded
+                continue
+            worker = PackWorker(order)
+            while not worker.is_done:
+                sink(worker.step())
+                worker.forget(tuple(self._recorded))
+            sink(given_up_reports(queue.completed(order.pack_id)))
+
+    def acknowledge(self, trial_ids: Collection[str]) -> None:
+        """These trials are recorded: their states may go."""
+        self._recorded.update(trial_ids)
+
+    def close(self) -> None:
+        """Nothing to let go of."""

@@ -1,0 +1,211 @@
+"""Configs -> packs: cut when a worker asks for one, so that their size fits what is left to do."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import uuid
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from orchestrator.executors.retries import MAX_LOSSES, given_up
+from trainables.config import TrialConfig
+from trainables.packs.orders import MemberOrder, PackOrder
+from trainables.registry import workload
+from trainables.result import Outcome, TrialResult
+
+_logger = logging.getLogger(__name__)
+
+LONGEST_PACK_SECONDS = 120.0
+SHORTEST_PACK_SECONDS = 1.0
+"""A pack costs some tens of milliseconds to start: shorter ones are not worth cutting."""
+SECONDS_PER_SLOT = 0.02
+"""The driver needs some milliseconds for a pack: with many slots even the last packs last so long that it keeps up."""
+ROUNDS_LEFT = 2
+"""A pack is at most this fraction of a slot's share of what is left: large packs first, small ones level the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackSettings:
+    """What every pack of a run shares."""
+
+    states_root: str
+    checkpoint_seconds: float
+    device: str = "cpu"
+    num_threads: int = 1
+
+
+class PackQueue:
+    """The trials still to run; packs are pulled from it, lost packs come back to it. Thread-safe.
+
+    More members may come until `close`.
+    """
+
+    def __init__(self, settings: PackSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._is_open = True
+        self._waiting: deque[MemberOrder] = deque()
+        self._cost_waiting = 0.0
+        self._requeued: deque[tuple[MemberOrder, ...]] = deque()
+        self._in_flight: dict[str, PackOrder] = {}
+        self._ended: dict[str, float] = {}
+        self._losses: dict[str, int] = {}
+        self._last_engines: dict[str, str] = {}
+        self._run_id = uuid.uuid4().hex[:8]
+        self._num_packs = 0
+
+    def add(self, members: Sequence[MemberOrder]) -> None:
+        """More to run, the costliest first."""
+        with self._changed:
+            if members:  # every recorded batch comes by here, and to sort a million trials takes seconds
+                self._waiting = deque(_longest_first([*self._waiting, *members]))
+                self._cost_waiting += sum(_cost(member) for member in members)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        with self._changed:
+            self._is_open = False
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Return when something waits or all is finished, or after that long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._requeued or not self._is_open, seconds)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing waits, nothing is in flight and nothing more will come."""
+        with self._lock:
+            return not (self._is_open or self._waiting or self._requeued or self._in_flight)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is in flight: what comes next depends on results."""
+        with self._lock:
+            return not (self._waiting or self._requeued or self._in_flight)
+
+    def next_pack(self, slots: int) -> PackOrder | None:
+        """Cut the next pack for one of `slots` workers; None if nothing waits now."""
+        with self._lock:
+            members = self._requeued.popleft() if self._requeued else self._cut(slots)
+            if not members:
+                return None
+            self._num_packs += 1
+            order = PackOrder(
+                f"{self._run_id}-{self._num_packs}",
+                members,
+                self._settings.states_root,
+                self._settings.checkpoint_seconds,
+                self._settings.device,
+                self._settings.num_threads,
+                self._engine(members[0]),
+            )
+            self._in_flight[order.pack_id] = order
+            return order
+
+    def ended(self, result: TrialResult) -> bool:
+        """A trial's result is here; whether it is the first one that goes this far."""
+        reached = result.epochs_done if result.outcome is Outcome.UNFINISHED else math.inf
+        with self._lock:
+            is_first = reached > self._ended.get(result.trial_id, -1)
+            self._ended[result.trial_id] = max(reached, self._ended.get(result.trial_id, -1))
+            return is_first
+
+    def completed(self, pack_id: str) -> list[TrialResult]:
+        """A pack's worker has finished it; members without a result count as lost."""
+        return self.lost(pack_id, "the pack ended without its result", {})
+
+    def lost(self, pack_id: str, error: str, state_paths: Mapping[str, str]) -> list[TrialResult]:
+        """A pack's worker died: its unfinished members go on in two halves, so that a deadly member ends up alone.
+
+        Returns the results of members that are given up: `ended` takes them as it takes a worker's.
+        """
+        with self._lock:
+            order = self._in_flight.pop(pack_id, None)
+            left = [m for m in order.members if not self._has_ended(m)] if order else []
+            again = [
+                replace(m, attempt=m.attempt + 1, state_path=state_paths.get(m.config.trial_id, m.state_path))
+                for m in left
+            ]
+            if len(again) > 1:
+                middle = (len(again) + 1) // 2
+                self._requeued.extend((tuple(again[:middle]), tuple(again[middle:])))
+                return []
+            for before, member in zip(left, again, strict=True):
+                # A newer state is progress: a worker that was only taken away gives its trial no bad name.
+                earlier = self._losses.get(member.config.trial_id, 0) if member.state_path == before.state_path else 0
+                self._losses[member.config.trial_id] = losses = earlier + 1
+                if losses < MAX_LOSSES:
+                    if losses == MAX_LOSSES - 1:
+                        self._choose_last_engine(member.config)
+                    self._requeued.append((member,))
+                    continue
+                return [given_up(member, pack_id, error)]
+            return []
+
+    def _has_ended(self, member: MemberOrder) -> bool:
+        return self._ended.get(member.config.trial_id, -1) >= member.last_epoch
+
+    def _cut(self, slots: int) -> tuple[MemberOrder, ...]:
+        share_of_cost = self._cost_waiting / max(1, slots)
+        shortest = max(SHORTEST_PACK_SECONDS, min(SECONDS_PER_SLOT * slots, share_of_cost))
+        budget = min(max(share_of_cost / ROUNDS_LEFT, shortest), LONGEST_PACK_SECONDS)
+        share = math.ceil(len(self._waiting) / max(1, slots))
+        members: list[MemberOrder] = []
+        cost = 0.0
+        while self._waiting:
+            candidate = self._waiting[0]
+            grown = cost + _cost(candidate)
+            side_by_side = workload(candidate.config.workload).side_by_side(self._settings.device)
+            is_long_enough = grown > budget and len(members) >= min(side_by_side, share)
+            if members and (is_long_enough or not self._may_share(candidate, members[0])):
+                break
+            members.append(self._waiting.popleft())
+            cost = grown
+        self._cost_waiting -= cost
+        return tuple(members)
+
+    def _may_share(self, one: MemberOrder, other: MemberOrder) -> bool:
+        return _key(one) == _key(other) and self._engine(one) == self._engine(other)
+
+    def _engine(self, member: MemberOrder) -> str | None:
+        return self._last_engines.get(member.config.trial_id)
+
+    def _choose_last_engine(self, config: TrialConfig) -> None:
+        engine = workload(config.workload).last_engine(self._settings.device)
+        if engine is None:
+            return
+        if not self._last_engines:
+            _logger.warning(
+                "trial %s ended its worker %d times: from now on it, and others that do the same, have engine %s",
+                config.trial_id,
+                MAX_LOSSES - 1,
+                engine,
+            )
+        self._last_engines[config.trial_id] = engine
+
+
+def _longest_first(members: Sequence[MemberOrder]) -> list[MemberOrder]:
+    """By pack key, the costliest key first; within it by falling cost, then by seed, so that neighbours share data."""
+
+    def rank(member: MemberOrder) -> tuple[float, int]:
+        return -_cost(member), member.config.seed
+
+    by_key = sorted(members, key=lambda m: str(_key(m)))
+    groups = [sorted(group, key=rank) for _, group in groupby(by_key, key=lambda m: str(_key(m)))]
+    return [member for group in sorted(groups, key=lambda g: rank(g[0])) for member in group]
+
+
+def _key(member: MemberOrder) -> object:
+    return workload(member.config.workload).pack_key(member.config)
+
+
+def _cost(member: MemberOrder) -> float:
+    config = member.config
+    return workload(config.workload).cost(config) * member.last_epoch / config.num_epochs

@@ -1,0 +1,252 @@
+"""Packs on Ray Tune: a Tuner whose searcher pulls packs, and results that come back past Tune's own log.
+
+Tune sees a pack's id and whether it goes on, nothing else; its files are scratch that nobody reads back.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orchestrator.errors import ClusterError
+from orchestrator.executors.executor import ReportSink, given_up_reports
+from orchestrator.executors.pack_queue import PackQueue
+from orchestrator.executors.ray_capacity import GPU_NODES, ClusterRoom
+from orchestrator.executors.ray_cluster import Cluster
+from trainables.packs.exchange import PackExchange
+from trainables.packs.orders import PackOrder
+from trainables.packs.state_store import StateStore
+from trainables.tune_trainable import EXCHANGE, EXCHANGE_NAMESPACE, PACK_ID, PackTrainable
+
+_TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no log files for each trial
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends fit() at once
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # no snapshots of what the ledger already describes
+    "RAY_AIR_NEW_OUTPUT": "0",  # no configuration box
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # how many packs wait is the searcher's to say
+}
+_NEWS_SECONDS = 0.5
+
+
+class RayExecutor:
+    """Runs packs on a cluster, which it leaves when it is closed; raises `ClusterError` if that cannot be had.
+
+    A pack has one GPU and one CPU where `device` is `cuda`, else `cpus_per_trial` CPUs of a node that is not kept for
+    GPU packs: its members train in turn. `device` None is `cuda` if the cluster has a GPU now. For `max_nodes` and
+    `slots_per_node` see `ClusterRoom`.
+    """
+
+    def __init__(
+        self,
+        states_root: str,
+        cluster: Cluster,
+        device: str | None,
+        cpus_per_trial: int = 1,
+        max_nodes: int | None = None,
+        slots_per_node: int | None = None,
+    ) -> None:
+        self._store = StateStore(states_root)
+        for name, value in _TUNE_SETTINGS.items():
+            os.environ.setdefault(name, value)
+        self._cluster = cluster
+        cluster.wait()
+        self.device = device or ("cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu")
+        self.num_threads = cpus_per_trial
+        self._pack: dict[str, float] = {"CPU": 1, "GPU": 1} if self.device == "cuda" else {"CPU": cpus_per_trial}
+        self._room = ClusterRoom(self._pack, max_nodes, slots_per_node)
+        if max_nodes is None and not self._room.now:
+            raise ClusterError(
+                f"no node of the cluster has room for a trial ({self._room.pack_text}); --max-nodes N lets it grow"
+            )
+        self._exchange_name = f"exchange-{uuid.uuid4().hex}"
+        self._exchange = (
+            ray.remote(num_cpus=0)(PackExchange)
+            .options(
+                name=self._exchange_name,
+                namespace=EXCHANGE_NAMESPACE,
+                # beside the driver: it must not go with a worker's node
+                scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+            )
+            .remote()
+        )
+        self._drain_lock = threading.Lock()
+        self._problem: BaseException | None = None
+
+    @property
+    def slots(self) -> int:
+        """Packs that run at once, or will when the nodes that are asked for have come."""
+        return self._room.wanted
+
+    def run(self, queue: PackQueue, sink: ReportSink) -> None:
+        """Run everything in the queue; returns when it is finished."""
+        scratch = tempfile.mkdtemp(prefix="lambda-atlas-tune-")
+        try:
+            with self._draining(sink):
+                self._tuner(queue, sink, scratch).fit()
+        except Exception:
+            self.raise_problem()  # what Tune wrapped, or what came of it
+            raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def acknowledge(self, trial_ids: Collection[str]) -> None:
+        """These trials are recorded: their states may go."""
+        self._exchange.acknowledge.remote(list(trial_ids))
+
+    def close(self) -> None:
+        """Nothing runs or is acknowledged any more: leave the cluster. Returns at once."""
+        self._cluster.leave()
+
+    def _tuner(self, queue: PackQueue, sink: ReportSink, scratch: str) -> tune.Tuner:
+        return tune.Tuner(
+            tune.with_resources(PackTrainable, self._placement()),
+            tune_config=tune.TuneConfig(
+                search_alg=_PackSearcher(self, queue),
+                scheduler=_PackEnds(queue, self, sink),
+                num_samples=-1,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="packs",
+                storage_path=scratch,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=0),
+            ),
+        )
+
+    def _placement(self) -> tune.PlacementGroupFactory:
+        """Resources of a pack, and nodes that it must not take."""
+        if self.device == "cuda":
+            return tune.PlacementGroupFactory([self._pack])
+        others = [{name: f"!{value}" for name, value in GPU_NODES.items()}]
+        return tune.PlacementGroupFactory([self._pack], bundle_label_selector=others)
+
+    def offer(self, order: PackOrder) -> dict[str, Any]:
+        """Send an order to where its worker fetches it; returns the Tune config that names it."""
+        self._exchange.put.remote(order)
+        return {PACK_ID: order.pack_id, EXCHANGE: self._exchange_name}
+
+    def pack_ended(self, queue: PackQueue, sink: ReportSink, pack_id: str, error: str | None = None) -> None:
+        """A pack is through, or its worker died: take what it had reported, put the rest back into the queue."""
+        try:
+            self._drain(sink)
+            given_up = (
+                queue.completed(pack_id) if error is None else queue.lost(pack_id, error, self._store.find(pack_id))
+            )
+            sink(given_up_reports(given_up))
+        except BaseException as problem:
+            self._problem = problem  # Tune makes text of what is raised here
+            raise
+        self._exchange.close.remote(pack_id)
+
+    def _drain(self, sink: ReportSink) -> None:
+        """Hand on every report that is there; when this returns, no other thread still has one in hand."""
+        with self._drain_lock:
+            sink(ray.get(self._exchange.drain.remote()))
+
+    @contextmanager
+    def _draining(self, sink: ReportSink) -> Iterator[None]:
+        """Hand reports on from a thread of its own, so that Tune's loop never waits for the ledger."""
+        stop = threading.Event()
+
+        def drain_until_stopped() -> None:
+            try:
+                while not stop.is_set():
+                    ray.get(self._exchange.news.remote(_NEWS_SECONDS))
+                    self._drain(sink)
+            except BaseException as problem:  # raised in the driver's thread, by the searcher
+                self._problem = problem
+
+        thread = threading.Thread(target=drain_until_stopped, name="drain-reports", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            self._exchange.wake.remote()
+            thread.join()
+            self.raise_problem()
+            self._drain(sink)
+
+    def raise_problem(self) -> None:
+        """Raise what went wrong while results were taken (a full disk, say): the sweep cannot go on."""
+        if self._problem is not None:
+            raise self._problem
+
+
+class _DriverOnly:
+    """Tune pickles its searcher and callbacks into scratch that nobody reads: leave out what cannot be pickled."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class _PackSearcher(_DriverOnly, Searcher):
+    """Pulls a pack from the queue whenever the cluster has room for one, or may grow for it."""
+
+    def __init__(self, executor: RayExecutor, queue: PackQueue) -> None:
+        super().__init__(metric=None, mode=None)
+        self._executor, self._queue = executor, queue
+        self._in_flight: set[str] = set()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next pack's id; None while others run that may come back, FINISHED at the end."""
+        self._executor.raise_problem()
+        slots = self._executor.slots
+        order = self._queue.next_pack(slots) if len(self._in_flight) < slots else None
+        if order is None:
+            return str(Searcher.FINISHED) if self._queue.is_finished else None
+        self._in_flight.add(trial_id)
+        return self._executor.offer(order)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """There is room for another; the queue learns it from `_PackEnds`, which knows the pack."""
+        self._in_flight.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what is left to do is read from the ledger."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""
+
+
+class _PackEnds(_DriverOnly, FIFOScheduler):
+    """Tells the queue how packs end.
+
+    A scheduler, since Tune counts callbacks for its telemetry, and imports MLflow to do so.
+    """
+
+    def __init__(self, queue: PackQueue, executor: RayExecutor, sink: ReportSink) -> None:
+        super().__init__()
+        self._queue, self._executor, self._sink = queue, executor, sink
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Called in every round of Tune's loop."""
+        self._executor.raise_problem()
+        return super().choose_trial_to_run(tune_controller)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """The pack is through."""
+        self._executor.pack_ended(self._queue, self._sink, trial.config[PACK_ID])
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """The pack's worker died or raised."""
+        error = str(trial.get_error() or "unknown error")
+        self._executor.pack_ended(self._queue, self._sink, trial.config[PACK_ID], error)

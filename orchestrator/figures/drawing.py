@@ -1,0 +1,69 @@
+"""The figures by name, drawn from the ledger's two tables alone; `draw` writes one as PNG and PDF.
+
+Means are over trials whose error rate means something (`analysis.cells.is_measured`); the others are drawn as what
+they are.
+`FIGURES` has all of them once this module is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from orchestrator.analysis.error_rates import judged_by
+from orchestrator.errors import UserError, unknown_name
+from orchestrator.figures import error_curves, maps, training_dynamics  # noqa: F401 (they enter their figures)
+from orchestrator.figures.files import add_line, write
+from orchestrator.figures.registry import FIGURES, FigureInput, FigureSpec
+from orchestrator.figures.style import STYLE, look_of
+from orchestrator.sweeps.value import Sweep
+from trainables.config import Optimizer
+from trainables.result import SATISFYING
+
+
+def check(sweep: Sweep) -> None:
+    """Raise `UserError` for a figure that the sweep cannot have, or an optimizer that no figure can draw."""
+    for name in sweep.figures:
+        fitting = [known for known, spec in FIGURES.items() if spec.fault_of(sweep) is None]
+        if name not in FIGURES:
+            raise UserError(unknown_name("figure", name, fitting))
+        if fault := FIGURES[name].fault_of(sweep):
+            raise UserError(f"{fault} (known for it: {', '.join(sorted(fitting))})")
+    used = {cell["optimizer"] for grid in sweep.grids for cell in grid.cells()} if sweep.figures else set()
+    for optimizer in Optimizer:
+        if optimizer in used:
+            look_of(optimizer)
+
+
+def figures_of(sweep: Sweep) -> list[FigureSpec]:
+    """The figures that the sweep names."""
+    check(sweep)
+    return [FIGURES[name] for name in sweep.figures]
+
+
+def draw(name: str, given: FigureInput, folder: Path, note: str = "") -> list[Path]:
+    """Write the figure as `folder`/name.png and .pdf, each in one rename; nothing where nothing is to be drawn.
+
+    `note` is a line below the caption: what the trials are a selection of, say. Raises `UserError` for an unknown name.
+    """
+    figure = drawn(name, given)
+    return [] if figure is None else write(figure, name, folder, note)
+
+
+def drawn(name: str, given: FigureInput) -> Figure | None:
+    """The figure of the trials that are settled, in our style; raises `UserError` for an unknown name."""
+    if name not in FIGURES:
+        raise UserError(unknown_name("figure", name, FIGURES))
+    spec = FIGURES[name]
+    # Sums round by their order: rows in another order must not give another file.
+    settled = given.trials[given.trials["outcome"].isin(SATISFYING)].sort_values("trial_id", ignore_index=True)
+    traces = given.traces.sort_values(["trial_id", "epoch"], ignore_index=True)
+    shown = replace(given, trials=judged_by(settled, spec.error), traces=traces, error=spec.error)
+    with rc_context(STYLE):
+        figure = spec.function(shown)
+        if figure is not None:
+            add_line(figure, spec.error.meaning)
+    return figure

@@ -1,0 +1,101 @@
+"""How figures look: optimizers, colours, symbols and numbers, the same in all of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import to_rgb
+
+from trainables.config import Optimizer, entry_of
+
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.labelsize": 10,
+    "axes.titlesize": 10,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.92",
+    "axes.axisbelow": True,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,  # editable text, as publishers ask
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How an optimizer is drawn everywhere; later ones are smaller, so that equal values stay visible on top."""
+
+    name: str
+    colour: str
+    marker: str
+    marker_size: float
+    line_width: float
+    hatch: str | None
+
+
+# Okabe-Ito colours, safe for colour-blind readers: warm for coupled decay, cold for decoupled.
+LOOKS = {
+    Optimizer.ADAM: Look("Adam", "#D55E00", "o", 7.5, 2.4, None),
+    Optimizer.ADAMW: Look("AdamW", "#0072B2", "s", 4.5, 1.3, "////"),
+    Optimizer.SIGNSGD: Look("SignSGD", "#E69F00", "^", 7.5, 2.4, None),
+    Optimizer.SIGNSGDW: Look("SignSGDW", "#56B4E9", "D", 4.0, 1.3, "////"),
+}
+
+
+def look_of(optimizer: Optimizer) -> Look:
+    """How the optimizer is drawn; raises `ConfigError` for one that has no look."""
+    return entry_of(optimizer, LOOKS, "its look in figures")
+
+
+_SYMBOLS = {
+    "weight_decay": r"$\lambda$",
+    "batch_size": "$B$",
+    "learning_rate": r"$\eta$",
+    "num_epochs": "$T$",
+    "num_train": "$n$",
+    "dimension": "$d$",
+    "noise_sparsity": "$s$",
+    "noise_std": r"$\sigma_p$",
+    "feature_noise": r"$\alpha$",
+    "num_filters": "$m$",
+    "activation_power": "$q$",
+    "init_std": r"$\sigma_0$",
+    "beta1": r"$\beta_1$",
+    "beta2": r"$\beta_2$",
+}
+
+
+def symbol(column: str) -> str:
+    """The paper's symbol of a field, or its name in words."""
+    return _SYMBOLS.get(column, column.replace("_", " "))
+
+
+def number_text(value: Any) -> str:
+    """A number as a reader writes it: 0.05, 100, or a power of ten."""
+    if not isinstance(value, int | float | np.number):
+        return str(value)
+    number = float(value)
+    if math.isnan(number):
+        return "none"  # what the optimizer does not read
+    return f"{number:g}" if number == 0 or 1e-3 <= abs(number) < 1e4 else power_text(number)
+
+
+def power_text(value: float) -> str:
+    """A number as a multiple of a power of ten, in TeX."""
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.5e}".split("e")
+    factor = "" if float(mantissa) == 1 else rf"{float(mantissa):g}\times"
+    return f"${factor}10^{{{int(exponent)}}}$"
+
+
+def lighter(colour: Any, share: float) -> tuple[float, float, float]:
+    """The colour mixed with white."""
+    red, green, blue = (c + (1 - c) * 0.75 * share for c in to_rgb(colour))
+    return red, green, blue

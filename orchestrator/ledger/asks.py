@@ -1,0 +1,51 @@
+"""What searches asked, round by round: recorded before it is dispatched, read again by a launch that goes on.
+
+`<root>/asks/search=S/round-<k>-<driver>.parquet`, one file a round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from orchestrator.ledger import schema as rules
+from orchestrator.ledger.parts import bad_part, unreadable
+from orchestrator.ledger.storage import Storage
+
+
+class Asks:
+    """The asks of all searches in a ledger's storage; `driver_id` names the writer."""
+
+    def __init__(self, storage: Storage, driver_id: str) -> None:
+        self._storage, self._driver_id = storage, driver_id
+
+    def put(self, search_id: str, round_number: int, params: Sequence[Mapping[str, float]]) -> None:
+        """Record what a search asks in a round, before any of it is dispatched."""
+        rows = [{"search_id": search_id, "round": round_number, "position": i, **p} for i, p in enumerate(params)]
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(rules.asks_marker()), sink)
+        self._storage.write(
+            f"{self._folder(search_id)}/round-{round_number:04d}-{self._driver_id}.parquet", sink.getvalue()
+        )
+
+    def rounds(self, search_id: str) -> dict[int, list[dict[str, float]]]:
+        """The recorded points of each round of a search; of two drivers' records of one round the earlier driver's."""
+        rounds: dict[int, list[dict[str, float]]] = {}
+        for part in self._storage.list(self._folder(search_id), pafs.FileType.File):
+            try:
+                table = self._storage.patiently(partial(pq.read_table, part, filesystem=self._storage.files))
+            except (OSError, pa.ArrowException) as error:
+                raise unreadable(part, error) from None
+            if fault := rules.fault_of_marker(table.schema.metadata, rules.ASKS):
+                raise bad_part(part, fault)
+            rows = table.sort_by("position").drop_columns(["search_id", "position"]).to_pylist()
+            number = rows[0].pop("round")
+            rounds.setdefault(number, [{k: v for k, v in row.items() if k != "round"} for row in rows])
+        return rounds
+
+    def _folder(self, search_id: str) -> str:
+        return f"{self._storage.path}/{rules.ASKS}/search={search_id}"

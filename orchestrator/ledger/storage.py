@@ -1,0 +1,160 @@
+"""Where results lie, a folder or an object store: its faults in one line, its outages waited out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
+
+from orchestrator.errors import LedgerError
+from trainables.atomic_files import is_absent, open_root, write_whole
+
+STORE_REMEDY = "the environment gives an object store's address and keys (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...)"
+
+PATIENCE_SECONDS = 900.0
+"""How long a sweep that has begun outlasts a store that is away: workers train on, results wait in the driver."""
+
+_STORE_ERROR = re.compile(r"AWS Error (?P<kind>\w+).*? operation:\s*(?P<text>.*?)(?: \(Request ID.*)?$")
+_AWAY = re.compile("NETWORK_CONNECTION|UNAVAILABLE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT|INTERNAL_FAILURE|status 5")
+"""What object stores say of faults that pass."""
+_LONGEST_WAIT_SECONDS = 10.0
+
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class Storage:
+    """The folder or object-store URI under a ledger; raises `LedgerError` for one that cannot be opened.
+
+    `root` names it, `path` is where it lies in the file system `files`. An object store that does not answer is asked
+    again for `patience_seconds`, which may be changed at any time.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root, self.files, self.path = resolve(root)
+        self.patience_seconds = 0.0
+
+    def patiently(self, request: Callable[[], _T]) -> _T:
+        """The request's result; one that can be repeated, for it is while the store does not answer."""
+        asking = Retrying(
+            retry=retry_if_exception(lambda error: not self.is_local and bool(_AWAY.search(str(error)))),
+            stop=lambda state: (state.seconds_since_start or 0.0) >= self.patience_seconds,
+            wait=wait_exponential(max=_LONGEST_WAIT_SECONDS),
+            before_sleep=self._say_waiting,
+            reraise=True,
+        )
+        return asking(request)
+
+    def _say_waiting(self, state: RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome is not None and (error := state.outcome.exception()):
+            minutes = self.patience_seconds / 60
+            _logger.warning("%s: %s; asked again for up to %.0f minutes", self.root, reason(error), minutes)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a folder, with locks and renames."""
+        return isinstance(self.files, pafs.LocalFileSystem)
+
+    def write(self, path: str, content: pa.Buffer) -> None:
+        """Make or replace a file, whole or not at all; raises `LedgerError` in one line."""
+        try:
+            self.patiently(lambda: write_whole(self.files, path, content))
+        except OSError as error:
+            raise self._fault("write to", path.rpartition("/")[0], error) from None
+
+    def exists(self, path: str) -> bool:
+        """Whether a file is there; raises `LedgerError` in one line."""
+        try:
+            return bool(self.patiently(lambda: self.files.get_file_info(path)).type != pafs.FileType.NotFound)
+        except OSError as error:
+            raise self._fault("read", path, error) from None
+
+    def delete(self, path: str) -> None:
+        """Delete a file; raises `LedgerError` in one line."""
+        try:
+            self.patiently(lambda: self.files.delete_file(path))
+        except OSError as error:
+            if is_absent(error):  # an earlier request got through, its answer did not
+                return
+            raise self._fault("delete", path, error) from None
+
+    def infos(self, folder: str) -> list[pafs.FileInfo]:
+        """What is in a folder; nothing if it is not there. Raises `LedgerError` for a bucket that is not there."""
+        try:
+            infos = self.patiently(lambda: self.files.get_file_info(pafs.FileSelector(folder, allow_not_found=True)))
+            if not infos and self.files.type_name == "s3":
+                self._check_bucket()
+        except OSError as error:
+            raise self._fault("list", folder, error) from None
+        return infos
+
+    def list(self, folder: str, file_type: pafs.FileType) -> list[str]:
+        """Sorted paths in a folder, without hidden ones."""
+        if self.is_local:
+            way = [folder, folder.rpartition("/")[0], self.path]
+            blocking = [i.path for i in self.files.get_file_info(way) if i.type == pafs.FileType.File]
+            if blocking:
+                raise LedgerError(f"{blocking[0]} is a file where a folder belongs; move it away")
+        infos = self.infos(folder)
+        return sorted(i.path for i in infos if i.type == file_type and not i.base_name.startswith((".", "_")))
+
+    def _check_bucket(self) -> None:
+        """A bucket that is not there lists as an empty one."""
+        bucket = self.path.partition("/")[0]
+        if self.files.get_file_info(bucket).type == pafs.FileType.NotFound:
+            raise LedgerError(f"cannot list {self.root}: there is no bucket {bucket!r}")
+
+    def _fault(self, action: str, folder: str, error: OSError) -> LedgerError:
+        remedy = "choose another output folder" if self.is_local else STORE_REMEDY
+        return LedgerError(f"cannot {action} {self.root}{folder.removeprefix(self.path)} ({reason(error)}); {remedy}")
+
+
+def resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
+    """A folder or URI as (absolute name, file system, path in it)."""
+    if not root.strip():
+        raise LedgerError("an output folder or URI is needed, got an empty name")
+    if "://" not in root:
+        root = str(Path(root).expanduser().absolute())
+    try:
+        check_uri(root)
+        files, path = open_root(root)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise LedgerError(f"cannot open {root} ({reason(error)}); give a folder or a URI as s3://bucket/path") from None
+    path = path.rstrip("/")
+    return path if isinstance(files, pafs.LocalFileSystem) else root.rstrip("/"), files, path
+
+
+def check_uri(root: str) -> None:
+    """Results, states and figures lie under the URI, and it is printed: it names a place and nothing else."""
+    if "://" not in root:
+        return
+    uri = urlsplit(root)
+    if not uri.netloc and uri.scheme != "file":
+        raise LedgerError(f"{root} names no bucket; give a folder or a URI as s3://bucket/path")
+    if uri.password is not None:
+        raise LedgerError(
+            f"{uri.scheme}://{uri.hostname}{uri.path}: no passwords in a URI, which is shown; {STORE_REMEDY}"
+        )
+    if uri.query or uri.fragment:
+        raise LedgerError(f"{root}: an output URI ends with its path; {STORE_REMEDY}")
+
+
+def is_store_fault(error: BaseException) -> bool:
+    """Whether an object store says so, and not what a file holds."""
+    return bool(_STORE_ERROR.search(str(error)))
+
+
+def reason(error: BaseException) -> str:
+    """In one line what the system or a library says."""
+    number = getattr(error, "errno", None)
+    text = (os.strerror(number) if number else str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+    said = _STORE_ERROR.search(text)
+    return f"{said['kind']}: {said['text']}".rstrip(": ") if said else text

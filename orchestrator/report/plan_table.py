@@ -1,0 +1,37 @@
+"""What `launch plan` shows."""
+
+from __future__ import annotations
+
+import os
+
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.schedulers.plan import Plan
+
+
+def plan_table(planned: Plan) -> Table:
+    """Cells by arm, seeds, trials, and the forecast for this machine's cores."""
+    sweep = planned.sweep
+    cores = os.cpu_count() or 1
+    table = Table(title=Text(f"{sweep.name}: {sweep.title}"), show_header=False, title_justify="left")
+    for grid in sweep.grids:
+        axes = {axis: ", ".join(map(_short, values)) for axis, values in grid.axes.items()}
+        for arm, coupled in grid.arms.items():
+            fields = {**grid.base, **coupled, **axes}
+            searched = sweep.search.space.get(arm, {}) if sweep.search else {}
+            lines = [f"{field} = {_short(value)}" for field, value in fields.items()]
+            lines += [f"{f} {axis}" for f, axis in searched.items() if f not in fields]
+            table.add_row(arm, Text("\n".join(lines)))
+    seeds = ", ".join(map(str, sweep.seeds)) if sweep.search is None else sweep.search.seeds_text(sweep.seeds)
+    table.add_row("seeds", seeds)
+    table.add_row("trials", f"{planned.num_trials}: {planned.num_done} done, {planned.num_pending} to run")
+    seconds = planned.forecast_core_seconds
+    table.add_row("forecast", f"{seconds / 3600:.2f} core hours, {seconds / 60 / cores:.1f} minutes on {cores} cores")
+    if planned.stale_rows:
+        table.add_row("other versions", f"{planned.stale_rows} rows of another workload version are left behind")
+    return table
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,98 @@
+"""A map in progress: what its rounds ask and its draws tell, as the work of a launch.
+
+Everything is derived from what the ledger holds and from the recorded asks, so that a map that is killed and started
+again goes on as if it had never stopped. Rounds of claims and of boundaries run at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.schedulers.map_results import Draws
+from orchestrator.schedulers.map_rounds import BoundaryRounds, ClaimRounds, Rounds
+from orchestrator.schedulers.scheduler import Task
+from orchestrator.sweeps.map_trials import map_of
+from orchestrator.sweeps.value import Sweep
+from trainables.config import TrialConfig
+from trainables.registry import workload
+from trainables.result import SATISFYING, TrialResult
+
+
+class MapRun:
+    """The claims and boundaries of a map."""
+
+    def __init__(self, sweep: Sweep, ledger: Ledger) -> None:
+        search = map_of(sweep)
+        self._sweep, self._ledger = sweep, ledger
+        self._draws = Draws(sweep)
+        self._rounds: list[Rounds] = [
+            BoundaryRounds(setting, rounds, self._draws, ledger) for setting, rounds in search.boundaries(sweep.cells())
+        ]
+        claims = [cell for cell in sweep.cells() if search.is_claim(cell)]
+        if claims:
+            self._rounds.insert(0, ClaimRounds(claims, self._draws, ledger))
+        self._known: set[str] = set()
+        self._dispatched: set[str] = set()
+        self._read(self.configs())
+
+    @property
+    def num_trials(self) -> int:
+        """Everything asked, and what is sure to be asked."""
+        return len(self.configs()) + sum(rounds.num_to_come for rounds in self._rounds)
+
+    @property
+    def forecast_core_seconds(self) -> float:
+        """The cost model's guess for what is asked and has not ended, and for what is sure to be asked."""
+        cost = workload(self._sweep.workload).cost
+        asked = sum(cost(config) for config in self.configs() if not self._draws.has_ended(config))
+        return asked + sum(rounds.num_to_come * cost(rounds.typical) for rounds in self._rounds)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more is to be asked, and everything asked has ended."""
+        return all(rounds.is_finished for rounds in self._rounds) and all(map(self._draws.has_ended, self.configs()))
+
+    def configs(self) -> tuple[TrialConfig, ...]:
+        """All trials that are asked so far."""
+        asked = {config.trial_id: config for rounds in self._rounds for config in rounds.configs()}
+        return tuple(asked.values())
+
+    def shown(self) -> tuple[TrialConfig, ...]:
+        """All trials that are asked so far."""
+        return self.configs()
+
+    def chosen(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def notes(self) -> list[str]:
+        """None: the tables say it."""
+        return []
+
+    def advance(self, results: Sequence[TrialResult] = ()) -> tuple[list[Task], list[str]]:
+        """Take what was recorded; returns what is to be trained now."""
+        self._draws.add([result.trial_row() for result in results])
+        while True:
+            for rounds in self._rounds:
+                rounds.ask()
+            if not self._read(self.configs()):
+                break
+        new = [
+            config
+            for config in self.configs()
+            if not self._draws.has_ended(config) and config.trial_id not in self._dispatched
+        ]
+        self._dispatched.update(config.trial_id for config in new)
+        return [Task(config, config.num_epochs) for config in new], []
+
+    def _read(self, configs: Collection[TrialConfig]) -> bool:
+        """Learn what the ledger holds of trials not read yet, other sweeps' work included; whether it settles any."""
+        ids = {config.trial_id for config in configs} - self._known
+        self._known |= ids
+        if not ids:
+            return False
+        rows = self._ledger.trials(self._sweep.workload, trial_ids=ids).to_pylist()
+        settled = [row for row in rows if row["outcome"] in SATISFYING]
+        self._draws.add(settled)
+        return bool(settled)

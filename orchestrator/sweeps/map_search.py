@@ -1,0 +1,141 @@
+"""What a map looks for, beside the sweep's grids: verdicts for their cells, boundaries through their space."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import SweepError
+from orchestrator.sweeps.claim_rule import ClaimRule
+from search_spaces.space import MixedSpace
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class MapSearch:
+    """Two kinds of trials, a space for each optimizer, and `rule`, which says what works and how surely.
+
+    Claims: cells of the sweep's grids that give every field of `space` a value are judged, from `rule.min_seeds` seeds
+    up to `rule.max_seeds`. Boundaries: in each setting of the other fields, and on each line of `lines` through the
+    space (fields with a value, B = 2 say), `rounds` rounds of `per_round` single draws go where they tell most of the
+    boundary P(works) = 1/2 of one optimizer.
+
+    `scaling` names a field x of the space for which an exponent is fitted, lambda_max ~ x^k.
+
+    Where a cell gives no `num_epochs`, a trial trains for `num_steps` optimizer steps, at most `max_epochs` epochs.
+    """
+
+    space: Mapping[str, MixedSpace]
+    rule: ClaimRule = field(default_factory=ClaimRule)
+    lines: tuple[Mapping[str, Any], ...] = ()
+    rounds: int = 10
+    per_round: int = 8
+    line_rounds: int = 8
+    scaling: str | None = None
+    num_steps: int | None = None
+    max_epochs: int = 10_000
+
+    def __post_init__(self) -> None:
+        if min(self.rounds, self.line_rounds) < 0 or self.per_round < 1 or self.max_epochs < 1:
+            raise SweepError(f"a map needs rounds, line_rounds >= 0 and per_round, max_epochs >= 1, got {self}")
+        if len({frozenset(axes) for axes in self.space.values()}) != 1:
+            raise SweepError("a map has the same fields in the space of every optimizer")
+        for name in (name for line in self.lines for name in line):
+            if name not in self.fields:
+                raise SweepError(f"a line gives a value to a field of the space ({', '.join(self.fields)}), got {name}")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that span the map."""
+        return tuple(next(iter(self.space.values())))
+
+    def axes(self, cell: Mapping[str, Any]) -> MixedSpace:
+        """The fields that a boundary is looked for in, in a cell or line that has none of them or some."""
+        optimizer = cell["optimizer"]
+        if optimizer not in self.space:
+            raise SweepError(f"no space for optimizer {str(optimizer)!r} (known: {', '.join(sorted(self.space))})")
+        return {name: axis for name, axis in self.space[optimizer].items() if name not in cell}
+
+    def middle(self, cell: Mapping[str, Any]) -> dict[str, Any]:
+        """The cell with the middle of each axis: any point of it is as valid as this one."""
+        return {**cell, **{name: axis.at(0.5) for name, axis in self.axes(cell).items()}}
+
+    def is_claim(self, cell: Mapping[str, Any]) -> bool:
+        """Whether a cell of the grids is judged."""
+        return all(name in cell for name in self.fields)
+
+    def check(self, name: str, seeds: Collection[int], error: str) -> None:
+        """Accept any sweep: a map uses neither its seeds nor its error."""
+
+    def check_seeds_are_free(self, name: str) -> None:
+        """Raise `SweepError`: a launch cannot choose the seeds of a map."""
+        raise SweepError(f"{name} is a map, whose cells draw their own seeds, as many as their verdicts need")
+
+    def seeds_text(self, seeds: Sequence[int]) -> str:
+        """How many seeds a cell has."""
+        return f"{self.rule.min_seeds} to {self.rule.max_seeds} of each cell's own, as its verdict needs"
+
+    def boundaries(self, cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], int]]:
+        """Each setting, line and optimizer that a boundary is looked for in, with its number of rounds."""
+        settings = [{k: v for k, v in cell.items() if k not in self.fields} for cell in cells]
+        for setting in (s for i, s in enumerate(settings) if s not in settings[:i]):
+            yield setting, self.rounds
+            yield from (({**setting, **line}, self.line_rounds) for line in self.lines)
+
+    def with_values(self, name: str, values: tuple[Any, ...]) -> MapSearch:
+        """The map over these values of a field of the space, or their range: what is judged and looked at agree.
+
+        Weight decays are only judged there: their range is the optimizer's own. Lines at other values go. Raises
+        `SweepError` for fewer than two values.
+        """
+        if name not in self.fields:
+            return self
+        positive = tuple(sorted({value for value in values if value > 0}))
+        if len(positive) < 2:
+            raise SweepError(f"a map needs two or more positive values of {name}, got {', '.join(map(str, values))}")
+        spaces = {
+            optimizer: {**axes, name: axes[name].within(positive) if name != "weight_decay" else axes[name]}
+            for optimizer, axes in self.space.items()
+        }
+        lines = tuple(line for line in self.lines if line.get(name, positive[0]) in positive)
+        return replace(self, space=spaces, lines=lines)
+
+    def num_trials(self, cells: Sequence[Mapping[str, Any]], num_seeds: int) -> int:
+        """Trials that every run of the map has: claims may add seeds."""
+        claims = sum(self.is_claim(cell) for cell in cells) * self.rule.min_seeds
+        return claims + sum(rounds * self.per_round for _, rounds in self.boundaries(cells))
+
+    def lines_of(self, cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Each line, and the fields of the trials that lie on it: a setting and an optimizer."""
+        for setting, _ in self.boundaries(cells):
+            line = {name: setting[name] for name in self.fields if name in setting}
+            if line:
+                yield line, setting
+
+    def completed(self, values: Mapping[str, Any], num_train: int) -> dict[str, Any]:
+        """The values with the number of epochs that `num_steps` gives them."""
+        if self.num_steps is None or "num_epochs" in values:
+            return dict(values)
+        epochs = math.ceil(self.num_steps * values["batch_size"] / num_train)
+        return {**values, "num_epochs": min(epochs, self.max_epochs)}
+
+    def space_key(self, cell: Mapping[str, Any], **more: Any) -> str:
+        """Names the space of a setting: rules of what works share its design, and so its first trials."""
+        axes = {name: str(axis) for name, axis in self.axes(cell).items()}
+        text = json.dumps(["map", axes, dict(cell), more], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def key(self, cell: Mapping[str, Any], **more: Any) -> str:
+        """Names what is asked in a setting: more rounds go on with the recorded asks of fewer.
+
+        What works decides where a boundary is: another threshold is another search.
+        """
+        rule = self.rule
+        thresholds = (rule.max_train_error, rule.max_test_error, rule.max_loss_share)
+        return self.space_key(cell, **more, thresholds=thresholds)

@@ -1,0 +1,80 @@
+"""The named sweeps: a function makes each, `@sweep` registers it, here or in any module (`--module my_sweeps`)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+
+from orchestrator.errors import SweepError, unknown_name
+from orchestrator.sweeps.moved import place_of
+from orchestrator.sweeps.value import Sweep
+
+SYNTHETIC = "two_layer_cnn"
+_MODULES = ("orchestrator.sweeps.named_grids", "orchestrator.sweeps.named_maps")
+
+SweepFunction = Callable[..., Sweep]
+"""Makes a sweep; one that takes a `workload` offers `--workload`."""
+
+SWEEPS: dict[str, SweepFunction] = {}
+
+COMMANDS = ("all", "data", "list", "plan", "run", "status", "submit")
+"""Names that launch itself has; others of its commands are no names of functions."""
+
+
+def sweep(function: SweepFunction) -> SweepFunction:
+    """Register a sweep under its function's name; `SweepError` if another module has taken it."""
+    name = function.__name__
+    if name in COMMANDS:
+        raise SweepError(f"{name!r} is a command of launch: choose another name for the sweep")
+    if name in SWEEPS and SWEEPS[name].__module__ != function.__module__:
+        raise SweepError(f"a sweep named {name!r} is registered by {SWEEPS[name].__module__}: choose another name")
+    SWEEPS[name] = function
+    return function
+
+
+def find_sweep(name: str, module: str | None = None, workload: str | None = None) -> Sweep:
+    """The sweep of that name, after importing the user's module; `SweepError` offers the nearest name."""
+    known = load_sweeps(module)
+    if name not in known:
+        raise SweepError(unknown_name("sweep", name, known))
+    if workload is None:
+        found = known[name]()
+    elif takes_workload(known[name]):
+        found = known[name](workload)
+    else:
+        raise SweepError(f"the sweep {name} has one workload, {known[name]().workload}: it takes no --workload")
+    if not isinstance(found, Sweep):
+        raise SweepError(f"the function of the sweep {name} returns a Sweep, got {found!r}")
+    expected = {name, f"{name}_{workload}"}
+    if found.name not in expected:  # its lease, figures and MLflow run would be another sweep's
+        raise SweepError(f"the sweep of function {name} is named {found.name!r}: give both one name")
+    return found
+
+
+def takes_workload(function: SweepFunction) -> bool:
+    """Whether the sweep runs on several workloads, so that `--workload` may choose one."""
+    return "workload" in signature(function).parameters
+
+
+def load_sweeps(module: str | None = None) -> dict[str, SweepFunction]:
+    """All registered sweeps, after importing the user's module (found from the current folder too)."""
+    for own in _MODULES:
+        import_module(own)
+    if module is not None:
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise SweepError(f"--module is a module's name as in `import my_sweeps`, got {module!r}")
+        try:
+            import_module(module)
+        except ImportError as error:
+            if (new_place := place_of(error)) is not None:
+                raise SweepError(f"{module} imports {new_place}") from None
+            is_absent = isinstance(error, ModuleNotFoundError) and error.name is not None
+            if not is_absent or not f"{module}.".startswith(f"{error.name}."):
+                raise
+            raise SweepError(f"no module {module!r} in the current folder or on PYTHONPATH") from None
+    return SWEEPS

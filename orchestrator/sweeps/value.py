@@ -1,0 +1,209 @@
+"""`Sweep`: one experiment as a frozen value, and its expansion to trials."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from orchestrator.errors import ConfigError, SweepError, unknown_name
+from orchestrator.sweeps.halving_search import HalvingSearch
+from orchestrator.sweeps.map_search import MapSearch
+from orchestrator.sweeps.overrides import parse_seeds, parse_setting
+from search_spaces.space import round_significant
+from trainables.config import Optimizer, TrialConfig
+from trainables.registry import workload
+
+SHOWN_FAULTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Cells of a sweep: every arm crossed with every value of every axis.
+
+    `arms` maps an optimizer to the fields that go with it (its weight decay, say); `base` holds fields that all cells
+    share, `axes` the values of those that vary. An axis wins over an arm, an arm over the base.
+    """
+
+    arms: Mapping[str, Mapping[str, Any]]
+    axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    base: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.arms, Mapping) or not all(isinstance(arm, Mapping) for arm in self.arms.values()):
+            raise SweepError(f"arms map each optimizer to its fields, got {self.arms!r}")
+        for name, values in self.axes.items():
+            if isinstance(values, str) or not isinstance(values, Sequence):
+                raise SweepError(f"axis {name} is a tuple of values, got {values!r}")
+        if any("seed" in fields for fields in (self.base, self.axes, *self.arms.values())):
+            raise SweepError("seed is no field of a grid: the sweep's seeds go with every cell")
+
+    def cells(self) -> Iterator[dict[str, Any]]:
+        """Field values of each cell, without seed; the arms of one point stand together."""
+        for values in itertools.product(*self.axes.values()):
+            axes = dict(zip(self.axes, values, strict=True))
+            for optimizer, coupled in self.arms.items():
+                yield {**self.base, "optimizer": optimizer, **coupled, **axes}
+
+    def with_values(self, name: str, values: tuple[Any, ...]) -> Grid:
+        """The grid with these values of a field, whatever base, arms and axes said of it."""
+        arms = {arm: {k: v for k, v in coupled.items() if k != name} for arm, coupled in self.arms.items()}
+        base = {k: v for k, v in self.base.items() if k != name}
+        return Grid(arms, {**self.axes, name: tuple(dict.fromkeys(values))}, base)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One experiment: the union of its grids, each cell with every seed; `figures` are names of figures.
+
+    If it `accepts_certificates`, trials that are provably stuck stop early, but for the audits among them
+    (`trainables.certificates`).
+    Of the fields `best_over` (learning rates, say) the value of each cell with the lowest `error`, a column of the
+    results, is named beside the full table, and figures show that one.
+    """
+
+    name: str
+    title: str
+    grids: tuple[Grid, ...]
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    figures: tuple[str, ...] = ()
+    workload: str = "two_layer_cnn"
+    search: HalvingSearch | MapSearch | None = None
+    best_over: tuple[str, ...] = ()
+    error: str = "test_error"
+    accepts_certificates: bool = False
+    _expanded: list[tuple[TrialConfig, ...]] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The trials, once `configs` has made them: a launch asks three times, and a million take a minute."""
+
+    def __post_init__(self) -> None:
+        for field_name in ("grids", "seeds", "figures", "best_over"):
+            if not isinstance(getattr(self, field_name), tuple | list | range):
+                raise SweepError(f"{field_name} of {self.name} is a tuple, got {getattr(self, field_name)!r}")
+        object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))  # a seed given twice is one
+        if self.search is not None:
+            self.search.check(self.name, self.seeds, self.error)
+
+    def configs(self) -> tuple[TrialConfig, ...]:
+        """All trials, each once; `ConfigError` names each fault once. Of a search the middle of each cell's space.
+
+        The order is stable and goes seed by seed: the first trials are a whole map of the first seed.
+        """
+        if not self._expanded:
+            self._expanded.append(self._expand())
+        return self._expanded[0]
+
+    def _expand(self) -> tuple[TrialConfig, ...]:
+        self._check_columns()
+        trials: dict[str, TrialConfig] = {}
+        faults: dict[str, None] = {}
+        for seed, grid in itertools.product(self.seeds, self.grids):
+            for cell in grid.cells():
+                cell = cell if self.search is None else self.search.middle(cell)
+                try:
+                    config = make_trial(self.workload, {**cell, "seed": seed})
+                except ConfigError as error:
+                    faults[str(error)] = None
+                else:
+                    trials.setdefault(config.trial_id, config)
+        if faults:
+            more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
+            raise ConfigError(f"{self.name}: {'; '.join(list(faults)[:SHOWN_FAULTS])}{more}")
+        if not trials:
+            raise SweepError(f"{self.name} has no trials: arms, every axis and the seeds need at least one value")
+        if self.accepts_certificates:
+            self._check_bounds({config.optimizer for config in trials.values()})
+        return tuple(trials.values())
+
+    def _check_columns(self) -> None:
+        """`best_over` and `error` are read when all has been trained: too late for a slip."""
+        found = workload(self.workload)
+        for name in self.best_over:
+            if name not in found.config_type.model_fields:
+                raise SweepError(
+                    f"{self.name}: best_over: {unknown_name('field', name, found.config_type.model_fields)}"
+                )
+        errors = [column.name for column in fields(found.trace_point_type) if "error" in column.name]
+        if self.error not in errors:
+            raise SweepError(f"{self.name}: {unknown_name('error', self.error, errors)}")
+
+    def _check_bounds(self, optimizers: Collection[Optimizer]) -> None:
+        from trainables.two_layer_cnn.stuck_box import check_bound
+
+        for optimizer in sorted(optimizers):
+            try:
+                check_bound(optimizer)
+            except ConfigError as fault:
+                raise ConfigError(f"{self.name} accepts certificates: {fault}") from None
+
+    @property
+    def num_trials(self) -> int:
+        """Trials in all; of a search, those that it will have asked."""
+        if self.search is None:
+            return len(self.configs())
+        return self.search.num_trials(self.cells(), len(self.seeds))
+
+    def cells(self) -> list[dict[str, Any]]:
+        """Field values of every cell of the grids, without seed, each once."""
+        cells = [cell for grid in self.grids for cell in grid.cells()]
+        return [cell for i, cell in enumerate(cells) if cell not in cells[:i]]
+
+    def with_overrides(self, sets: Sequence[str] = (), seeds: str | None = None) -> Sweep:
+        """The sweep with other values and seeds, as the command line gives them.
+
+        `field=v1,v2` gives a field these values in every cell. `field+=v1` adds the cells that `field=v1` has.
+        `seeds` are such as `0-9` or `0,3,5-7`.
+        """
+        sweep = self
+        assigned: set[str] = set()
+        config_type = workload(self.workload).config_type
+        given = [] if seeds is None else [("seed", parse_seeds(seeds), False)]
+        for name, values, extend in [*given, *(parse_setting(text, config_type) for text in sets)]:
+            if not extend and name in assigned:
+                raise SweepError(f"{name} is set twice: give all its values at once, as {name}=v1,v2")
+            assigned |= set() if extend else {name}
+            sweep = sweep._with_setting(name, values, extend=extend)
+        return sweep
+
+    def _with_setting(self, name: str, values: tuple[Any, ...], *, extend: bool) -> Sweep:
+        if name == "seed" and self.search is not None:
+            self.search.check_seeds_are_free(self.name)
+        if name == "seed":
+            return replace(self, seeds=(*self.seeds, *values) if extend else values)
+        if name == "optimizer":
+            return self._with_optimizers(values, extend=extend)
+        changed = tuple(grid.with_values(name, values) for grid in self.grids)
+        if extend:
+            return replace(self, grids=self.grids + changed)
+        search = None if self.search is None else self.search.with_values(name, values)
+        return replace(self, grids=changed, search=search)
+
+    def _with_optimizers(self, values: tuple[str, ...], *, extend: bool) -> Sweep:
+        """Choose among the arms; an optimizer without one joins every grid, with no fields of its own."""
+        known = {arm for grid in self.grids for arm in grid.arms}
+        fresh: dict[str, Mapping[str, Any]] = {value: {} for value in values if value not in known}
+        kept = known if extend else set(values)
+        arms = ({name: arm for name, arm in grid.arms.items() if name in kept} | fresh for grid in self.grids)
+        grids = (replace(grid, arms=chosen) for grid, chosen in zip(self.grids, arms, strict=True) if chosen)
+        return replace(self, grids=tuple(grids))
+
+
+def make_trial(workload_name: str, values: Mapping[str, Any]) -> TrialConfig:
+    """One trial of a cell, numbers rounded; `ConfigError` with its faults."""
+    found = workload(workload_name)
+    known = found.config_type.model_fields
+    # What only this workload has, it fills in or names itself.
+    lacking = [name for name in TrialConfig.model_fields if known[name].is_required() and name not in values]
+    if lacking and set(values) <= set(known):  # else the config's own rules name all faults
+        raise ConfigError(
+            f"{values['optimizer']} has no {', '.join(lacking)} here: give one with --set {lacking[0]}=VALUE"
+        )
+    return found.config({name: _rounded(value) for name, value in values.items()})
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, np.floating) and not isinstance(value, float):
+        value = float(str(value))  # a float32 of 0.001 means that, not the float64 nearest to it
+    return round_significant(value) if isinstance(value, float) else value

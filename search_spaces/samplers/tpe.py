@@ -1,0 +1,61 @@
+"""Search for an optimum: Optuna's TPE proposes points.
+
+A pure function of what it is given, so that a search replays: no study lives from one round to the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from search_spaces.space import Space, round_significant
+
+WORST = 1.0
+"""What is told of a point whose error means nothing (diverged, stuck, failed): no error rate is higher."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What is known of one proposed point: its error after `epoch` epochs, the last ones if `is_complete`."""
+
+    params: dict[str, float]
+    error: float
+    epoch: int
+    is_complete: bool
+
+
+def propose(space: Space, history: Sequence[Observation], num: int, seed: int) -> list[dict[str, float]]:
+    """`num` points by TPE after `history`; equal arguments give equal points.
+
+    Points of a round are proposed together, each knowing where the others are (constant liar). Stopped points count
+    less than complete ones, the later stopped the more (as Optuna's TPE ranks pruned trials).
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions: dict[str, BaseDistribution] = {
+        name: FloatDistribution(axis.low, axis.high, log=True) for name, axis in space.items()
+    }
+    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+    study = optuna.create_study(direction="minimize", sampler=sampler)
+    for seen in history:
+        error = seen.error if math.isfinite(seen.error) else WORST
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE if seen.is_complete else TrialState.PRUNED,
+                value=error if seen.is_complete else None,
+                params=seen.params,
+                distributions=distributions,
+                intermediate_values={seen.epoch: error},
+            )
+        )
+    asked = [study.ask(distributions).params for _ in range(num)]
+    return [{name: _within(space, name, float(value)) for name, value in params.items()} for params in asked]
+
+
+def _within(space: Space, name: str, value: float) -> float:
+    """Rounded, but not out of the axis."""
+    return min(max(round_significant(value), space[name].low), space[name].high)

@@ -1,0 +1,41 @@
+"""The folders: each is a package, none is large, and none shadows what it tests or what a user imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainables.registry import WORKLOADS
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("orchestrator", "trainables", "search_spaces")
+FOLDERS = sorted({path.parent for package in (*PACKAGES, "tests") for path in (ROOT / package).rglob("*.py")})
+MOST_MODULES = 15
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(ROOT).as_posix())
+def test_a_folder_is_a_package(folder: Path) -> None:
+    """Without `__init__.py` setuptools leaves it out of the image."""
+    assert (folder / "__init__.py").is_file()
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(ROOT).as_posix())
+def test_a_folder_can_be_read_at_a_glance(folder: Path) -> None:
+    assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= MOST_MODULES
+
+
+def test_no_script_lies_in_tests_itself() -> None:
+    """Run from there, it would find `tests/orchestrator` in place of the product."""
+    assert {path.name for path in (ROOT / "tests").glob("*.py")} <= {"__init__.py", "conftest.py"}
+
+
+def test_users_find_types() -> None:
+    assert all((ROOT / package / "py.typed").is_file() for package in PACKAGES)
+
+
+def test_a_workload_has_a_folder_with_the_same_two_files() -> None:
+    for place in WORKLOADS.values():
+        folder = ROOT / place.partition(":")[0].replace(".", "/")
+        assert folder.with_suffix(".py").is_file()
+        assert (folder.parent / "config.py").is_file()

@@ -1,0 +1,105 @@
+"""A step recorded once as a CUDA graph and replayed.
+
+Shapes: B images of a batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from trainables.gpu import memory_ran_out
+from trainables.image_classifier.steps import EagerStep, put_back
+
+_logger = logging.getLogger(__name__)
+
+_WARM_UP_STEPS = 3
+_recording = threading.Lock()
+"""Held while a graph is recorded: one at a time in a process."""
+_recording_has_failed = False
+"""Then this process records no more: what torch has not given back after one failure would add up."""
+
+_abandoned: list[torch.cuda.CUDAGraph] = []
+"""Kept until the process ends: torch's allocator of pinned memory may still ask the graph of a failed recording."""
+
+
+class GraphStep:
+    """An eager step recorded as a CUDA graph for whole batches: one launch a step; smaller batches run eagerly.
+
+    Where recording fails, everything runs eagerly from then on, and `engine` says so.
+    """
+
+    def __init__(self, eager: EagerStep, mutable: Sequence[Tensor]) -> None:
+        self._eager = eager
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self.engine, self.sums, self.augmentation = eager.engine, eager.sums, eager.augmentation
+        self._index_b = torch.zeros(eager.config.batch_size, dtype=torch.int64, device=eager.device)
+        images = eager.images
+        self._stored_b = None if images.home == images.device else images.stored(self._index_b.to(images.home))
+        if not _recording_has_failed:
+            self._record([*mutable, self.sums])
+
+    def __call__(self, index_b: Tensor) -> None:
+        """Train the images with these indices, which lie where the images do."""
+        if self._graph is None or len(index_b) != len(self._index_b):
+            self._eager(index_b)
+            return
+        self._index_b.copy_(index_b)
+        if self._stored_b is not None:
+            self._stored_b.copy_(self._eager.images.stored(index_b))
+        self._graph.replay()
+
+    def _train(self) -> None:
+        """What is recorded; images that lie on the device are gathered in it."""
+        stored_b = self._eager.images.stored(self._index_b) if self._stored_b is None else self._stored_b
+        self._eager.train_whole(stored_b, self._index_b)
+
+    def close(self) -> None:
+        """Free the recording and the memory of its tensors."""
+        if self._graph is not None:
+            self._graph.reset()
+        self._graph = None
+
+    def _record(self, mutable: Sequence[Tensor]) -> None:
+        global _recording_has_failed
+        torch.cuda.empty_cache()  # of members that ended: the peak tells how many there is room for
+        with _recording, put_back(mutable):
+            for _ in range(_WARM_UP_STEPS):  # allocates, and lets cuDNN choose
+                self._train()
+            own = torch.cuda.current_stream(self._eager.device)
+            own.synchronize()
+            self._eager.optimizer.zero_grad(set_to_none=True)
+            graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+            try:
+                # On the member's own stream: graphs recorded on one stream share cuBLAS's scratch memory, which goes
+                # with the first of them (pytorch#193402).
+                with torch.cuda.graph(graph, pool=pool, stream=own, capture_error_mode="thread_local"):
+                    self._train()
+                self._graph, self.engine = graph, "graph-cuda"
+            except RuntimeError as error:
+                _abandon(graph, pool, self._eager.device)
+                if memory_ran_out(error):
+                    raise
+                _recording_has_failed = True  # an operation that cannot be recorded
+                _logger.warning("steps are not recorded, which a small batch notices: %s", error)
+
+
+def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], device: torch.device) -> None:
+    """Give back what a failed recording holds of the device.
+
+    torch before 2.12 leaves its allocator in the recording, and from then on frees no memory (pytorch#180395).
+    """
+    index = device.index or 0
+    with suppress(RuntimeError):  # newer torch says that it has ended the recording itself
+        torch._C._cuda_endAllocateToPool(index, pool)
+        torch._C._cuda_releasePool(index, pool)
+    graph.reset()
+    _abandoned.append(graph)
+    # The device's generator still counts for the recording, and would refuse dropout's masks.
+    generator = torch.cuda.default_generators[index]
+    generator.graphsafe_set_state(generator.clone_state())

@@ -1,0 +1,269 @@
+"""Image files of each layout: torchvision's pickles and idx files, the hub's Parquet, trees of class folders.
+
+A reader lists labels without decoding an image, so that a subset is chosen first and only that is decoded.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trainables.errors import DataError
+
+Pixels = npt.NDArray[np.uint8]
+
+PUBLISHED = ("cifar10", "cifar100", "fashion_mnist")
+"""Data sets that torchvision can download; CIFAR under its own name is checked against the published files."""
+
+IMAGENET = "imagenet"
+"""The paper has experiments on it; its images are fetched by hand."""
+
+CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+FASHION_FOLDER = "FashionMNIST"
+IDX_FILES = tuple(f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+TRAIN_NAMES, TEST_NAMES = ("train",), ("test", "val", "validation", "valid")
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Images of one split: `labels` (N,) int64, and `read`, which decodes image i as (H, W, C).
+
+    A grey image may have one channel where others have three.
+    """
+
+    labels: npt.NDArray[np.int64]
+    read: Callable[[int], Pixels]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Undecoded images; `class_names` may be empty where the files have none."""
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+
+
+class Files(Protocol):
+    """A data set's files, of a known layout."""
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie."""
+        ...
+
+    @property
+    def layout(self) -> str:
+        """A key of `READERS`."""
+        ...
+
+
+def parquet_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The shards of the first of these splits that is there."""
+    place = _parquet_place(folder)
+    found = [sorted(place.glob(f"{name}*.parquet")) for name in names] if place is not None else []
+    return next(filter(None, found), [])
+
+
+def _parquet_place(folder: Path) -> Path | None:
+    """Where the training shards are: the folder, its `data`, or a folder named as the hub's only configuration."""
+    subfolders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    with_shards = [path for path in (folder, *subfolders) if any(path.glob(f"{TRAIN_NAMES[0]}*.parquet"))]
+    for usual in (folder, folder / "data"):
+        if usual in with_shards:
+            return usual
+    if len(with_shards) > 1:
+        names = ", ".join(path.name for path in with_shards)
+        raise DataError(f"{folder} has Parquet files in several folders ({names}): make each a data set of its own")
+    return with_shards[0] if with_shards else None
+
+
+def class_folder(folder: Path, names: Sequence[str]) -> Path | None:
+    """The folder of the first of these splits that is there."""
+    for name in names:
+        if (folder / name).is_dir() and class_folders(folder / name):
+            return folder / name
+    return None
+
+
+def class_folders(split: Path) -> list[Path]:
+    """The folders of its classes, without hidden ones."""
+    return [path for path in split.iterdir() if path.is_dir() and not is_hidden(path.name)]
+
+
+def is_hidden(place: str) -> bool:
+    """Whether what lies there in a data set's folder is none of it: a file browser's, macOS's `._` twin of an image."""
+    return place.startswith(".") or f"{os.sep}." in place
+
+
+def _of_arrays(images: Any, labels: Any) -> Split:
+    """A split that is decoded already; grey images get their channel axis."""
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images have {len(labels)} labels")
+    pixels = np.asarray(images, np.uint8)
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    return Split(np.asarray(labels, np.int64), pixels.__getitem__)
+
+
+def _open_cifar(found: Files) -> Source:
+    from torchvision import datasets
+
+    kind: Any = datasets.CIFAR10 if found.layout == "cifar10" else datasets.CIFAR100
+    listed = [*kind.train_list, *kind.test_list, [kind.meta["filename"], kind.meta["md5"]]]
+    batches = found.folder / kind.base_folder
+    missing = [file for file, _ in listed if not (batches / file).is_file()]
+    if missing:
+        raise DataError(f"{batches} lacks {', '.join(missing)}: download {found.name} again or complete the folder")
+    if found.name in PUBLISHED:
+        wrong = [file for file, md5 in listed if _md5(batches / file) != md5]
+        if wrong:
+            raise DataError(
+                f"{', '.join(wrong)} in {batches} is not the published file of {found.name}: download it again; images "
+                f"of your own in this layout go under another name than {found.name}"
+            )
+    unchecked = type(
+        kind.__name__,
+        (kind,),
+        {
+            "train_list": [[file, None] for file, _ in kind.train_list],
+            "test_list": [[file, None] for file, _ in kind.test_list],
+            "meta": {**kind.meta, "md5": None},
+        },
+    )
+    train, test = (unchecked(str(found.folder), train=is_train) for is_train in (True, False))
+    return Source(_of_arrays(train.data, train.targets), _of_arrays(test.data, test.targets), tuple(train.classes))
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def _open_idx(found: Files) -> Source:
+    """Four idx files, packed or not: in torchvision's folder, or as Debian's dataset-fashion-mnist installs them."""
+    from torchvision import datasets
+
+    is_fashion = "fashion_mnist" in (found.layout, found.name)
+    with _unpacked(found.folder / FASHION_FOLDER / "raw" if found.layout == "fashion_mnist" else found.folder) as root:
+        train, test = (datasets.FashionMNIST(str(root), train=is_train) for is_train in (True, False))
+    class_names = tuple(train.classes) if is_fashion else ()  # others come in these files too, MNIST for one
+    return Source(_of_arrays(train.data, train.targets), _of_arrays(test.data, test.targets), class_names)
+
+
+@contextmanager
+def _unpacked(folder: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as scratch:
+        raw = Path(scratch) / FASHION_FOLDER / "raw"
+        raw.mkdir(parents=True)
+        for file in IDX_FILES:
+            plain, packed = folder / file, folder / f"{file}.gz"
+            if not plain.is_file() and not packed.is_file():
+                raise DataError(f"{folder} lacks {file} (or {file}.gz): complete the folder")
+            if plain.is_file():
+                (raw / file).symlink_to(plain)
+                continue
+            with gzip.open(packed) as given, (raw / file).open("wb") as copy:
+                shutil.copyfileobj(given, copy)
+        yield Path(scratch)
+
+
+def _open_parquet(found: Files) -> Source:
+    train, test = (_parquet_split(found, names) for names in (TRAIN_NAMES, TEST_NAMES))
+    # The hub's ImageNet hides the labels of its test split (all -1): the validation split is what it is tested on.
+    if (test.labels < 0).all() and parquet_files(found.folder, TEST_NAMES[1:]):
+        test = _parquet_split(found, TEST_NAMES[1:])
+    return Source(train, test, ())
+
+
+def _parquet_split(found: Files, names: Sequence[str]) -> Split:
+    from trainables.image_data.parquet_shards import Shards
+
+    files = parquet_files(found.folder, names)
+    if not files:
+        raise DataError(f"{found.folder} has no {' or '.join(f'{name}*.parquet' for name in names)}")
+    shards = Shards(files)
+    return Split(
+        shards.labels, lambda i: _decoded(lambda: shards.content(i), f"row {i} of {shards.named}", keeps_grey=True)
+    )
+
+
+def _open_folders(found: Files) -> Source:
+    from torchvision.datasets import ImageFolder
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    class ClassFolders(ImageFolder):  # type: ignore[misc]  # torchvision is untyped
+        def __init__(self, split: Path) -> None:
+            def is_image(path: str) -> bool:
+                return path.lower().endswith(IMG_EXTENSIONS) and not is_hidden(path.removeprefix(f"{split}{os.sep}"))
+
+            super().__init__(str(split), is_valid_file=is_image)
+
+        def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+            names = sorted(path.name for path in class_folders(Path(directory)))
+            return names, {name: label for label, name in enumerate(names)}
+
+    train_folder, test_folder = (class_folder(found.folder, names) for names in (TRAIN_NAMES, TEST_NAMES))
+    assert train_folder is not None
+    if test_folder is None:
+        raise DataError(f"{found.folder} has class folders in train/ but none in {' or '.join(TEST_NAMES)}/")
+    train, test = ClassFolders(train_folder), ClassFolders(test_folder)
+    if train.classes != test.classes:
+        apart = sorted(set(train.classes) ^ set(test.classes))
+        raise DataError(f"train and test of {found.folder} have different classes: {', '.join(apart[:5])}")
+
+    def split(listed: ClassFolders) -> Split:
+        paths = [Path(path) for path, _ in listed.samples]
+        labels = np.array(listed.targets, np.int64)
+        return Split(labels, lambda i: _decoded(paths[i].read_bytes, str(paths[i]), keeps_grey=False))
+
+    return Source(split(train), split(test), tuple(train.classes))
+
+
+def _decoded(content: Callable[[], bytes], where: str, *, keeps_grey: bool) -> Pixels:
+    """An image file's pixels, (H, W, 3), or (H, W, 1) of a grey one; raises `DataError` naming the file."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content())) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"its pixels are {image.mode}, 8-bit ones are needed")  # PIL would clip them
+            if keeps_grey and image.mode == "L":
+                return np.asarray(image)[..., None]
+            # PIL warns of a palette's transparency unless it may keep it for a moment
+            opaque = image.convert("RGBA") if image.mode == "P" else image
+            return np.asarray(opaque.convert("RGB"))
+    except UnidentifiedImageError as error:  # its text is a buffer's address
+        raise DataError(f"{where} is no usable image (no known format): replace it") from error
+    except Exception as error:  # whatever a torn, foreign or missing file raises
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"{where} cannot be read ({error.strerror})") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{where} is no usable image ({reason}): replace it") from error
+
+
+READERS: dict[str, Callable[[Files], Source]] = {
+    "cifar10": _open_cifar,
+    "cifar100": _open_cifar,
+    "fashion_mnist": _open_idx,
+    "idx": _open_idx,
+    "parquet": _open_parquet,
+    "folders": _open_folders,
+}
+"""How each layout is read."""

@@ -1,0 +1,155 @@
+"""Where images come from: the files of a data set in the data folder, their layout and fingerprint, their download."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.errors import DataError
+from trainables.image_data.readers import (
+    CIFAR_FOLDERS,
+    FASHION_FOLDER,
+    IDX_FILES,
+    IMAGENET,
+    PUBLISHED,
+    READERS,
+    TEST_NAMES,
+    TRAIN_NAMES,
+    Source,
+    class_folder,
+    class_folders,
+    is_hidden,
+    parquet_files,
+)
+
+_LOOKS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A data set's files: which layout they have, and a fingerprint of names, sizes and times that tells them apart."""
+
+    name: str
+    folder: Path
+    layout: str
+    fingerprint: str
+
+    def open(self) -> Source:
+        """List the images; raises `DataError` for what is partial or corrupt."""
+        try:
+            return READERS[self.layout](self)
+        except DataError:
+            raise
+        except Exception as error:  # whatever a torn pickle, archive, Parquet or image file raises
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataError(
+                f"the images of {self.name!r} in {self.folder} cannot be read ({reason}): complete or replace the files"
+            ) from error
+
+
+def find_images(name: str, data_root: Path) -> Found | None:
+    """The files of that data set in `data_root/name`, or, for torchvision's, in `data_root`; None if there are none."""
+    if Path(name).name != name or name.startswith("."):
+        raise DataError(f"a data set's name is that of a folder in {data_root}, got {name!r}")
+    try:
+        for folder in (data_root / name, data_root):
+            layout = _layout(name, folder, is_own=folder != data_root)
+            if layout is not None:
+                return Found(name, folder, layout, _fingerprint(_files(folder, layout)))
+    except OSError as error:  # a link to nowhere, or no permission
+        raise DataError(f"images of {name!r} cannot be read ({error.filename}: {error.strerror})") from error
+    return None
+
+
+def known_names(data_root: Path) -> list[str]:
+    """The published data sets, ImageNet and the folders of `data_root`."""
+    folders = [path.name for path in data_root.iterdir() if path.is_dir()] if data_root.is_dir() else []
+    return sorted({*PUBLISHED, IMAGENET, *(name for name in folders if not name.startswith("."))})
+
+
+def download(name: str, data_root: Path) -> None:
+    """Let torchvision fetch a published data set into `data_root/name`; raises `DataError` where it cannot."""
+    from torchvision import datasets
+
+    kinds = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "fashion_mnist": datasets.FashionMNIST}
+    if name not in kinds:
+        raise DataError(
+            f"only {', '.join(PUBLISHED)} can be downloaded, got {name!r}: put its images in {data_root / name}"
+        )
+    try:
+        kinds[name](str(data_root / name), download=True)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            (data_root / name).rmdir()  # nothing came
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{name} could not be downloaded ({reason}): put its files in {data_root / name}") from error
+
+
+def _layout(name: str, folder: Path, *, is_own: bool) -> str | None:
+    """How the images lie in a folder; in the data root itself (not `is_own`) only under torchvision's own names."""
+    for layout, subfolder in CIFAR_FOLDERS.items():
+        if (folder / subfolder).is_dir() and (is_own or name == layout):
+            return layout
+    if (folder / FASHION_FOLDER / "raw").is_dir() and (is_own or name == "fashion_mnist"):
+        return "fashion_mnist"
+    if not is_own:
+        return None
+    if any((folder / f"{file}{suffix}").is_file() for file in IDX_FILES for suffix in ("", ".gz")):
+        return "idx"
+    if parquet_files(folder, TRAIN_NAMES):
+        return "parquet"
+    return "folders" if class_folder(folder, TRAIN_NAMES) is not None else None
+
+
+def _files(folder: Path, layout: str) -> Iterator[Path]:
+    """What a fingerprint is made of: files, and class folders with all that is in them."""
+    if layout in CIFAR_FOLDERS:
+        yield from (folder / CIFAR_FOLDERS[layout]).iterdir()
+    elif layout == "fashion_mnist":
+        yield from (folder / FASHION_FOLDER / "raw").iterdir()
+    elif layout == "idx":
+        yield from (path for path in folder.iterdir() if path.name.removesuffix(".gz") in IDX_FILES)
+    elif layout == "parquet":
+        yield from (file for name in (*TRAIN_NAMES, *TEST_NAMES) for file in parquet_files(folder, (name,)))
+    else:
+        for names in (TRAIN_NAMES, TEST_NAMES):
+            split = class_folder(folder, names)
+            yield from class_folders(split) if split is not None else ()
+
+
+def _fingerprint(paths: Iterator[Path]) -> str:
+    # In threads: a network's file system takes its time for each of a million files.
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as threads:
+        facts = sorted(threads.map(_facts, paths))
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _facts(path: Path) -> tuple[str, str]:
+    """The place of a file or folder, and a digest of names, sizes and times of all that it is."""
+    lines: list[str] = []
+    if path.is_dir():
+        _look(os.fspath(path), "", lines)
+    else:
+        lines.append(_line("", path.stat()))
+    text = "\n".join(sorted(lines)).encode(errors="surrogateescape")
+    return f"{path.parent.name}/{path.name}", hashlib.sha256(text).hexdigest()
+
+
+def _look(folder: str, prefix: str, lines: list[str]) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                _look(entry.path, f"{prefix}{entry.name}/", lines)
+            else:
+                lines.append(_line(prefix + entry.name, entry.stat()))
+
+
+def _line(name: str, stat: os.stat_result) -> str:
+    return f"{name} {stat.st_size} {stat.st_mtime_ns}"

@@ -1,0 +1,155 @@
+"""Member states in a folder or an object store: one file a save, by trial_id, so that any later pack can go on from it.
+
+Files are `.npz` archives without pickles, and whole: a kill at any moment leaves no half of one. The epochs of all
+members come first in a file, so that an index needs its beginning and its end only.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import fs
+
+from trainables.atomic_files import UNFINISHED, is_absent, open_root, write_whole
+from trainables.contract import State
+
+_logger = logging.getLogger(__name__)
+_SUFFIX = ".npz"
+_EPOCH = "epoch"
+_ABANDONED_NS = 600 * 10**9
+_READ_AHEAD = 2**22
+"""Bytes of one request: an object store answers slowly, and numpy asks for little at a time."""
+_DAMAGE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+class StateStore:
+    """States of half-done packs under one folder or URI, shared by the driver and all workers."""
+
+    def __init__(self, root: str) -> None:
+        self._files, self._root = open_root(root)
+
+    def save(self, pack_id: str, states: Mapping[str, State]) -> None:
+        """Replace the pack's earlier saves by one file with these states."""
+        earlier = self._paths(pack_id)
+        if states:
+            buffer = io.BytesIO()
+            np.savez(buffer, allow_pickle=False, **_flat(states))
+            path = f"{self._root}/{pack_id}.{time.time_ns()}{_SUFFIX}"
+            write_whole(self._files, path, pa.py_buffer(buffer.getbuffer()))
+        for old in earlier:
+            self._delete(old)
+
+    def index(self, pack_id: str | None = None) -> dict[str, str]:
+        """The file with the furthest state of each trial_id that has one, among all files or one pack's.
+
+        Of two in the same epoch, which may last hours, that is the one saved later.
+        """
+        return self._furthest(self._paths(pack_id))
+
+    def _furthest(self, paths: Sequence[str]) -> dict[str, str]:
+        furthest: dict[str, tuple[int, str, str]] = {}
+        for path in paths:
+            saved_at = path.removesuffix(_SUFFIX).rpartition(".")[2]
+            for trial_id, epoch in self._epochs(path).items():
+                furthest[trial_id] = max(furthest.get(trial_id, (-1, "", "")), (epoch, saved_at, path))
+        return {trial_id: path for trial_id, (_, _, path) in furthest.items()}
+
+    def find(self, pack_id: str) -> dict[str, str]:
+        """As `index`, empty where the store does not answer: a state only saves time."""
+        try:
+            return self.index(pack_id)
+        except OSError as error:
+            _logger.warning("states of %s were not found: %s", pack_id, error)
+            return {}
+
+    def sizes(self, trial_ids: Collection[str]) -> dict[str, int]:
+        """Bytes of these trials' own files, of which one that stopped early has one; by one listing.
+
+        Empty where the store does not answer.
+        """
+        sizes: Counter[str] = Counter()
+        try:
+            for info in self._listing():
+                trial_id = info.base_name.partition(".")[0]
+                if trial_id in trial_ids and info.base_name.endswith(_SUFFIX):
+                    sizes[trial_id] += info.size
+        except OSError as error:
+            _logger.warning("states were not listed: %s", error)
+        return dict(sizes)
+
+    def load(self, path: str, trial_id: str) -> State | None:
+        """One member's state; None, so that it starts anew, if the file has gone or is damaged."""
+        prefix = f"{trial_id}/"
+        try:
+            with self._open(path) as arrays:
+                state = {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
+                return state or None
+        except (OSError, *_DAMAGE):
+            return None
+
+    def collect(self, recorded: Collection[str]) -> None:
+        """Delete every file that is the furthest of no trial but `recorded` ones, if the store answers.
+
+        So goes the last save of a pack whose members were stopped early later on; and what a killed writer left.
+        """
+        try:
+            self._collect(recorded)
+        except OSError as error:
+            _logger.warning("old states are left: %s", error)
+
+    def _collect(self, recorded: Collection[str]) -> None:
+        paths = self._paths()  # first: what is saved from here on is not judged
+        needed = {path for trial_id, path in self._furthest(paths).items() if trial_id not in recorded}
+        for path in paths:
+            if path not in needed:
+                self._delete(path)
+        for info in self._listing():
+            if info.base_name.startswith(UNFINISHED) and time.time_ns() - (info.mtime_ns or 0) > _ABANDONED_NS:
+                self._delete(info.path)
+
+    def _paths(self, pack_id: str | None = None) -> list[str]:
+        start = "" if pack_id is None else f"{pack_id}."
+        names = ((info.path, info.base_name) for info in self._listing())
+        return sorted(path for path, name in names if name.endswith(_SUFFIX) and name.startswith(start))
+
+    def _listing(self) -> list[fs.FileInfo]:
+        return self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
+
+    def _epochs(self, path: str) -> dict[str, int]:
+        """Epoch of each trial in a file; empty if it vanished meanwhile or is not a whole archive."""
+        try:
+            with self._open(path) as arrays:
+                names = [name for name in arrays.files if name.endswith(f"/{_EPOCH}")]
+                return {name.removesuffix(f"/{_EPOCH}"): int(arrays[name]) for name in names}
+        except (OSError, *_DAMAGE) as error:
+            if isinstance(error, OSError) and not is_absent(error):
+                raise
+            return {}
+
+    @contextmanager
+    def _open(self, path: str) -> Iterator[Any]:
+        """A file's arrays by name, each read when it is asked for."""
+        with self._files.open_input_file(path) as file:
+            raw: Any = file  # lacks a method of the type that BufferedReader asks for, and does not need it
+            with io.BufferedReader(raw, _READ_AHEAD) as ahead, np.load(ahead, allow_pickle=False) as arrays:
+                yield arrays
+
+    def _delete(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            self._files.delete_file(path)
+
+
+def _flat(states: Mapping[str, State]) -> dict[str, Any]:
+    """Arrays of all members under `trial_id/name`, epochs first."""
+    arrays = {f"{tid}/{name}": array for tid, state in states.items() for name, array in state.items()}
+    return dict(sorted(arrays.items(), key=lambda item: not item[0].endswith(f"/{_EPOCH}")))

@@ -1,0 +1,77 @@
+"""The worker's loop around a pack: advance, report, save states by time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from trainables.contract import Member, Report, State
+from trainables.packs.orders import MemberOrder, PackOrder
+from trainables.packs.state_store import StateStore
+from trainables.registry import workload
+from trainables.result import Outcome, TrialResult
+
+_logger = logging.getLogger(__name__)
+
+REPORT_SECONDS = 1.0
+"""Wall time between two reports of a pack."""
+TUNE_STEP_SECONDS = 30.0
+"""Between two results of a pack that Tune sees: each costs the driver more than a millisecond, and tells it nothing."""
+
+
+class PackWorker:
+    """Runs one pack order in this process."""
+
+    def __init__(self, order: PackOrder) -> None:
+        self._order = order
+        self._store = StateStore(order.states_root)
+        self._attempts = {member.config.trial_id: member.attempt for member in order.members}
+        members = [Member(m.config, m.last_epoch, self._state(m), m.may_stop) for m in order.members]
+        opened = workload(order.members[0].config.workload)
+        self._run = opened.open(members, order.device, order.engine, order.num_threads)
+        self._saved_at = time.monotonic()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every member has ended."""
+        return self._run.is_done
+
+    def step(self, seconds: float = REPORT_SECONDS) -> list[Report]:
+        """Train for about `seconds` and save the states when it is time."""
+        reports = [self._completed(report) for report in self._run.advance(seconds)]
+        self._keep_unfinished(reports)
+        if not self.is_done and time.monotonic() - self._saved_at >= self._order.checkpoint_seconds:
+            self._save(self._order.pack_id, self._run.states())
+            self._saved_at = time.monotonic()
+        return reports
+
+    def forget(self, trial_ids: Collection[str]) -> None:
+        """Members that are recorded need no state any more."""
+        self._run.forget(trial_ids)
+
+    def _keep_unfinished(self, reports: Sequence[Report]) -> None:
+        """A trial that stops before its last epoch may go on in another pack: its state has a file of its own."""
+        for report in reports:
+            if report.result is not None and report.result.outcome is Outcome.UNFINISHED:
+                self._save(report.trial_id, {report.trial_id: self._run.states()[report.trial_id]})
+
+    def _save(self, name: str, states: Mapping[str, State]) -> None:
+        try:
+            self._store.save(name, states)
+        except OSError as error:  # a state saves time after a kill; a trial that can go on without must go on
+            _logger.warning("states of %s were not saved: %s", name, error)
+
+    def _state(self, member: MemberOrder) -> State | None:
+        if member.state_path is None:
+            return None
+        return self._store.load(member.state_path, member.config.trial_id)
+
+    def _completed(self, report: Report) -> Report:
+        if report.result is None:
+            return report
+        result: TrialResult = replace(
+            report.result, pack_id=self._order.pack_id, attempt=self._attempts[report.trial_id]
+        )
+        return replace(report, result=result)

@@ -1,0 +1,89 @@
+"""The workload of Mechanism 3: a two-layer CNN trial beside SignSGD's, and how far their updates agree (Lemma C.2)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import cast
+
+from trainables.config import MOMENT_FIELDS, SIGN_DESCENTS, TrialConfig, entry_of, make_config
+from trainables.contract import State
+from trainables.sign_agreement.config import SignAgreementConfig, SignAgreementTracePoint
+from trainables.two_layer_cnn.config import TwoLayerCNNConfig, TwoLayerCNNTracePoint
+from trainables.two_layer_cnn.trace import trace_epochs, trace_point, weight_norm
+from trainables.two_layer_cnn.trial import TwoLayerCNNRun, make_engine
+from trainables.two_layer_cnn.workload import TwoLayerCNN
+
+_SHADOW = "sign_"
+"""Prefix of the arrays of SignSGD's state."""
+_SECONDS_PER_COMPARED_WEIGHT = 5e-8
+
+
+class SignAgreementRun(TwoLayerCNNRun):
+    """A trial of Adam or AdamW, and one of SignSGD or SignSGDW in step with it."""
+
+    point_type = SignAgreementTracePoint
+
+    def state_arrays(self) -> State:
+        """Both states."""
+        shadow = {f"{_SHADOW}{name}": array for name, array in self._shadow.arrays().items()}
+        return {**super().state_arrays(), **shadow}
+
+    def _open(self, given: State | None) -> None:
+        from trainables.two_layer_cnn.state import TrainState, initial_state
+
+        super()._open(given)
+        self._shadow_config = sign_config(self.config)
+        self._shadow_engine = make_engine(self._engine_name, self._shadow_config, self._data)
+        self._initial_weights = initial_state(self.config).weights
+        if given is None:
+            self._shadow = initial_state(self._shadow_config)
+        else:
+            self._shadow = TrainState.from_arrays(
+                {name.removeprefix(_SHADOW): given[name] for name in given if name.startswith(_SHADOW)}
+            )
+
+    def _train(self, until_epoch: int) -> None:
+        super()._train(until_epoch)
+        self._shadow_engine.train(self._shadow, until_epoch)
+
+    def _point(self) -> TwoLayerCNNTracePoint:
+        from trainables.sign_agreement.comparison import AdamSteps, agreement
+
+        own, state = super()._point(), self._state
+        shadow = trace_point(self._shadow_config, self._data, self._shadow, self._shadow_engine.probe(self._shadow))
+        steps = AdamSteps(self.config, self._data, state.weights, self._engine.moments(state), state.step)
+        return SignAgreementTracePoint(
+            **asdict(own),
+            **asdict(agreement(steps.epoch(state.epoch), self.config.learning_rate)),
+            travelled=weight_norm(state.weights - self._initial_weights),
+            sign_distance=weight_norm(state.weights - self._shadow.weights),
+            sign_train_error=shadow.train_error,
+            sign_test_error=shadow.test_error,
+            sign_weight_norm=shadow.weight_norm,
+        )
+
+
+class SignAgreement(TwoLayerCNN):
+    """The synthetic workload, its updates compared with SignSGD's."""
+
+    config_type = SignAgreementConfig
+    trace_point_type = SignAgreementTracePoint
+    _run_type = SignAgreementRun
+
+    def cost(self, config: TrialConfig) -> float:
+        """Rough seconds of one trial on one core: two trainings and the comparisons."""
+        c = cast(TwoLayerCNNConfig, config)
+        compared = len(trace_epochs(c.num_epochs)) * c.steps_per_epoch * c.dimension * 2 * c.num_filters
+        return 2 * super().cost(config) + compared * _SECONDS_PER_COMPARED_WEIGHT
+
+    def memory(self, config: TrialConfig) -> int:
+        """Bytes of both states, and of the comparison in float64: dense noise patches and eight matrices (d, 2m)."""
+        c = cast(TwoLayerCNNConfig, config)
+        return 2 * super().memory(config) + 8 * c.dimension * (c.num_train + 8 * 2 * c.num_filters)
+
+
+def sign_config(config: TwoLayerCNNConfig) -> TwoLayerCNNConfig:
+    """The trial of SignSGD (SignSGDW for AdamW) that goes with a trial of Adam: the decay and all else are the same."""
+    optimizer = entry_of(config.optimizer, SIGN_DESCENTS, "the sign descent that it is compared with")
+    values = config.model_dump(exclude={*MOMENT_FIELDS, "workload"})
+    return cast(TwoLayerCNNConfig, make_config(TwoLayerCNNConfig, {**values, "optimizer": optimizer}))

@@ -1,0 +1,94 @@
+"""What both engines of the two-layer CNN share: a trial's state in training, its first state, and what is measured.
+
+Shapes: d coordinates, m filters of each class (columns r < m: class +1, the others: class -1), N samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trainables.random_streams import ORDER_BLOCK_EPOCHS, Purpose, order_block, stream
+from trainables.two_layer_cnn.config import TwoLayerCNNConfig
+from trainables.two_layer_cnn.memory_placement import place
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Weights and moments (d, 2m) after `epoch` epochs and `step` optimizer steps; without Adam the moments stay zero.
+
+    A state belongs to its engine: the moments are in the engine's own scale.
+    """
+
+    epoch: int
+    step: int
+    weights: Floats
+    first_moment: Floats
+    second_moment: Floats
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of everything, under the field names."""
+        return {name: np.array(getattr(self, name)) for name in self.__slots__}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> TrainState:
+        """Inverse of `arrays`; raises `ValueError` if weights and moments differ in shape or type."""
+        matrices = [arrays[name] for name in ("weights", "first_moment", "second_moment")]
+        if len({(matrix.shape, matrix.dtype) for matrix in matrices}) != 1:
+            raise ValueError(f"a state's arrays differ: {[(matrix.shape, matrix.dtype.name) for matrix in matrices]}")
+        return cls(int(arrays["epoch"]), int(arrays["step"]), *_placed(*matrices))
+
+
+def initial_state(config: TwoLayerCNNConfig) -> TrainState:
+    """Filters w_jr ~ N(0, sigma_0^2 I) of Definition 3.2, zero moments; the same for every optimizer of one seed."""
+    shape = (2, config.num_filters, config.dimension)
+    filters = config.init_std * stream(config.seed, Purpose.INIT).standard_normal(shape)
+    weights = np.ascontiguousarray(filters.reshape(-1, config.dimension).T.astype(config.precision.value))
+    return TrainState(0, 0, *_placed(weights, np.zeros_like(weights), np.zeros_like(weights)))
+
+
+def _placed(*matrices: npt.NDArray[Any]) -> Iterator[Floats]:
+    """Copies in different quarters of a page; the last quarter is left for an engine's gradient."""
+    return (place(matrix, quarter) for quarter, matrix in enumerate(matrices))
+
+
+def epoch_orders(config: TwoLayerCNNConfig, start: int, stop: int) -> npt.NDArray[np.uint32]:
+    """Sample orders (epochs, n) of the epochs from `start` on: up to `stop`, or to the end of the block they lie in."""
+    block, first = divmod(start, ORDER_BLOCK_EPOCHS)
+    return order_block(config.seed, config.num_train, block)[first : first + stop - start]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a trace point is computed from.
+
+    `train_margins` and `test_margins` (N,) are F_+1 - F_-1; `noise` (n, 2m) is <w_jr, xi_i> on the training samples.
+    """
+
+    train_margins: Floats
+    test_margins: Floats
+    noise: Floats
+
+
+class Engine(Protocol):
+    """One way to train: the reference and the fused engine differ in nothing but speed and rounding."""
+
+    name: str
+
+    def train(self, state: TrainState, until_epoch: int) -> None:
+        """Advance `state` in place to `until_epoch`."""
+        ...
+
+    def probe(self, state: TrainState) -> Probe:
+        """Measure `state` on both sets."""
+        ...
+
+    def moments(self, state: TrainState) -> tuple[Floats, Floats]:
+        """First and second moment (d, 2m) of equations (3.4) and (3.5)."""
+        ...

@@ -1,0 +1,85 @@
+"""The synthetic workload: packs of two-layer CNN trials, trained one after another on one core."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any, cast
+
+import numpy as np
+
+from trainables.config import TrialConfig, make_config
+from trainables.contract import Member
+from trainables.errors import ConfigError, unknown_name
+from trainables.packs.pack_run import MemberPackRun
+from trainables.two_layer_cnn.config import TwoLayerCNNConfig, TwoLayerCNNTracePoint
+from trainables.two_layer_cnn.trace import trace_epochs
+from trainables.two_layer_cnn.trial import TwoLayerCNNRun
+
+ENGINES = ("fused-cpu", "reference")
+
+# Seconds on one core, from the fused engine's benchmark: they balance packs and forecast, they decide nothing.
+_SECONDS_PER_WEIGHT_UPDATE = 3.6e-10
+_SECONDS_PER_SAMPLE_PRODUCT = 1.6e-10
+_SECONDS_PER_PROBED_PRODUCT = 6e-11
+_SECONDS_PER_TRIAL = 0.01
+
+
+class TwoLayerCNN:
+    """Definitions 3.1 and 3.2 as a workload."""
+
+    config_type: type[TrialConfig] = TwoLayerCNNConfig
+    trace_point_type: type[TwoLayerCNNTracePoint] = TwoLayerCNNTracePoint
+    devices = ("cpu",)
+    _run_type = TwoLayerCNNRun
+
+    def config(self, values: Mapping[str, Any]) -> TrialConfig:
+        """The config of these values; raises `ConfigError` with every fault in one line."""
+        return make_config(self.config_type, values)
+
+    def pack_key(self, config: TrialConfig) -> Hashable:
+        """Members of a pack share sizes; optimizer, rates, batch size and seed may differ."""
+        c = _own(config)
+        sizes = (c.num_train, c.num_test, c.dimension, c.noise_sparsity, c.num_filters)
+        return c.workload, c.precision, *sizes, c.noise_std, c.feature_noise
+
+    def cost(self, config: TrialConfig) -> float:
+        """Rough seconds of one trial on one core."""
+        c = _own(config)
+        width = 2 * c.num_filters * (2 if c.precision.value == "float64" else 1)
+        update = c.num_epochs * c.steps_per_epoch * c.dimension * width * _SECONDS_PER_WEIGHT_UPDATE
+        products = (c.noise_sparsity + 1) * width
+        samples = c.num_epochs * c.num_train * products * _SECONDS_PER_SAMPLE_PRODUCT
+        probes = len(trace_epochs(c.num_epochs)) * (c.num_test + c.num_train) * products * _SECONDS_PER_PROBED_PRODUCT
+        return _SECONDS_PER_TRIAL + update + samples + probes
+
+    def memory(self, config: TrialConfig) -> int:
+        """Bytes of weights, moments, gradient and samples of the member in training."""
+        c = _own(config)
+        itemsize = np.dtype(c.precision.value).itemsize
+        samples = (c.num_train + c.num_test) * (c.noise_sparsity + 1) * (2 * itemsize + 12)
+        return 4 * c.dimension * 2 * c.num_filters * itemsize + samples
+
+    def side_by_side(self, device: str) -> int:
+        """One: each member has the core's cache to itself."""
+        return 1
+
+    def last_engine(self, device: str) -> str | None:
+        """None: the reference engine would take the time of thirty trials for one."""
+        return None
+
+    def open(
+        self, members: Sequence[Member], device: str = "cpu", engine: str | None = None, num_threads: int = 1
+    ) -> MemberPackRun:
+        """Start or resume a pack; raises `ConfigError` for a device or engine that is not there."""
+        if device != "cpu":
+            raise ConfigError(f"the two-layer CNN trains on device 'cpu', got {device!r}")
+        if engine is None:
+            engine = "fused-cpu" if find_spec("numba") else "reference"
+        if engine not in ENGINES:
+            raise ConfigError(unknown_name("engine", engine, ENGINES))
+        return MemberPackRun(members, lambda member: self._run_type(member, engine))
+
+
+def _own(config: TrialConfig) -> TwoLayerCNNConfig:
+    return cast(TwoLayerCNNConfig, config)
