@@ -79,18 +79,18 @@ class Training:
 
     def _feed(self, results: Sequence[TrialResult] = ()) -> None:
         """Queue what the work has next; the first time in the driver's thread, then in the recorder's."""
-        tasks, stopped = self._plan.work.advance(results)
+        tasks, stopped = self._plan.scheduler.advance(results)
         self._queue.add([self._order(task) for task in tasks])
         if results and tasks:
-            self._progress.expect(self._plan.work.num_trials, self._plan.work.forecast_core_seconds)
+            self._progress.expect(self._plan.scheduler.num_trials, self._plan.scheduler.forecast_core_seconds)
         if stopped:
             # A killed launch may have left them unmarked: not all of them were queued by this one.
-            self._configs.update((config.trial_id, config) for config in self._plan.work.configs())
+            self._configs.update((config.trial_id, config) for config in self._plan.scheduler.configs())
             marked = self._ledger.mark_pruned(self._workload, stopped)
             for trial_id in marked:
                 self._done(self._configs[trial_id], Outcome.PRUNED)
             self._show_recorded(marked)
-        if self._plan.work.is_finished:
+        if self._plan.scheduler.is_finished:
             self._queue.close()
 
     def _order(self, task: Task) -> MemberOrder:

@@ -16,8 +16,8 @@ from orchestrator.analysis.error_rates import PLAIN
 from orchestrator.figures.registry import FigureInput, FigureSpec
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.storage import PATIENCE_SECONDS, Storage
+from orchestrator.report.presentations import selection_of, tables_of
 from orchestrator.schedulers.plan import Plan
-from orchestrator.sweeps.map_search import MapSearch
 from orchestrator.sweeps.value import Sweep
 from trainables.result import SATISFYING
 
@@ -30,11 +30,12 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
     from orchestrator.analysis.stop_audit import stop_audit
 
     sweep = plan.sweep
-    trial_ids = {config.trial_id for config in plan.work.shown()}
+    selection = selection_of(sweep, plan.scheduler)
+    trial_ids = {config.trial_id for config in selection.configs}
     trials = ledger.trials(sweep.workload, trial_ids=trial_ids).to_pandas()
-    for title, table in _tables(trials, sweep):
+    for title, table in tables_of(sweep, trials):
         _print_table(console, table, title)
-    for line in plan.work.notes():
+    for line in selection.notes:
         console.print(line, highlight=False, soft_wrap=True)
     if sweep.accepts_certificates and len(trials):
         console.print(stop_audit(trials).line(), highlight=False, soft_wrap=True)
@@ -53,7 +54,7 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
     for spec in specs:
         shown = selections.get(_error_of(spec, sweep))
         if shown is not None:
-            given = FigureInput(shown.trials, traces, sweep, (*plan.work.chosen(), *shown.over))
+            given = FigureInput(shown.trials, traces, sweep, (*selection.chosen, *shown.over))
             paths += drawing.draw(spec.name, given, folder, shown.note)
     _copy_to_store(paths, ledger.root)
     console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
@@ -61,7 +62,7 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
 
 
 @dataclass(frozen=True, slots=True)
-class _Selection:
+class _Best:
     """The trials with the best values of the fields `over` at each point, and a line that says so."""
 
     trials: pd.DataFrame
@@ -89,7 +90,7 @@ def _shown_errors(trials: pd.DataFrame, sweep: Sweep, specs: Sequence[FigureSpec
     return [sweep.error, *(error for error in others if error != sweep.error and trials[error].notna().any())]
 
 
-def _best(trials: pd.DataFrame, sweep: Sweep, error: str, console: Console) -> _Selection:
+def _best(trials: pd.DataFrame, sweep: Sweep, error: str, console: Console) -> _Best:
     """Print the best values by that error, where the sweep chooses among several."""
     from orchestrator.analysis.best import best_cells, only_best
     from orchestrator.report.cell_tables import best_note, best_table
@@ -97,23 +98,10 @@ def _best(trials: pd.DataFrame, sweep: Sweep, error: str, console: Console) -> _
     settled = trials[trials["outcome"].isin(SATISFYING)]
     over = [name for name in sweep.best_over if settled[name].nunique() > 1]
     if not over:
-        return _Selection(trials)
+        return _Best(trials)
     best = best_cells(settled, over, error)
     _print_table(console, best_table(best, over), f"Best {', '.join(over)} by mean {error} over seeds")
-    return _Selection(only_best(trials, best), over, best_note(best, over))
-
-
-def _tables(trials: pd.DataFrame, sweep: Sweep) -> list[tuple[str, pd.DataFrame]]:
-    if isinstance(sweep.search, MapSearch):
-        from orchestrator.report.map_tables import map_tables
-
-        return map_tables(trials, sweep)
-    from orchestrator.report.cell_tables import result_table
-    from orchestrator.report.paper_tables import paper_table
-
-    of_paper = paper_table(trials)
-    beside = [("The paper's tables 1 and 2", of_paper)] if len(of_paper) else []
-    return [(sweep.title, result_table(trials, sweep.error)), *beside]
+    return _Best(only_best(trials, best), over, best_note(best, over))
 
 
 def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:

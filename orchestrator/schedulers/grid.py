@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.schedulers.scheduler import Task
+from orchestrator.sweeps.value import Sweep
 from trainables.config import TrialConfig
 from trainables.registry import workload
 from trainables.result import TrialResult
 
 
-class Grids:
-    """All trials of a sweep's grids at once: `pending` are those to run."""
+class GridScheduler:
+    """All trials of a sweep's grids at once, less what the ledger settles; at most `max_trials` of them."""
 
-    def __init__(self, configs: tuple[TrialConfig, ...], pending: tuple[TrialConfig, ...]) -> None:
-        self._configs, self._pending = configs, pending
-        self.is_finished = not pending
+    num_stopped = 0
+
+    def __init__(self, sweep: Sweep, ledger: Ledger, max_trials: int | None = None) -> None:
+        self._configs = sweep.configs()
+        self.settled = frozenset(ledger.settled(sweep.workload) & {config.trial_id for config in self._configs})
+        self._pending = [config for config in self._configs if config.trial_id not in self.settled][:max_trials]
+        self.is_finished = not self._pending
 
     @property
     def num_trials(self) -> int:
@@ -31,20 +37,8 @@ class Grids:
         """All trials."""
         return self._configs
 
-    def shown(self) -> tuple[TrialConfig, ...]:
-        """All trials."""
-        return self._configs
-
-    def chosen(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    def notes(self) -> list[str]:
-        """None."""
-        return []
-
     def advance(self, results: Sequence[TrialResult] = ()) -> tuple[list[Task], list[str]]:
         """Everything, the first time."""
-        pending, self._pending = self._pending, ()
+        pending, self._pending = self._pending, []
         self.is_finished = True
         return [Task(config, config.num_epochs) for config in pending], []

@@ -15,7 +15,6 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.schedulers.halving_cell import CellSearch
 from orchestrator.schedulers.scheduler import Task
 from orchestrator.sweeps.halving_search import HalvingSearch
-from orchestrator.sweeps.image_workloads import IMAGES
 from orchestrator.sweeps.value import Sweep
 from trainables.config import TrialConfig
 from trainables.registry import workload
@@ -27,7 +26,7 @@ _OPEN = (None, Outcome.UNFINISHED, Outcome.PRUNED)
 _CELL_NAMES = ("optimizer", "batch_size")
 
 
-class SearchRun:
+class HalvingScheduler:
     """The searches of all cells of a sweep."""
 
     def __init__(self, sweep: Sweep, ledger: Ledger) -> None:
@@ -43,11 +42,17 @@ class SearchRun:
         self._dispatched: set[tuple[str, int]] = set()
         while self._read(self.configs()):
             pass  # the best point of a cell is known once its rounds are read
+        self.settled = frozenset(ledger.settled(sweep.workload) & {config.trial_id for config in self.configs()})
 
     @property
     def num_trials(self) -> int:
         """Points of all rounds, and the best one of each cell with every seed."""
         return self._sweep.num_trials
+
+    @property
+    def num_stopped(self) -> int:
+        """Points that went no further than one of their rungs."""
+        return list(self._outcomes.values()).count(Outcome.PRUNED)
 
     @property
     def forecast_core_seconds(self) -> float:
@@ -64,31 +69,13 @@ class SearchRun:
         asked = {config.trial_id: config for cell in self._cells for config in cell.configs()}
         return tuple(asked.values())
 
-    def shown(self) -> tuple[TrialConfig, ...]:
-        """The best point of each cell with the sweep's seeds; while none is known, everything asked."""
-        finals = [config for cell in self._cells for config in cell.finals()]
-        return tuple(finals) or self.configs()
+    def finals(self) -> tuple[TrialConfig, ...]:
+        """The best point of each cell with the sweep's seeds; none while a cell's best point is unknown."""
+        return tuple(config for cell in self._cells for config in cell.finals())
 
-    def chosen(self) -> tuple[str, ...]:
-        """The searched fields, once a best point is known; one that other cells give values tells trials apart."""
-        if not any(cell.finals() for cell in self._cells):
-            return ()
-        cells = self._sweep.cells()
-        searched = dict.fromkeys(name for cell in cells for name in self._search.axes(cell))
-        return tuple(name for name in searched if not any(name in cell for cell in cells))
-
-    def notes(self) -> list[str]:
-        """How much was tried for the points that are shown, and which of them lie at the edge of their space."""
-        num_pruned = list(self._outcomes.values()).count(Outcome.PRUNED)
-        lines = [
-            f"search: {len(self.configs())} trials, {num_pruned} of them pruned; tried with seed {self._search.seed}"
-        ]
-        if self._sweep.workload == IMAGES:
-            lines.append(
-                "points are chosen by their error on the same test images that the table reports: only the training "
-                "seeds are fresh"
-            )
-        return lines + [line for cell in self._cells for line in cell.edges()]
+    def edges(self) -> list[str]:
+        """A line for each value of a best point that lies near an end of its axis."""
+        return [line for cell in self._cells for line in cell.edges()]
 
     def advance(self, results: Sequence[TrialResult] = ()) -> tuple[list[Task], list[str]]:
         """Take what was recorded; returns what is to be trained now, and the trials that this stops for good."""

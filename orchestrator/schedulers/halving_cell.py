@@ -26,7 +26,7 @@ Score = Callable[[TrialConfig, int], float]
 class CellSearch:
     """The rounds of one cell, which its fields `names` tell from the others.
 
-    `score` maps a trial and an epoch to its error, inf or nan (see `SearchRun._score`).
+    `score` maps a trial and an epoch to its error, inf or nan (see `HalvingScheduler._score`).
     """
 
     def __init__(

@@ -19,8 +19,10 @@ from trainables.registry import workload
 from trainables.result import SATISFYING, TrialResult
 
 
-class MapRun:
+class MapScheduler:
     """The claims and boundaries of a map."""
+
+    num_stopped = 0
 
     def __init__(self, sweep: Sweep, ledger: Ledger) -> None:
         search = map_of(sweep)
@@ -35,6 +37,7 @@ class MapRun:
         self._known: set[str] = set()
         self._dispatched: set[str] = set()
         self._read(self.configs())
+        self.settled = frozenset(ledger.settled(sweep.workload) & {config.trial_id for config in self.configs()})
 
     @property
     def num_trials(self) -> int:
@@ -57,18 +60,6 @@ class MapRun:
         """All trials that are asked so far."""
         asked = {config.trial_id: config for rounds in self._rounds for config in rounds.configs()}
         return tuple(asked.values())
-
-    def shown(self) -> tuple[TrialConfig, ...]:
-        """All trials that are asked so far."""
-        return self.configs()
-
-    def chosen(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    def notes(self) -> list[str]:
-        """None: the tables say it."""
-        return []
 
     def advance(self, results: Sequence[TrialResult] = ()) -> tuple[list[Task], list[str]]:
         """Take what was recorded; returns what is to be trained now."""

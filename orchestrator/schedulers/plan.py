@@ -6,20 +6,31 @@ from dataclasses import dataclass
 
 from orchestrator.errors import SweepError
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.schedulers.grid import Grids
-from orchestrator.schedulers.scheduler import Work
-from orchestrator.sweeps.map_search import MapSearch
+from orchestrator.schedulers.grid import GridScheduler
+from orchestrator.schedulers.scheduler import Scheduler, scheduler_of
 from orchestrator.sweeps.value import Sweep
 from trainables.config import TrialConfig
 from trainables.registry import workload
-from trainables.result import Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is known of a sweep before it runs: `configs` so far, the `settled` of them, and the `work` that is left."""
+    """What is known of a sweep before it runs; its `scheduler` knows more as it runs.
+
+    Args:
+        sweep: What is asked.
+        scheduler: Hands out what is left.
+        configs: The trials that are known so far.
+        settled: Ids of those that need no more training.
+        num_trials: Trials in all, those to come included.
+        num_done: Trials that are settled, or stopped for good.
+        num_pending: Trials to run.
+        stale_rows: Rows that another version of the workload made.
+        forecast_core_seconds: The cost model's guess for what is left.
+    """
 
     sweep: Sweep
+    scheduler: Scheduler
     configs: tuple[TrialConfig, ...]
     settled: frozenset[str]
     num_trials: int
@@ -27,7 +38,6 @@ class Plan:
     num_pending: int
     stale_rows: int
     forecast_core_seconds: float
-    work: Work
 
     @property
     def is_complete(self) -> bool:
@@ -42,42 +52,19 @@ def ledger_of(sweep: Sweep, out: str) -> Ledger:
 
 def plan_sweep(sweep: Sweep, ledger: Ledger, max_trials: int | None = None) -> Plan:
     """Expand the sweep, or read how far its search is, and subtract what is settled."""
-    all_settled = ledger.settled(sweep.workload)
-    if sweep.search is None:
-        configs = sweep.configs()
-        pending = tuple(config for config in configs if config.trial_id not in all_settled)[:max_trials]
-        work: Work = Grids(configs, pending)
-        num_pending, stopped = len(pending), 0
-    else:
-        if max_trials is not None:
-            raise SweepError(f"--max-trials is for grids, and {sweep.name} is a search")
-        work = _search(sweep, ledger)
-        configs = work.configs()
-        ids = {config.trial_id for config in configs}
-        outcomes = ledger.trials(sweep.workload, trial_ids=ids, columns=("outcome",))["outcome"].to_pylist()
-        stopped = outcomes.count(Outcome.PRUNED)
-        num_pending = 0 if work.is_finished else -1
-    settled = frozenset(all_settled & {config.trial_id for config in configs})
-    num_done = len(settled) + stopped
+    if max_trials is not None and sweep.search is not None:
+        raise SweepError(f"--max-trials is for grids, and {sweep.name} is a search")
+    scheduler = scheduler_of(sweep, ledger) if max_trials is None else GridScheduler(sweep, ledger, max_trials)
+    num_done = len(scheduler.settled) + scheduler.num_stopped
+    num_left = 0 if scheduler.is_finished else scheduler.num_trials - num_done
     return Plan(
         sweep=sweep,
-        configs=configs,
-        settled=settled,
-        num_trials=work.num_trials,
+        scheduler=scheduler,
+        configs=scheduler.configs(),
+        settled=scheduler.settled,
+        num_trials=scheduler.num_trials,
         num_done=num_done,
-        num_pending=work.num_trials - num_done if num_pending < 0 else num_pending,
+        num_pending=num_left if max_trials is None else min(num_left, max_trials),
         stale_rows=ledger.count_other_versions(sweep.workload, workload(sweep.workload).config_type.numeric_version),
-        forecast_core_seconds=work.forecast_core_seconds if num_pending else 0.0,
-        work=work,
+        forecast_core_seconds=0.0 if scheduler.is_finished else scheduler.forecast_core_seconds,
     )
-
-
-def _search(sweep: Sweep, ledger: Ledger) -> Work:
-    """A search as far as it has come; these modules load Optuna and pandas."""
-    if isinstance(sweep.search, MapSearch):
-        from orchestrator.schedulers.map import MapRun
-
-        return MapRun(sweep, ledger)
-    from orchestrator.schedulers.halving import SearchRun
-
-    return SearchRun(sweep, ledger)

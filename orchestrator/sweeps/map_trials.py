@@ -60,11 +60,6 @@ def seed_trial(sweep: Sweep, point: Mapping[str, Any], replicate: int, purpose: 
     return make_map_trial(sweep, {**point, "seed": draw_seed(point, replicate, purpose)})
 
 
-def draw_of(sweep: Sweep, point: Mapping[str, Any], replicate: int, purpose: str) -> TrialConfig:
-    """The trial of a point's draw."""
-    return make_map_trial(sweep, {**point, "seed": draw_seed(point, replicate, purpose)})
-
-
 def claim_draws(sweep: Sweep) -> set[str]:
     """Ids of the trials that the claims of a map may have."""
     search = map_of(sweep)

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import ConfigError, SweepError, unknown_name
-from orchestrator.sweeps.halving_search import HalvingSearch
-from orchestrator.sweeps.map_search import MapSearch
 from orchestrator.sweeps.overrides import parse_seeds, parse_setting
+from orchestrator.sweeps.search import Search
 from search_spaces.space import round_significant
 from trainables.config import Optimizer, TrialConfig
 from trainables.registry import workload
@@ -71,7 +70,7 @@ class Sweep:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     figures: tuple[str, ...] = ()
     workload: str = "two_layer_cnn"
-    search: HalvingSearch | MapSearch | None = None
+    search: Search | None = None
     best_over: tuple[str, ...] = ()
     error: str = "test_error"
     accepts_certificates: bool = False

@@ -20,6 +20,7 @@ from orchestrator.errors import LedgerError, SweepError
 from orchestrator.executors.inline import InlineExecutor
 from orchestrator.figures.drawing import draw
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.report.presentations import selection_of
 from orchestrator.report.show import show
 from orchestrator.schedulers.halving_cell import survivors
 from orchestrator.schedulers.plan import plan_sweep
@@ -317,12 +318,12 @@ def test_a_changed_search_does_not_take_up_anothers_asks(tmp_path: Path) -> None
     grids = (Grid({"adam": {}}, {}, base),)
     searches = [HalvingSearch({"adam": SPACE}, seed=seed) for seed in (1001, 1002)]
     plans = [plan_sweep(Sweep("s", "s", grids, search=search), ledger) for search in searches]
-    first, _ = plans[0].work.advance()
-    second, _ = plans[1].work.advance()
+    first, _ = plans[0].scheduler.advance()
+    second, _ = plans[1].scheduler.advance()
     assert len(first) == len(second) == 18, "two rounds are asked at once"
     assert not {task.config.trial_id for task in first} & {task.config.trial_id for task in second}
     resumed = plan_sweep(Sweep("s", "s", grids, search=searches[0]), ledger)
-    assert [task.config for task in resumed.work.advance()[0]] == [task.config for task in first]
+    assert [task.config for task in resumed.scheduler.advance()[0]] == [task.config for task in first]
 
 
 def test_trials_that_a_killed_launch_left_without_a_verdict_get_it_from_the_next_and_go_on(tmp_path: Path) -> None:
@@ -331,7 +332,7 @@ def test_trials_that_a_killed_launch_left_without_a_verdict_get_it_from_the_next
     search = HalvingSearch({"adam": SPACE}, rounds=1, per_round=3)
     sweep = Sweep("s", "s", (grid,), seeds=(0,), search=search)
     ledger = Ledger(str(tmp_path))
-    tasks, _ = plan_sweep(sweep, ledger).work.advance()
+    tasks, _ = plan_sweep(sweep, ledger).scheduler.advance()
     states = str(tmp_path / "states")
     orders = tuple(MemberOrder(task.config, until_epoch=task.until_epoch) for task in tasks)
     reports = PackWorker(PackOrder("killed", orders, states, 30.0)).step(math.inf)
@@ -354,16 +355,16 @@ def test_what_is_searched_is_chosen_once_it_is_found_and_tells_no_lines_apart(tm
     sweep = Sweep("s", "s", (grid,), seeds=(0, 1), search=search, figures=("error_vs_batch_size",))
     ledger = Ledger(str(tmp_path))
     plan = plan_sweep(sweep, ledger)
-    assert plan.work.chosen() == (), "the trials that are shown are all that were tried"
+    assert selection_of(sweep, plan.scheduler).chosen == (), "the trials that are shown are all that were tried"
     Training(plan, ledger, InlineExecutor(), None, str(tmp_path / "states"), 30.0).run(Console(quiet=True))
-    assert plan.work.chosen() == ("learning_rate", "weight_decay")
+    assert selection_of(sweep, plan.scheduler).chosen == ("learning_rate", "weight_decay")
     png, _ = show(plan, ledger, Console(quiet=True), with_figures=True)
-    ids = {config.trial_id for config in plan.work.shown()}
+    ids = {config.trial_id for config in selection_of(sweep, plan.scheduler).configs}
     trials, traces = (read(WORKLOAD, trial_ids=ids).to_pandas() for read in (ledger.trials, ledger.traces))
-    figure = figure_of("error_vs_batch_size", trials, traces, plan.work.chosen())
+    figure = figure_of("error_vs_batch_size", trials, traces, selection_of(sweep, plan.scheduler).chosen)
     labels = [container.get_label() for container in figure.axes[0].containers]
     assert labels == [f"{name}, $s$ = {s}" for name in ("Adam", "AdamW") for s in (5, 10)]
-    own, _ = draw("error_vs_batch_size", given(trials, traces, plan.work.chosen()), tmp_path)
+    own, _ = draw("error_vs_batch_size", given(trials, traces, selection_of(sweep, plan.scheduler).chosen), tmp_path)
     assert png.read_bytes() == own.read_bytes()
 
 
@@ -374,9 +375,9 @@ def test_a_searched_field_that_other_cells_give_values_tells_trials_apart(finish
     space = {"learning_rate": LogUniform(1e-4, 1e-2), "weight_decay": LogUniform(1e-6, 1e-1)}
     search = HalvingSearch({"adam": space, "adamw": space}, rounds=3, per_round=6, reduction=3)
     sweep = Sweep("searched", "two cells", (grid,), seeds=(0, 1), search=search)
-    assert plan_sweep(sweep, ledger).work.chosen() == ("learning_rate", "weight_decay")
+    assert selection_of(sweep, plan_sweep(sweep, ledger).scheduler).chosen == ("learning_rate", "weight_decay")
     wider = sweep.with_overrides(["weight_decay+=1e-3"])
-    assert plan_sweep(wider, ledger).work.chosen() == ("learning_rate",)
+    assert selection_of(wider, plan_sweep(wider, ledger).scheduler).chosen == ("learning_rate",)
 
 
 def test_a_line_on_an_edge_tells_its_cell_from_all_others(tmp_path: Path) -> None:
@@ -384,15 +385,15 @@ def test_a_line_on_an_edge_tells_its_cell_from_all_others(tmp_path: Path) -> Non
     grid = Grid({"adam": {}}, {"num_train": tuple(range(10, 40))}, sizes)
     search = HalvingSearch({"adam": SPACE}, rounds=1, per_round=1)
     ledger = Ledger(str(tmp_path))
-    work = plan_sweep(Sweep("s", "s", (grid,), seeds=(0,), search=search), ledger).work
-    tasks, _ = work.advance()
+    scheduler = plan_sweep(Sweep("s", "s", (grid,), seeds=(0,), search=search), ledger).scheduler
+    tasks, _ = scheduler.advance()
     results = []
     for task in tasks:
         (report,) = workload(WORKLOAD).open([Member(task.config, task.until_epoch)]).advance(math.inf)
         assert report.result is not None
         results.append(report.result)
-    work.advance(results)
-    edges = [line for line in work.notes() if line.startswith("at the edge of its space: ")]
+    scheduler.advance(results)
+    edges = [line for line in scheduler.edges() if line.startswith("at the edge of its space: ")]
     assert edges
     for line in edges:
         found = re.search(r"(\w+)=(\S+) of optimizer=adam, batch_size=5, num_train=(\d+); the best may lie", line)
@@ -435,14 +436,14 @@ class UntilRecorded:
     is_finished = False
 
     def __init__(self, work):
-        self._work = work
+        self._scheduler = work
 
     def __getattr__(self, name):
-        return getattr(self._work, name)
+        return getattr(self._scheduler, name)
 
     def advance(self, results=()):
         self.is_finished = bool(results)
-        return ([], []) if results else self._work.advance()
+        return ([], []) if results else self._scheduler.advance()
 
 if __name__ == "__main__":
     sweep = find_sweep("grid_bsz").with_overrides(["num_epochs=20", "batch_size=200"], "0")
@@ -457,7 +458,7 @@ if __name__ == "__main__":
         from orchestrator.executors.ray_tune import RayExecutor
         cluster = Cluster()
         executor = RayExecutor(str(Path("results/states").resolve()), cluster, "cpu")
-    waiting = replace(plan, work=UntilRecorded(plan.work))
+    waiting = replace(plan, scheduler=UntilRecorded(plan.scheduler))
     training = Training(waiting, ledger, executor, None, "results/states", 30.0)
     Path("results/trials/workload=two_layer_cnn").write_text("a file where a folder belongs")
     try:

@@ -73,8 +73,8 @@ def run(
 
     With an `outcome` every trial is recorded with that one.
     """
-    work = plan_sweep(sweep, ledger).work
-    queue, _ = work.advance()
+    scheduler = plan_sweep(sweep, ledger).scheduler
+    queue, _ = scheduler.advance()
     num_done = 0
     while queue:
         results = train([queue.pop(-1 if newest_first else 0)])
@@ -82,11 +82,11 @@ def run(
         ledger.append(results)
         num_done += 1
         if die_every is not None and num_done % die_every == 0:
-            work = plan_sweep(sweep, ledger).work
-            queue, _ = work.advance()
+            scheduler = plan_sweep(sweep, ledger).scheduler
+            queue, _ = scheduler.advance()
         else:
-            queue += work.advance(results)[0]
-    assert plan_sweep(sweep, ledger).work.advance() == ([], [])
+            queue += scheduler.advance(results)[0]
+    assert plan_sweep(sweep, ledger).scheduler.advance() == ([], [])
     assert plan_sweep(sweep, ledger).is_complete
     return ledger
 

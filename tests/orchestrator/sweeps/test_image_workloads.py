@@ -18,6 +18,7 @@ from rich.console import Console
 from orchestrator.errors import SweepError
 from orchestrator.figures.drawing import draw
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.report.presentations import selection_of
 from orchestrator.report.show import show
 from orchestrator.schedulers.plan import plan_sweep
 from orchestrator.sweeps.registry import find_sweep
@@ -108,10 +109,11 @@ def test_imagenet_has_its_own_grids_and_is_judged_by_top_5(folder: Path) -> None
 
 def test_a_search_says_that_it_chooses_by_the_images_that_it_reports(folder: Path) -> None:
     ledger = Ledger(str(folder / "results"))
-    for_images, synthetic = (
-        plan_sweep(find_sweep("tune_wd", workload=name).with_overrides(["batch_size=16"]), ledger).work.notes()
+    sweeps = [
+        find_sweep("tune_wd", workload=name).with_overrides(["batch_size=16"])
         for name in ("tiny_resnet8", "two_layer_cnn")
-    )
+    ]
+    for_images, synthetic = (selection_of(sweep, plan_sweep(sweep, ledger).scheduler).notes for sweep in sweeps)
     said = "points are chosen by their error on the same test images that the table reports: only the training seeds"
     assert [line for line in for_images if line.startswith(said)]
     assert not [line for line in synthetic if "chosen" in line], "each seed draws its own test points"

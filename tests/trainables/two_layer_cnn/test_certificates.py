@@ -334,7 +334,7 @@ def stuck_sweep(name: str, **more: Any) -> Sweep:
 
 def finish(sweep: Sweep, ledger: Ledger) -> int:
     """Run what the plan asks for; the number of trials that ran."""
-    tasks, _ = plan_sweep(sweep, ledger).work.advance()
+    tasks, _ = plan_sweep(sweep, ledger).scheduler.advance()
     configs = [task.config for task in tasks]
     ledger.append([run(config, may_stop=sweep.accepts_certificates) for config in configs])  # type: ignore[arg-type]
     return len(configs)
@@ -401,12 +401,12 @@ def test_a_map_stops_what_is_stuck_and_says_how_that_was_checked(tmp_path: Any) 
     base = {key: value for key, value in SMALL.items() if key not in ("workload", "seed")}
     sweep = Sweep("mapped", "a map", (Grid({"adam": {}}, {}, base),), search=search, accepts_certificates=True)
     ledger = Ledger(str(tmp_path))
-    work = plan_sweep(sweep, ledger).work
-    tasks, _ = work.advance()
+    scheduler = plan_sweep(sweep, ledger).scheduler
+    tasks, _ = scheduler.advance()
     while tasks:
         results = [run(task.config, may_stop=True) for task in tasks]  # type: ignore[arg-type]
         ledger.append(results)
-        tasks, _ = work.advance(results)
+        tasks, _ = scheduler.advance(results)
     assert plan_sweep(sweep, ledger).is_complete
     trials = ledger.trials(WORKLOAD).to_pandas()
     audit = stop_audit(trials)
