@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-import shlex
 from itertools import chain
-from typing import Any
 
 import pytest
-import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -34,6 +31,7 @@ from tests.support.manifests import (
     schema_faults,
     workers,
 )
+from tests.support.readmes import parsed
 
 CHOICES = [(), *((name,) for name in COMPONENTS), tuple(COMPONENTS)]
 RENDERINGS = [(overlay, *components) for overlay in OVERLAYS for components in CHOICES]
@@ -160,13 +158,6 @@ def test_the_entrypoint_is_a_launch(overlay: str) -> None:
 # The README
 
 
-def test_each_launch_in_the_readme_parses() -> None:
-    lines = re.findall(r"^(python -m orchestrator\.launch .+?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
-    assert len(lines) >= 3
-    for line in lines:
-        parsed(line)
-
-
 def test_each_folder_in_the_readme_renders() -> None:
     folders = re.findall(r"kubectl (?:apply|kustomize|delete) (?:-k )?(k8s/[\w/-]+)", README)
     assert {*folders} >= {"k8s/overlays/local", "k8s/development"}
@@ -200,20 +191,6 @@ def test_the_readme_says_what_local_needs() -> None:
 def quantity(text: str) -> float:
     ((number, unit),) = re.findall(r"([\d.]+)(\w*)", text)
     return float(number) * {"": 1, "m": 1e-3, "Mi": 2**20, "Gi": 2**30}[unit]
-
-
-def test_files_in_the_readme_exist() -> None:
-    for path in re.findall(r"\bk8s/[\w./-]*\w", README):
-        assert (ROOT / path).exists(), path
-
-
-def parsed(line: str) -> tuple[str, dict[str, Any]]:
-    """The command and the parameters that the real command line makes of `python -m orchestrator.launch ...`."""
-    *python, name = shlex.split(line)[:4]
-    assert python == ["python", "-m", "orchestrator.launch"]
-    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert name in commands
-    return name, commands[name].make_context(name, shlex.split(line)[4:]).params
 
 
 def sweep(documents: list[Document]) -> Document:
