@@ -1,6 +1,6 @@
 """Errors of the orchestrator; `UserError` is one clear line and exit code 2, anything else keeps its traceback."""
 
-from trainables.errors import ConfigError, DataError, UserError, unknown_name
+from trainables.errors import ConfigError, DataError, UserError, first_line, last_line, unknown_name
 
 
 class LedgerError(UserError):
@@ -27,5 +27,7 @@ __all__ = [
     "SubmitError",
     "SweepError",
     "UserError",
+    "first_line",
+    "last_line",
     "unknown_name",
 ]

@@ -24,3 +24,13 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> str:
     near = get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {given!r}{hint} (known: {', '.join(names)})"
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says first, or its type's name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def last_line(text: str) -> str:
+    """The end of a traceback, which says what went wrong."""
+    return text.strip().splitlines()[-1]

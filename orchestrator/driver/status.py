@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator.errors import last_line
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.schedulers.plan import plan_sweep
 from orchestrator.sweeps.value import Sweep
@@ -26,7 +27,7 @@ def sweep_status(sweep: Sweep, ledger: Ledger) -> SweepStatus:
     plan = plan_sweep(sweep, ledger)
     trial_ids = {config.trial_id for config in plan.configs}
     rows = ledger.trials(sweep.workload, trial_ids=trial_ids, columns=("trial_id", "outcome", "error")).to_pylist()
-    errors = {row["trial_id"]: _last_line(row["error"]) for row in rows if row["error"]}
+    errors = {row["trial_id"]: last_line(row["error"]) for row in rows if row["error"]}
     outcomes = Counter(row["outcome"] for row in rows)
     return SweepStatus(plan.num_trials, plan.num_done, dict(outcomes.most_common()), errors)
 
@@ -34,9 +35,5 @@ def sweep_status(sweep: Sweep, ledger: Ledger) -> SweepStatus:
 def errors_of_launch(sweep: Sweep, ledger: Ledger) -> dict[str, int]:
     """How many trials of this ledger's driver ended with each error."""
     rows = ledger.trials(sweep.workload, columns=("driver_id", "error")).to_pylist()
-    lines = Counter(_last_line(row["error"]) for row in rows if row["error"] and row["driver_id"] == ledger.driver_id)
+    lines = Counter(last_line(row["error"]) for row in rows if row["error"] and row["driver_id"] == ledger.driver_id)
     return dict(lines.most_common())
-
-
-def _last_line(error: str) -> str:
-    return error.strip().splitlines()[-1]

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import ray
 from ray.exceptions import RayError
 
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, first_line, last_line
 from trainables.provenance import code_digest
 
 _LOCAL_SETTINGS = {
@@ -77,8 +77,7 @@ def _connect(address: str | None) -> None:
                 f"the Ray cluster at --address {address} refuses this token: set RAY_AUTH_MODE=token, and "
                 "RAY_AUTH_TOKEN_PATH to a file with the cluster's"
             ) from None
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ClusterError(f"no Ray cluster at --address {address}: {reason}") from None
+        raise ClusterError(f"no Ray cluster at --address {address}: {first_line(error)}") from None
     _check_same_code()
 
 
@@ -100,8 +99,9 @@ def _check_same_code() -> None:
     try:
         remote_digest = ray.get(ray.remote(num_cpus=0)(_digest).remote(), timeout=_CODE_CHECK_SECONDS)
     except RayError as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise ClusterError(f"lambda-atlas does not run on the cluster's nodes: {reason}") from None
+        raise ClusterError(
+            f"lambda-atlas does not run on the cluster's nodes: {last_line(str(error) or type(error).__name__)}"
+        ) from None
     if remote_digest != code_digest():
         raise ClusterError(
             f"the cluster runs other code (trainables {remote_digest}) than this driver ({code_digest()}): "

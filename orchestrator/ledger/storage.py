@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
-from orchestrator.errors import LedgerError
+from orchestrator.errors import LedgerError, first_line
 from trainables.atomic_files import is_absent, open_root, write_whole
 
 STORE_REMEDY = "the environment gives an object store's address and keys (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...)"
@@ -155,6 +155,6 @@ def is_store_fault(error: BaseException) -> bool:
 def reason(error: BaseException) -> str:
     """In one line what the system or a library says."""
     number = getattr(error, "errno", None)
-    text = (os.strerror(number) if number else str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+    text = (os.strerror(number) if number else first_line(error)).rstrip(". ")
     said = _STORE_ERROR.search(text)
     return f"{said['kind']}: {said['text']}".rstrip(": ") if said else text

@@ -9,7 +9,7 @@ import pandas as pd
 from orchestrator.analysis.best import BEST_STATISTICS
 from orchestrator.analysis.cells import FIRST_KEYS, cell_columns, cell_summary, outcome_counts
 from orchestrator.analysis.error_rates import PLAIN, judged_by, kind_of, precise
-from orchestrator.report.text import mean_std, rate_text, value_text
+from orchestrator.report.text import mean_std, rate_text, result_text
 
 
 def result_table(trials: pd.DataFrame, error: str = PLAIN.test) -> pd.DataFrame:
@@ -24,7 +24,7 @@ def result_table(trials: pd.DataFrame, error: str = PLAIN.test) -> pd.DataFrame:
         return pd.DataFrame(columns=[*FIRST_KEYS, "n", train, test, "min", "max", "outcomes"])
     keys = cell_columns(trials)
     cells = cell_summary(judged_by(trials, kind), keys)
-    table = pd.DataFrame({name: cells[name].map(value_text) for name in keys})
+    table = pd.DataFrame({name: cells[name].map(result_text) for name in keys})
     table["n"] = cells["num_trials"].map(str)
     table[train], table[test] = _means(cells, "train_error"), _means(cells, "test_error")
     table["min"], table["max"] = cells["test_error_min"].map(rate_text), cells["test_error_max"].map(rate_text)
@@ -42,7 +42,7 @@ def _means(cells: pd.DataFrame, error: str) -> list[str]:
 def best_table(best: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
     """`best_cells` as text."""
     keys = [name for name in best.columns if name not in BEST_STATISTICS]
-    table = pd.DataFrame({f"best {name}" if name in over else name: best[name].map(value_text) for name in keys})
+    table = pd.DataFrame({f"best {name}" if name in over else name: best[name].map(result_text) for name in keys})
     pairs = zip(best["n"].astype(int), best["num_seeds"], strict=True)
     table["n"] = [str(n) if n == num_seeds else f"{n} of {num_seeds}" for n, num_seeds in pairs]
     table["error"] = [mean_std(*pair) for pair in zip(best["mean"], best["std"], strict=True)]

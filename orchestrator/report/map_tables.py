@@ -8,6 +8,7 @@ import pandas as pd
 from orchestrator.analysis.claims import OPTIMIZERS, cell_claims, judged
 from orchestrator.analysis.edges import Edge, edges
 from orchestrator.analysis.scaling import fit_scaling, theory_exponent
+from orchestrator.report.text import value_text
 from orchestrator.sweeps.map_trials import claim_draws, claim_keys, map_of, of_setting
 from orchestrator.sweeps.value import Sweep
 from trainables.config import Optimizer
@@ -34,7 +35,7 @@ def map_tables(trials: pd.DataFrame, sweep: Sweep) -> list[tuple[str, pd.DataFra
 def _claim_table(trials: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     keys = claim_keys(sweep)
     claims = cell_claims(trials[trials["trial_id"].isin(claim_draws(sweep))], keys, map_of(sweep).rule)
-    table = pd.DataFrame({key: claims[key].map(_plain) for key in keys})
+    table = pd.DataFrame({key: claims[key].map(value_text) for key in keys})
     table["seeds"] = claims["num_seeds"].map(str)
     for optimizer in OPTIMIZERS:
         columns = (claims[f"{name}_{optimizer}"] for name in ("p", "p_low", "p_high"))
@@ -55,7 +56,7 @@ def _edge_table(trials: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
         if own.empty:
             continue
         found, highest = edges(own[_DECAY].to_numpy(float), own["works"].to_numpy(bool))
-        place = ", ".join(f"{name} = {_plain(value)}" for name, value in line.items())
+        place = ", ".join(f"{name} = {value_text(value)}" for name, value in line.items())
         for edge in found or (None,):
             rows.append([setting["optimizer"], place, *_edge_cells(edge, highest), f"{highest:.2f}", str(len(own))])
     columns = ["optimizer", "at", "edge", "lambda where P = 1/2", "95% band, decades", "highest P", "trials"]
@@ -84,7 +85,3 @@ def _scaling_table(trials: pd.DataFrame, scaled: str) -> pd.DataFrame:
 
 def _interval(value: float, low: float, high: float) -> str:
     return f"{value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(value) else "-"
-
-
-def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

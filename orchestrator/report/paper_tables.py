@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 import pandas as pd
 
 from orchestrator.analysis.cells import CELL_STATISTICS, cell_summary
-from orchestrator.report.text import mean_std
+from orchestrator.report.text import mean_std, value_text
 from trainables.config import Optimizer
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig
 
@@ -48,9 +48,9 @@ def paper_table(trials: pd.DataFrame) -> pd.DataFrame:
     rows = paper_comparison(trials)
     rows = rows[rows["num_trials"] > 0]
     table = rows[["table", "optimizer", "batch_size"]].astype(str)
-    table["weight_decay"] = rows["weight_decay"].map("{:g}".format)
+    table["weight_decay"] = rows["weight_decay"].map(value_text)
     for split in ("train", "test"):
-        table[f"{split} error in the paper"] = rows[f"paper_{split}_error"].map("{:g}".format)
+        table[f"{split} error in the paper"] = rows[f"paper_{split}_error"].map(value_text)
         pairs = zip(rows[f"{split}_error_mean"], rows[f"{split}_error_std"], strict=True)
         table[f"{split} error here"] = [mean_std(*pair) for pair in pairs]
     table["n"] = rows["num_trials"].astype(int).map(str)

@@ -7,6 +7,7 @@ import os
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.report.text import value_text
 from orchestrator.schedulers.plan import Plan
 
 
@@ -16,11 +17,11 @@ def plan_table(planned: Plan) -> Table:
     cores = os.cpu_count() or 1
     table = Table(title=Text(f"{sweep.name}: {sweep.title}"), show_header=False, title_justify="left")
     for grid in sweep.grids:
-        axes = {axis: ", ".join(map(_short, values)) for axis, values in grid.axes.items()}
+        axes = {axis: ", ".join(map(value_text, values)) for axis, values in grid.axes.items()}
         for arm, coupled in grid.arms.items():
             fields = {**grid.base, **coupled, **axes}
             searched = sweep.search.space.get(arm, {}) if sweep.search else {}
-            lines = [f"{field} = {_short(value)}" for field, value in fields.items()]
+            lines = [f"{field} = {value_text(value)}" for field, value in fields.items()]
             lines += [f"{f} {axis}" for f, axis in searched.items() if f not in fields]
             table.add_row(arm, Text("\n".join(lines)))
     seeds = ", ".join(map(str, sweep.seeds)) if sweep.search is None else sweep.search.seeds_text(sweep.seeds)
@@ -31,7 +32,3 @@ def plan_table(planned: Plan) -> Table:
     if planned.stale_rows:
         table.add_row("other versions", f"{planned.stale_rows} rows of another workload version are left behind")
     return table
-
-
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -16,7 +16,11 @@ def mean_std(mean: float, std: float) -> str:
 
 
 def value_text(value: object) -> str:
-    """A config's value as a table shows it, "-" where it is null or no number."""
-    if isinstance(value, float):
-        return f"{value:g}" if math.isfinite(value) else "-"
-    return "-" if value is None else str(value)
+    """A value as a plan or a map's table shows it: a float with up to six digits, anything else as Python does."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def result_text(value: object) -> str:
+    """A value as a result table shows it: as `value_text`, "-" where it is null or no number."""
+    is_missing = value is None or (isinstance(value, float) and not math.isfinite(value))
+    return "-" if is_missing else value_text(value)

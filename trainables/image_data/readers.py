@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trainables.errors import DataError
+from trainables.errors import DataError, first_line
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -254,8 +254,7 @@ def _decoded(content: Callable[[], bytes], where: str, *, keeps_grey: bool) -> P
     except Exception as error:  # whatever a torn, foreign or missing file raises
         if isinstance(error, OSError) and error.strerror:
             raise DataError(f"{where} cannot be read ({error.strerror})") from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{where} is no usable image ({reason}): replace it") from error
+        raise DataError(f"{where} is no usable image ({first_line(error)}): replace it") from error
 
 
 READERS: dict[str, Callable[[Files], Source]] = {

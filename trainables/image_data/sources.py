@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.errors import DataError
+from trainables.errors import DataError, first_line
 from trainables.image_data.readers import (
     CIFAR_FOLDERS,
     FASHION_FOLDER,
@@ -46,9 +46,9 @@ class Found:
         except DataError:
             raise
         except Exception as error:  # whatever a torn pickle, archive, Parquet or image file raises
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(
-                f"the images of {self.name!r} in {self.folder} cannot be read ({reason}): complete or replace the files"
+                f"the images of {self.name!r} in {self.folder} cannot be read ({first_line(error)}): "
+                "complete or replace the files"
             ) from error
 
 
@@ -86,8 +86,9 @@ def download(name: str, data_root: Path) -> None:
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             (data_root / name).rmdir()  # nothing came
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{name} could not be downloaded ({reason}): put its files in {data_root / name}") from error
+        raise DataError(
+            f"{name} could not be downloaded ({first_line(error)}): put its files in {data_root / name}"
+        ) from error
 
 
 def _layout(name: str, folder: Path, *, is_own: bool) -> str | None:
