@@ -55,7 +55,9 @@ def run(
     """Run what is missing of a sweep; end with table, figures, Parquet and MLflow in place."""
     sweep = chosen_sweep(name, module, sets, seeds, workload, data)
     sweep.configs()  # a fault ends here, before anything is created
-    if executor == "inline" and is_from_environment(ctx, "address"):
+    from orchestrator.executors.registry import place_named
+
+    if not place_named(executor).takes_address and is_from_environment(ctx, "address"):
         address = None  # it is of this machine, not of this launch
 
     from orchestrator.driver.options import RunOptions

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.errors import SweepError
+from orchestrator.executors.registry import place_named
 from orchestrator.sweeps.value import Sweep
 from trainables.gpu import gpu_is_here
 from trainables.registry import workload
 
-EXECUTORS = ("ray", "inline")
 AUTO = "auto"
 """The fastest kind of device that is there and that the workload trains on."""
 
@@ -49,9 +49,24 @@ class RunSummary:
     errors: Mapping[str, int]
 
 
+def check_place(options: RunOptions) -> None:
+    """Raise `SweepError` for an executor that does not exist, or for options that mean nothing to it."""
+    place = place_named(options.executor)
+    if options.max_nodes is not None and (options.address is None or not place.takes_address):
+        raise SweepError("--max-nodes is for a Ray cluster that can grow: give its --address as well")
+    if options.slots_per_node is not None and options.max_nodes is None:
+        raise SweepError("--slots-per-node says what the nodes of --max-nodes hold: give that as well")
+    if options.address is not None and not place.takes_address:
+        is_inline = options.executor == "inline"
+        raise SweepError(
+            f"--address names a Ray cluster, and --executor {options.executor} "
+            f"{'runs in this process' if is_inline else 'joins none'}: give one of them"
+        )
+
+
 def chosen_device(sweep: Sweep, options: RunOptions) -> str | None:
     """The kind of device to train on; None: what the cluster has. Raises `SweepError` for one that is not there."""
-    here = options.executor == "inline" or options.address is None
+    here = options.address is None
     cores = os.cpu_count() or 1
     if here and options.cpus_per_trial > cores:
         raise SweepError(f"--cpus-per-trial is at most the {cores} cores of this machine, got {options.cpus_per_trial}")

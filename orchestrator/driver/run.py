@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,10 @@ from rich.filesize import decimal
 
 from orchestrator.driver.exports import recorded_rows
 from orchestrator.driver.loop import Training
-from orchestrator.driver.options import EXECUTORS, RunOptions, RunSummary, chosen_device
+from orchestrator.driver.options import RunOptions, RunSummary, check_place, chosen_device
 from orchestrator.driver.status import errors_of_launch
-from orchestrator.errors import SweepError, unknown_name
 from orchestrator.executors.executor import Executor
-from orchestrator.executors.inline import InlineExecutor
+from orchestrator.executors.registry import ExecutorSettings, connected
 from orchestrator.ledger.lease import lease
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.storage import PATIENCE_SECONDS
@@ -40,14 +39,7 @@ PLAIN_WIDTH = 1000
 def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
     """Run what is missing, then show the table, draw the figures and bring MLflow up to date."""
     console = _console()
-    if options.executor not in EXECUTORS:
-        raise SweepError(unknown_name("executor", options.executor, EXECUTORS))
-    if options.max_nodes is not None and (options.address is None or options.executor != "ray"):
-        raise SweepError("--max-nodes is for a Ray cluster that can grow: give its --address as well")
-    if options.slots_per_node is not None and options.max_nodes is None:
-        raise SweepError("--slots-per-node says what the nodes of --max-nodes hold: give that as well")
-    if options.address is not None and options.executor == "inline":
-        raise SweepError("--address names a Ray cluster, and --executor inline runs in this process: give one of them")
+    check_place(options)
     if options.figures or sweep.best_over:  # the best values are chosen by the errors that figures show
         _check_figures(sweep)
     device = chosen_device(sweep, options)
@@ -134,30 +126,19 @@ def _check_figures(sweep: Sweep) -> None:
         drawing.check(sweep)
 
 
-@contextmanager
-def _connected(plan: Plan, options: RunOptions, device: str | None) -> Iterator[Executor | None]:
+def _connected(plan: Plan, options: RunOptions, device: str | None) -> AbstractContextManager[Executor | None]:
     """The executor, started only if there is something to run."""
     if plan.is_complete:
-        yield None
-    elif options.executor == "inline":
-        yield InlineExecutor(device or "cpu", options.cpus_per_trial)
-    else:
-        from orchestrator.executors.ray_cluster import Cluster
-
-        cluster = Cluster(options.address)
-        try:
-            from orchestrator.executors.ray_tune import RayExecutor  # imports Tune while Ray starts
-
-            yield RayExecutor(
-                states_root(options.out),
-                cluster,
-                device,
-                options.cpus_per_trial,
-                options.max_nodes,
-                options.slots_per_node,
-            )
-        finally:
-            cluster.close()
+        return nullcontext(None)
+    settings = ExecutorSettings(
+        states_root=states_root(options.out),
+        device=device,
+        cpus_per_trial=options.cpus_per_trial,
+        address=options.address,
+        max_nodes=options.max_nodes,
+        slots_per_node=options.slots_per_node,
+    )
+    return connected(options.executor, settings)
 
 
 def _mlflow(sweep: Sweep, options: RunOptions) -> AbstractContextManager[BackgroundView | None]:

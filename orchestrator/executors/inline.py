@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager, closing
 
-from orchestrator.executors.executor import ReportSink, given_up_reports
+from orchestrator.executors.executor import Executor, ReportSink, given_up_reports
 from orchestrator.executors.pack_queue import PackQueue
+from orchestrator.executors.registry import ExecutorSettings
 from trainables.packs.worker import PackWorker
 
 _WAIT_SECONDS = 1.0
@@ -40,3 +42,8 @@ class InlineExecutor:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def connect(settings: ExecutorSettings) -> AbstractContextManager[Executor]:
+    """An executor in this process."""
+    return closing(InlineExecutor(settings.device or "cpu", settings.cpus_per_trial))

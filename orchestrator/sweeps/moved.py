@@ -167,7 +167,7 @@ NAMES = {
     ("orchestrator.result_tables", "mean_std"): "orchestrator.report.text",
     ("orchestrator.result_tables", "outcome_counts"): "orchestrator.analysis.cells",
     ("orchestrator.runner", "AUTO"): "orchestrator.driver.options",
-    ("orchestrator.runner", "EXECUTORS"): "orchestrator.driver.options",
+    ("orchestrator.runner", "EXECUTORS"): "orchestrator.executors.registry",
     ("orchestrator.runner", "RunOptions"): "orchestrator.driver.options",
     ("orchestrator.runner", "RunSummary"): "orchestrator.driver.options",
     ("orchestrator.runner", "SweepStatus"): "orchestrator.driver.status",

@@ -1,0 +1,29 @@
+"""Connects a launch to a Ray cluster: the one at an address, or one that it starts on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orchestrator.executors.executor import Executor
+from orchestrator.executors.ray_cluster import Cluster
+from orchestrator.executors.registry import ExecutorSettings
+
+
+@contextmanager
+def connect(settings: ExecutorSettings) -> Iterator[Executor]:
+    """An executor on the cluster, which is left, or ended if it was started here, at the end."""
+    cluster = Cluster(settings.address)
+    try:
+        from orchestrator.executors.ray_tune import RayExecutor  # imports Tune while Ray starts
+
+        yield RayExecutor(
+            settings.states_root,
+            cluster,
+            settings.device,
+            cpus_per_trial=settings.cpus_per_trial,
+            max_nodes=settings.max_nodes,
+            slots_per_node=settings.slots_per_node,
+        )
+    finally:
+        cluster.close()
