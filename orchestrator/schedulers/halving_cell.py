@@ -11,7 +11,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.schedulers.scheduler import Task
 from orchestrator.sweeps.halving_search import HalvingSearch
 from orchestrator.sweeps.value import Sweep, make_trial
-from search_spaces.samplers.tpe import Observation, propose
+from search_spaces.samplers.registry import Observation, sampler_named
 from trainables.config import TrialConfig
 from trainables.registry import workload
 
@@ -62,6 +62,7 @@ class CellSearch:
                 return
             text = f"{self._id}:{self._search.seed}:{number}"
             seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+            propose = sampler_named(self._search.sampler)
             params = propose(self._space, history, self._search.per_round, seed)
             self._ledger.asks.put(self._id, number, params)
             self._add_round(params)

@@ -8,8 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.errors import SweepError
+from orchestrator.errors import SweepError, unknown_name
+from search_spaces.samplers.registry import SAMPLERS
 from search_spaces.space import Space
+
+_FIRST_SAMPLER = "tpe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,7 @@ class HalvingSearch:
     `space` names for each optimizer the fields that are searched, unless the cell gives them a value. Points are tried
     with `seed`; the best one of a cell is then trained with the sweep's own seeds, which had no part in the choice. Its
     test images had: they are the same for every seed. The synthetic model draws its test points anew for each.
+    `sampler` names what proposes the points (`search_spaces.samplers.registry`).
     """
 
     space: Mapping[str, Space]
@@ -27,10 +31,13 @@ class HalvingSearch:
     reduction: int = 3
     num_rungs: int = 3
     seed: int = 1000
+    sampler: str = _FIRST_SAMPLER
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.per_round, self.num_rungs) < 1 or self.reduction < 2:
             raise SweepError(f"a search needs rounds, per_round, num_rungs >= 1 and reduction >= 2, got {self}")
+        if self.sampler not in SAMPLERS:
+            raise SweepError(unknown_name("sampler", self.sampler, SAMPLERS))
 
     def axes(self, cell: Mapping[str, Any]) -> Space:
         """The fields that are searched in a cell."""
@@ -80,6 +87,8 @@ class HalvingSearch:
     def key(self, cell: Mapping[str, Any]) -> str:
         """Names the search of one cell: equal settings go on with each other's recorded asks."""
         settings = {**asdict(self), "space": {name: asdict(axis) for name, axis in self.axes(cell).items()}}
+        if self.sampler == _FIRST_SAMPLER:
+            del settings["sampler"]  # asks of before there were others keep their names
         text = json.dumps([settings, dict(cell)], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -7,26 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from search_spaces.samplers.registry import Observation
 from search_spaces.space import Space, round_significant
 
 WORST = 1.0
 """What is told of a point whose error means nothing (diverged, stuck, failed): no error rate is higher."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What is known of one proposed point: its error after `epoch` epochs, the last ones if `is_complete`."""
-
-    params: dict[str, float]
-    error: float
-    epoch: int
-    is_complete: bool
 
 
 def propose(space: Space, history: Sequence[Observation], num: int, seed: int) -> list[dict[str, float]]:

@@ -27,7 +27,8 @@ from orchestrator.schedulers.plan import plan_sweep
 from orchestrator.sweeps.halving_search import HalvingSearch, rung_epochs
 from orchestrator.sweeps.registry import find_sweep
 from orchestrator.sweeps.value import Grid, Sweep
-from search_spaces.samplers.tpe import Observation, propose
+from search_spaces.samplers.registry import Observation
+from search_spaces.samplers.tpe import propose
 from search_spaces.space import LogUniform
 from tests.orchestrator.figures.test_figures import figure_of, given
 from tests.support.launching import (

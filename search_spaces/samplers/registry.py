@@ -1,0 +1,49 @@
+"""The table of samplers that propose the points of a search: what `HalvingSearch(sampler=NAME)` means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from search_spaces.space import Space
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What is known of one proposed point: its error after `epoch` epochs, the last ones if `is_complete`."""
+
+    params: dict[str, float]
+    error: float
+    epoch: int
+    is_complete: bool
+
+
+Propose = Callable[[Space, Sequence[Observation], int, int], list[dict[str, float]]]
+"""Maps a space, what is known, a number of points and a seed to points; equal arguments give equal points.
+
+Nothing else may enter: a search that is killed proposes again what it had proposed.
+"""
+
+SAMPLERS: dict[str, Propose | str] = {"tpe": "search_spaces.samplers.tpe:propose"}
+"""A function, or its `module:function`, which loads Optuna when it is needed."""
+
+
+def sampler(name: str) -> Callable[[Propose], Propose]:
+    """Enter the function that follows as a sampler, here or in a user's module (`--module`)."""
+
+    def enter(propose: Propose) -> Propose:
+        SAMPLERS[name] = propose
+        return propose
+
+    return enter
+
+
+def sampler_named(name: str) -> Propose:
+    """The sampler of that name; raises `KeyError` for an unknown one."""
+    found = SAMPLERS[name]
+    if isinstance(found, str):
+        module, _, function = found.partition(":")
+        loaded: Propose = getattr(import_module(module), function)
+        return loaded
+    return found
