@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.support.images import NUM_CLASSES, image_folders, numbers
+from tests.support.recording import recordings
 from trainables.contract import Member
 from trainables.errors import ConfigError
 from trainables.image_classifier import evaluation, graph_step
@@ -325,6 +326,17 @@ def mutable_of(step: EagerStep, model: nn.Module) -> list[Tensor]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, where steps can be recorded")
+def ask_the_host(eager: EagerStep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the step read a number that lies on the device, which no recording can hold."""
+    train = eager.train_whole
+
+    def asking(stored_b: Tensor, index_b: Tensor) -> None:
+        train(stored_b, index_b)
+        assert math.isfinite(float(eager.sums[0]))
+
+    monkeypatch.setattr(eager, "train_whole", asking)
+
+
 def test_a_step_that_cannot_be_recorded_trains_eagerly_and_no_other_is_tried(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -334,7 +346,9 @@ def test_a_step_that_cannot_be_recorded_trains_eagerly_and_no_other_is_tried(
         eager, model = our_step(config)
         mutable = mutable_of(eager, model)
         before = [tensor.clone() for tensor in mutable]
-        step = GraphStep(eager, mutable)
+        ask_the_host(eager, monkeypatch)
+        with recordings():
+            step = GraphStep(eager, mutable)
         assert step.engine == "eager-cpu"
         assert all(torch.equal(now, then) for now, then in zip(mutable, before, strict=True))
         wanted, reference = our_step(config)
