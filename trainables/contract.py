@@ -88,7 +88,10 @@ class Workload(Protocol):
         ...
 
     def last_engine(self, device: str) -> str | None:
-        """Engine of a lost trial's last try, where the fastest may be what ends its workers; None: no other."""
+        """Engine for the last retry of a trial whose workers kept dying, in case the fast engine kills them.
+
+        None if there is no alternative.
+        """
         ...
 
     def open(

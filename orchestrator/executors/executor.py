@@ -10,7 +10,7 @@ from trainables.contract import Report
 from trainables.result import TrialResult
 
 ReportSink = Callable[[Sequence[Report]], None]
-"""Takes reports as they come; never blocks for long. Raises what went wrong with earlier ones, also when given none."""
+"""Takes reports and returns soon. Re-raises an error from recording earlier reports, even for an empty sequence."""
 
 
 def given_up_reports(results: Sequence[TrialResult]) -> list[Report]:

@@ -14,7 +14,7 @@ GPU_NODES = {"lambda-atlas/device": "cuda"}
 MOST_WAITING = 1000
 """Packs that wait for nodes at most: each is a placement group that Ray's autoscaler looks at in every round."""
 LONELY_SECONDS = 300.0
-"""A node of a cloud has come by then."""
+"""The launch warns after this long without a usable node; cloud nodes normally start sooner."""
 _LOOK_SECONDS = 1.0
 
 _logger = logging.getLogger(__name__)

@@ -110,5 +110,5 @@ def _check_same_code() -> None:
 
 
 def _digest() -> str:
-    """The cached function itself is nothing that Ray takes for a function."""
+    """Call `code_digest`: ray.remote rejects functools.cache objects, and takes this plain function."""
     return code_digest()

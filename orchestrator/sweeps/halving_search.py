@@ -52,7 +52,7 @@ class HalvingSearch:
         return free
 
     def middle(self, cell: Mapping[str, Any]) -> dict[str, Any]:
-        """The cell with the middle of each axis: any point of it is as valid as this one."""
+        """The cell with the middle of each axis: a representative point, used for validation and cost only."""
         return {**cell, **{name: (axis.low * axis.high) ** 0.5 for name, axis in self.axes(cell).items()}}
 
     def rungs(self, num_epochs: int) -> tuple[int, ...]:

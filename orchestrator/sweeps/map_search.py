@@ -63,7 +63,7 @@ class MapSearch:
         return {name: axis for name, axis in self.space[optimizer].items() if name not in cell}
 
     def middle(self, cell: Mapping[str, Any]) -> dict[str, Any]:
-        """The cell with the middle of each axis: any point of it is as valid as this one."""
+        """The cell with the middle of each axis: a representative point, used for validation and cost only."""
         return {**cell, **{name: axis.at(0.5) for name, axis in self.axes(cell).items()}}
 
     def is_claim(self, cell: Mapping[str, Any]) -> bool:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 _SEED_BITS = 31
 
 CLAIM, BOUNDARY = "claim", "boundary"
-"""Purposes of a point's seeds: a draw for a boundary is none of a claim's seeds, or it would count as new twice."""
+"""Purposes of a point's seeds.
+
+Claim and boundary trials at the same point use different seeds; a shared seed would be counted as fresh evidence twice.
+"""
 
 
 def map_of(sweep: Sweep) -> MapSearch:

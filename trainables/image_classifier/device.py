@@ -56,7 +56,10 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device of this process; `concurrency` maps the most trials that trained at once to the number that may."""
+    """A device of this process.
+
+    `concurrency(peak)` says how many trials may run now, given the largest number that has run at once so far.
+    """
 
     torch_device: torch.device
     concurrency: Callable[[int], int]

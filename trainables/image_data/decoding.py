@@ -97,8 +97,9 @@ def decode(name: str, split: Split, chosen: npt.NDArray[np.int64], images: Pixel
 def _sized(pixels: Pixels, size: int) -> Pixels:
     """The centre `size` pixels of the resized image, as torchvision's Resize and CenterCrop give them, to the pixel.
 
-    One of that very size stays as it is, so that a data set's own size means what None does. Up to 64 pixels one with a
-    side that is no longer than asked keeps its pixels too, within a zero border (28 for 32 pixels, say).
+    An image that already has this size is returned unchanged, so passing the data set's own size equals passing None.
+    Up to 64 pixels an image with a side no longer than `size` keeps its pixels too, within a zero border (28 for 32
+    pixels, say).
     """
     height, width = pixels.shape[:2]
     if (height, width) == (size, size):
