@@ -35,12 +35,13 @@ from trainables.image_classifier.config import ImageClassifierConfig
 from trainables.image_classifier.device import device_images, open_device
 from trainables.image_classifier.models import initial_model, without_counters
 from trainables.image_classifier.steps import EagerStep, autocast
-from trainables.image_classifier.trial import ImageMemberRun
+from trainables.image_classifier.trial import ImageTrainer
 from trainables.image_classifier.workload import ENGINES
 from trainables.image_data.cache import CACHE_VARIABLE
 from trainables.image_data.images import DATA_VARIABLE
 from trainables.optimizers import make_optimizer
 from trainables.packs.pack_run import MemberPackRun
+from trainables.packs.trial_run import TrialRun
 from trainables.provenance import provenance
 
 _WARM_UP_STEPS = 3
@@ -102,8 +103,8 @@ def pack(configs: Sequence[ImageClassifierConfig], device: str, num_threads: int
     """The product's members, all at once."""
     on_device = open_device(device, len(configs)).torch_device
 
-    def open_member(member: Member) -> ImageMemberRun:
-        return ImageMemberRun(member, ENGINES[device][0], on_device, num_threads)
+    def open_member(member: Member) -> TrialRun:
+        return TrialRun(member, ImageTrainer(member, ENGINES[device][0], on_device, num_threads))
 
     members = [Member(config, config.num_epochs) for config in configs]
     run = MemberPackRun(members, open_member, lambda _: len(members))

@@ -1,22 +1,21 @@
-"""One image classifier in training: the loop, what it measures, and its exact state between any two steps.
+"""One image classifier in training: what a slice does, what it measures, and its exact state between any two slices.
 
 Shapes: B images of a batch, P weights of all parameters in one vector.
 """
 
 from __future__ import annotations
 
-import time
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import astuple, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.certificates import Certificate
-from trainables.contract import Member, Report, State
+from trainables.contract import Member, State
 from trainables.image_classifier.batches import epoch_augmentation, epoch_order
 from trainables.image_classifier.config import ImageClassifierConfig, ImageTracePoint
 from trainables.image_classifier.device import Lane, device_images, give_lane_back, take_lane
@@ -31,75 +30,58 @@ from trainables.image_classifier.models import (
     without_counters,
 )
 from trainables.image_classifier.precise_batchnorm import PreciseErrors
-from trainables.image_classifier.state import fill, flat, point_from_row
+from trainables.image_classifier.state import fill, flat
 from trainables.image_classifier.steps import EagerStep, Step
 from trainables.optimizers import make_optimizer, set_moments
-from trainables.outcome import is_finite, outcome
+from trainables.outcome import outcome
+from trainables.packs.trial_run import Digests, Trainer
 from trainables.provenance import provenance
 from trainables.random_streams import Purpose, digest
-from trainables.result import Outcome, TrialResult
+from trainables.result import Outcome, Provenance, TracePoint
 from trainables.torch_threads import torch_threads
+
+_T = TypeVar("_T")
 
 # A step is warmed up without being recorded, which torch finds worth a warning.
 warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
 
 
-class ImageMemberRun:
-    """One trial on one device; opened lazily, so that a fault in its data is its own."""
+class ImageTrainer(Trainer):
+    """Trains step by step on one device; a unit is a step, or a batch of evaluation."""
+
+    point_type = ImageTracePoint
 
     def __init__(self, member: Member, engine: str, device: torch.device, num_threads: int) -> None:
         self.config = cast(ImageClassifierConfig, member.config)
-        self.has_begun = False
-        self._until_epoch = min(member.until_epoch, self.config.num_epochs)
-        self._given_state = member.state
-        self._engine, self._device, self._num_threads = engine, device, num_threads
-        self._train_seconds = 0.0
-        self._trace: list[ImageTracePoint] = []
-        self._num_reported = 0
+        self.engine = self._used_engine = engine
+        self.slices_grow = device.type == "cuda"  # it works on while Python runs ahead
+        self._device, self._num_threads = device, num_threads
         self._epoch = self._step_count = self._position = 0
-        self._init_digest: str | None = None
         self._lane: Lane | None = None
         self._closing = ExitStack()
         self._precise: PreciseErrors | None = None
 
-    def advance(self, deadline: float) -> Report:
-        """Train and measure until the deadline (at least one step or batch) or the end."""
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self._epoch
+
+    def run(self, function: Callable[[], _T]) -> _T:
+        """With its number of threads; on a GPU in a lane of its own: trials side by side do not wait for each other."""
+
+        def with_threads() -> _T:
+            with torch_threads(self._num_threads):
+                return function()
+
         if self._device.type != "cuda":
-            return self._advance(deadline)
-        if self._lane is None:  # its own, so that trials side by side do not wait for each other
+            return with_threads()
+        if self._lane is None:
             self._lane = take_lane(self._device)
             self._closing.callback(give_lane_back, self._lane)
-        return self._lane.run(lambda: self._advance(deadline))
+        return self._lane.run(with_threads)
 
-    def _advance(self, deadline: float) -> Report:
-        with torch_threads(self._num_threads):
-            return self._train_until(deadline)
-
-    def _train_until(self, deadline: float) -> Report:
-        started = time.perf_counter()
-        if not self.has_begun:
-            self._begin()
-        num_steps = 1
-        while not self._has_ended:
-            slice_started = time.monotonic()
-            self._do(num_steps)
-            now = time.monotonic()
-            if now >= deadline:
-                break
-            # A device works on while Python runs ahead: slices grow while they are short beside what is left.
-            if self._device.type == "cuda":
-                num_steps = num_steps * 2 if now - slice_started < 0.1 * (deadline - now) else max(1, num_steps // 2)
-        self._train_seconds += time.perf_counter() - started
-        points, self._num_reported = tuple(self._trace[self._num_reported :]), len(self._trace)
-        return Report(self.config.trial_id, self._epoch, points, self._result() if self._has_ended else None)
-
-    def failed(self, error: str) -> Report:
-        """The report of a trial that raised `error`."""
-        result = self._make_result(Outcome.FAILED, error)
-        return Report(self.config.trial_id, self._epoch, (), result)
-
-    def state_arrays(self) -> State:
-        """Everything needed to go on exactly here."""
+    def arrays(self) -> State:
+        """Weights, optimizer, and how far this epoch is trained and measured."""
         moments = {name: flat(self._moments(name)) for name in ("exp_avg", "exp_avg_sq")} if self._has_moments else {}
         return {
             "epoch": np.array(self._epoch),
@@ -111,11 +93,24 @@ class ImageMemberRun:
             "sums": self._step.sums.cpu().numpy().copy(),
             "evaluated": np.array([part.state() for part in self._evaluations]),
             **({} if self._precise is None else self._precise.state_arrays()),
-            "trace": np.array([astuple(point) for point in self._trace], np.float64),
-            "train_seconds": np.array(self._train_seconds),
-            "engine": np.array(self._engine),
             "init_digest": np.array(self._init_digest),
         }
+
+    def digests(self) -> Digests:
+        """Of images, initial weights and the first epoch's batch order."""
+        return Digests(self.config.dataset_digest, self._init_digest, digest(epoch_order(self.config, 0)))
+
+    def outcome(self, trace: Sequence[TracePoint]) -> Outcome:
+        """By the number of classes."""
+        return outcome(trace, self.config.num_classes)
+
+    def provenance(self) -> Provenance:
+        """The engine that trains in the end: a step that cannot be recorded runs eagerly."""
+        where = provenance(self._used_engine, self._device.type, self._num_threads)
+        if self._device.type != "cuda":
+            return where
+        name, peak = torch.cuda.get_device_name(self._device), torch.cuda.max_memory_reserved(self._device)
+        return replace(where, device_name=name, peak_memory_bytes=peak)
 
     def close(self) -> None:
         """Give back the memory of the recorded step, then the stream."""
@@ -123,8 +118,10 @@ class ImageMemberRun:
 
     # --- beginning and going on ---
 
-    def _begin(self) -> None:
+    def begin(self, state: State | None, trace: Sequence[TracePoint]) -> None:
+        """Make the model, its optimizer and its step on the device."""
         config = self.config
+        self._trace = cast(Sequence[ImageTracePoint], trace)
         self._images = device_images(config, self._device)
         model = initial_model(config)
         self._init_digest = digest(flat(model.parameters()))
@@ -132,31 +129,33 @@ class ImageMemberRun:
         without_counters(model)
         self._model = model.to(self._device).to(memory_format=memory_format(config, self._device))
         self._parameters = list(self._model.parameters())
-        is_cuda = self._device.type == "cuda"
-        variant: dict[str, Any] = {"fused": True} if config.bias_correction else {}
-        if is_cuda and config.bias_correction:
-            variant["capturable"] = True
-        self._optimizer = make_optimizer(config, self._parameters, **variant)
-        for w in self._parameters if self._has_moments else ():
-            step = torch.zeros((), device=self._device if is_cuda else "cpu")
-            set_moments(self._optimizer, w, step, torch.zeros_like(w), torch.zeros_like(w))
+        self._optimizer = self._make_optimizer()
         self._step = self._make_step()
         self._closing.callback(self._step.close)
         self._evaluations = [
             SplitEvaluation(config, self._model, self._images, test=is_test) for is_test in (False, True)
         ]
-        state = self._given_state
-        if state is not None and str(state["engine"]) == self._engine:  # another engine rounds differently
+        if state is not None:
             self._restore(state)
-        self._given_state = None
         self._begin_epoch()
-        self.has_begun = True
+        self._used_engine = self._step.engine
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        is_cuda = self._device.type == "cuda"
+        variant: dict[str, Any] = {"fused": True} if self.config.bias_correction else {}
+        if is_cuda and self.config.bias_correction:
+            variant["capturable"] = True
+        optimizer = make_optimizer(self.config, self._parameters, **variant)
+        for w in self._parameters if self._has_moments else ():
+            step = torch.zeros((), device=self._device if is_cuda else "cpu")
+            set_moments(optimizer, w, step, torch.zeros_like(w), torch.zeros_like(w))
+        return optimizer
 
     def _make_step(self) -> Step:
         augmentation = epoch_augmentation(self.config, 0, self._device)
         step = EagerStep(self.config, self._model, self._optimizer, self._images, augmentation, self._device)
         # A recording of micro-batches would be as long as they are many, and they are launched fast enough.
-        if self._engine == "graph-cuda" and not self._has_dropout and self.config.micro_batch_size is None:
+        if self.engine == "graph-cuda" and not self._has_dropout and self.config.micro_batch_size is None:
             return GraphStep(step, self._mutable())
         if self._device.type == "cuda":  # measuring comes first, and says little of how many members there is room for
             with self._dropout_stream():
@@ -187,9 +186,6 @@ class ImageMemberRun:
         if PreciseErrors.has_begun_in(state):
             self._precise = PreciseErrors(self.config, self._model, self._images)
             self._precise.restore(state)
-        self._trace = [point_from_row(row) for row in state["trace"]]
-        self._num_reported = len(self._trace)
-        self._train_seconds = float(state["train_seconds"])
 
     @property
     def _has_moments(self) -> bool:
@@ -205,10 +201,6 @@ class ImageMemberRun:
     # --- training ---
 
     @property
-    def _has_ended(self) -> bool:
-        return bool(self._trace) and (self._epoch >= self._until_epoch or not is_finite(self._trace[-1]))
-
-    @property
     def _is_last_epoch(self) -> bool:
         return bool(self._trace) and self._epoch + 1 == self.config.num_epochs
 
@@ -220,12 +212,18 @@ class ImageMemberRun:
             self._step.augmentation.mirrored.copy_(augmentation.mirrored)
             self._step.augmentation.corners.copy_(augmentation.corners)
 
-    def _do(self, num_steps: int) -> None:
+    def train_slice(self, size: int) -> TracePoint | None:
         """Up to that many steps, or batches of evaluation, of this epoch; returns when the device has done them.
 
         Evaluated are the test images after each epoch, and before the first one and after the last the training images
         too.
         """
+        point = self._do(size)
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        return point
+
+    def _do(self, num_steps: int) -> ImageTracePoint | None:
         on_train, on_test = self._evaluations
         if not (self._trace or on_train.is_done):
             on_train.advance(num_steps)
@@ -238,9 +236,8 @@ class ImageMemberRun:
         if on_test.is_done and self._precise is None and self._is_last_epoch:
             self._precise = PreciseErrors(self.config, self._model, self._images)
         elif on_test.is_done and (self._precise is None or self._precise.is_done):
-            self._end_epoch()
-        if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()
+            return self._end_epoch()
+        return None
 
     def _train(self, num_steps: int) -> None:
         stop = min(self.config.num_train, self._position + num_steps * self.config.batch_size)
@@ -257,19 +254,20 @@ class ImageMemberRun:
         gpus = [self._device] if self._device.type == "cuda" else []
         return seeded(torch_seed(self.config.seed, Purpose.DROPOUT, self._step_count), gpus)
 
-    def _end_epoch(self) -> None:
-        """Add the point of an epoch, or of the initial weights, and go on to the next."""
+    def _end_epoch(self) -> ImageTracePoint:
+        """The point of an epoch, or of the initial weights; training goes on to the next."""
         on_train, on_test = self._evaluations
         sums = on_train.sums
         if self._trace:
             self._epoch += 1
             sums = self._step.sums
-        self._trace.append(self._point(sums / self.config.num_train, on_test.sums / self.config.num_test))
+        point = self._point(sums / self.config.num_train, on_test.sums / self.config.num_test)
         self._step.sums.zero_()
         self._position = 0
         on_test.restart()
         if self._epoch < self.config.num_epochs:
             self._begin_epoch()
+        return point
 
     def _point(self, train: Tensor, test: Tensor) -> ImageTracePoint:
         train_loss, train_error, train_top5_error = train.tolist()
@@ -289,31 +287,4 @@ class ImageMemberRun:
             best_epoch=best_epoch,
             best_test_error=best_test_error,
             **({} if self._precise is None else self._precise.means()),
-        )
-
-    def _result(self) -> TrialResult:
-        ran_to_end = self._epoch >= self.config.num_epochs or not is_finite(self._trace[-1])
-        ending = outcome(self._trace, self.config.num_classes) if ran_to_end else Outcome.UNFINISHED
-        return self._make_result(ending)
-
-    def _make_result(self, ending: Outcome, error: str | None = None) -> TrialResult:
-        where = provenance(self._step.engine if self.has_begun else self._engine, self._device.type, self._num_threads)
-        if self._device.type == "cuda":
-            name, peak = torch.cuda.get_device_name(self._device), torch.cuda.max_memory_reserved(self._device)
-            where = replace(where, device_name=name, peak_memory_bytes=peak)
-        is_proven = ending is Outcome.DIVERGED and not is_finite(self._trace[-1])
-        return TrialResult(
-            config=self.config,
-            outcome=ending,
-            epochs_done=self._epoch,
-            trace=tuple(self._trace),
-            data_digest=self.config.dataset_digest if self.has_begun else None,
-            init_digest=self._init_digest if self.has_begun else None,
-            order_digest=digest(epoch_order(self.config, 0)) if self.has_begun else None,
-            train_seconds=self._train_seconds,
-            finished_at=time.time(),
-            provenance=where,
-            error=error,
-            certificate=Certificate.NON_FINITE if is_proven else None,
-            certificate_epoch=self._epoch if is_proven else None,
         )

@@ -12,6 +12,7 @@ from trainables.image_classifier.config import Architecture, ImageClassifierConf
 from trainables.image_data.images import manifest
 from trainables.image_data.selection import Selection
 from trainables.packs.pack_run import MemberPackRun
+from trainables.packs.trial_run import TrialRun
 
 ENGINES = {"cpu": ("eager-cpu",), "cuda": ("graph-cuda", "eager-cuda")}
 """Engines of each kind of device, the fastest first."""
@@ -112,13 +113,13 @@ class ImageClassifier:
         if engine is not None and engine not in ENGINES[device]:
             raise ConfigError(unknown_name("engine", engine, ENGINES[device]))
         from trainables.image_classifier.device import open_device
-        from trainables.image_classifier.trial import ImageMemberRun
+        from trainables.image_classifier.trial import ImageTrainer
 
         opened = open_device(device, MOST_SIDE_BY_SIDE)
         chosen = engine or ENGINES[device][0]
 
-        def open_member(member: Member) -> ImageMemberRun:
-            return ImageMemberRun(member, chosen, opened.torch_device, num_threads)
+        def open_member(member: Member) -> TrialRun:
+            return TrialRun(member, ImageTrainer(member, chosen, opened.torch_device, num_threads))
 
         return MemberPackRun(members, open_member, opened.concurrency)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import cast
 
 from trainables.config import MOMENT_FIELDS, SIGN_DESCENTS, TrialConfig, entry_of, make_config
 from trainables.contract import State
+from trainables.result import TracePoint
 from trainables.sign_agreement.config import SignAgreementConfig, SignAgreementTracePoint
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig, TwoLayerCNNTracePoint
 from trainables.two_layer_cnn.trace import trace_epochs, trace_point, weight_norm
-from trainables.two_layer_cnn.trial import TwoLayerCNNRun, make_engine
+from trainables.two_layer_cnn.trial import TwoLayerCNNTrainer, make_engine
 from trainables.two_layer_cnn.workload import TwoLayerCNN
 
 _SHADOW = "sign_"
@@ -18,29 +20,30 @@ _SHADOW = "sign_"
 _SECONDS_PER_COMPARED_WEIGHT = 5e-8
 
 
-class SignAgreementRun(TwoLayerCNNRun):
+class SignAgreementTrainer(TwoLayerCNNTrainer):
     """A trial of Adam or AdamW, and one of SignSGD or SignSGDW in step with it."""
 
     point_type = SignAgreementTracePoint
 
-    def state_arrays(self) -> State:
-        """Both states."""
-        shadow = {f"{_SHADOW}{name}": array for name, array in self._shadow.arrays().items()}
-        return {**super().state_arrays(), **shadow}
-
-    def _open(self, given: State | None) -> None:
+    def begin(self, state: State | None, trace: Sequence[TracePoint]) -> None:
+        """Both trials, from the same weights."""
         from trainables.two_layer_cnn.state import TrainState, initial_state
 
-        super()._open(given)
+        super().begin(state, trace)
         self._shadow_config = sign_config(self.config)
-        self._shadow_engine = make_engine(self._engine_name, self._shadow_config, self._data)
+        self._shadow_engine = make_engine(self.engine, self._shadow_config, self._data)
         self._initial_weights = initial_state(self.config).weights
-        if given is None:
+        if state is None:
             self._shadow = initial_state(self._shadow_config)
         else:
             self._shadow = TrainState.from_arrays(
-                {name.removeprefix(_SHADOW): given[name] for name in given if name.startswith(_SHADOW)}
+                {name.removeprefix(_SHADOW): state[name] for name in state if name.startswith(_SHADOW)}
             )
+
+    def arrays(self) -> State:
+        """Both states."""
+        shadow = {f"{_SHADOW}{name}": array for name, array in self._shadow.arrays().items()}
+        return {**super().arrays(), **shadow}
 
     def _train(self, until_epoch: int) -> None:
         super()._train(until_epoch)
@@ -68,7 +71,7 @@ class SignAgreement(TwoLayerCNN):
 
     config_type = SignAgreementConfig
     trace_point_type = SignAgreementTracePoint
-    _run_type = SignAgreementRun
+    _trainer_type = SignAgreementTrainer
 
     def cost(self, config: TrialConfig) -> float:
         """Rough seconds of one trial on one core: two trainings and the comparisons."""

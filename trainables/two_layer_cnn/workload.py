@@ -12,9 +12,10 @@ from trainables.config import TrialConfig, make_config
 from trainables.contract import Member
 from trainables.errors import ConfigError, unknown_name
 from trainables.packs.pack_run import MemberPackRun
+from trainables.packs.trial_run import TrialRun
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig, TwoLayerCNNTracePoint
 from trainables.two_layer_cnn.trace import trace_epochs
-from trainables.two_layer_cnn.trial import TwoLayerCNNRun
+from trainables.two_layer_cnn.trial import TwoLayerCNNTrainer
 
 ENGINES = ("fused-cpu", "reference")
 
@@ -31,7 +32,7 @@ class TwoLayerCNN:
     config_type: type[TrialConfig] = TwoLayerCNNConfig
     trace_point_type: type[TwoLayerCNNTracePoint] = TwoLayerCNNTracePoint
     devices = ("cpu",)
-    _run_type = TwoLayerCNNRun
+    _trainer_type = TwoLayerCNNTrainer
 
     def config(self, values: Mapping[str, Any]) -> TrialConfig:
         """The config of these values; raises `ConfigError` with every fault in one line."""
@@ -78,7 +79,7 @@ class TwoLayerCNN:
             engine = "fused-cpu" if find_spec("numba") else "reference"
         if engine not in ENGINES:
             raise ConfigError(unknown_name("engine", engine, ENGINES))
-        return MemberPackRun(members, lambda member: self._run_type(member, engine))
+        return MemberPackRun(members, lambda member: TrialRun(member, self._trainer_type(member, engine)))
 
 
 def _own(config: TrialConfig) -> TwoLayerCNNConfig:

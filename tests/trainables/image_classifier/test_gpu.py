@@ -21,8 +21,9 @@ from trainables.image_classifier import device as image_device
 from trainables.image_classifier import graph_step, trial
 from trainables.image_classifier.config import ImageClassifierConfig
 from trainables.image_classifier.models import initial_model
-from trainables.image_classifier.trial import ImageMemberRun
+from trainables.image_classifier.trial import ImageTrainer
 from trainables.packs.pack_run import MemberPackRun
+from trainables.packs.trial_run import TrialRun
 from trainables.registry import workload
 from trainables.result import Outcome, TrialResult
 
@@ -171,7 +172,7 @@ def memory(num_bytes: float) -> Iterator[None]:
 def pack_of_eight(configs: Sequence[ImageClassifierConfig]) -> dict[str, TrialResult]:
     """All at once, whatever the room for them."""
     members = [Member(config, config.num_epochs) for config in configs]
-    return ended(MemberPackRun(members, lambda m: ImageMemberRun(m, "graph-cuda", GPU, 1), lambda _: 8))
+    return ended(MemberPackRun(members, lambda m: TrialRun(m, ImageTrainer(m, "graph-cuda", GPU, 1)), lambda _: 8))
 
 
 LARGE: Mapping[str, Any] = {"architecture": "resnet18", "batch_size": 48, "num_epochs": 3, "learning_rate": 1e-4}

@@ -16,8 +16,9 @@ from trainables.image_classifier import device as image_device
 from trainables.image_classifier import graph_step, trial
 from trainables.image_classifier.config import ImageClassifierConfig
 from trainables.image_classifier.models import initial_model
-from trainables.image_classifier.trial import ImageMemberRun
+from trainables.image_classifier.trial import ImageTrainer
 from trainables.packs.pack_run import MemberPackRun
+from trainables.packs.trial_run import TrialRun
 from trainables.result import Outcome, TrialResult
 
 CPU = torch.device("cpu")
@@ -43,7 +44,9 @@ def begun() -> Iterator[list[RecordedOperations]]:
 
 
 def pack(members: list[Member], engine: str, at_once: int = 1) -> MemberPackRun:
-    return MemberPackRun(members, lambda member: ImageMemberRun(member, engine, CPU, 1), lambda _: at_once)
+    return MemberPackRun(
+        members, lambda member: TrialRun(member, ImageTrainer(member, engine, CPU, 1)), lambda _: at_once
+    )
 
 
 def trained(config: ImageClassifierConfig, engine: str, state: State | None = None) -> TrialResult:

@@ -17,8 +17,9 @@ from tests.support.images import image_folders
 from trainables.config import TrialConfig
 from trainables.contract import Member, Report, State
 from trainables.image_classifier.device import fitting
-from trainables.image_classifier.trial import ImageMemberRun
+from trainables.image_classifier.trial import ImageTrainer
 from trainables.packs.pack_run import MemberPackRun, MemberRun
+from trainables.packs.trial_run import TrialRun
 from trainables.registry import config_from_values
 from trainables.result import Outcome, TrialResult
 
@@ -41,7 +42,7 @@ def members() -> list[Member]:
 
 
 def open_member(member: Member) -> MemberRun:
-    return ImageMemberRun(member, "eager-cpu", CPU, num_threads=1)
+    return TrialRun(member, ImageTrainer(member, "eager-cpu", CPU, num_threads=1))
 
 
 def finish(run: MemberPackRun, seconds: float = math.inf) -> dict[str, TrialResult]:

@@ -1,0 +1,252 @@
+"""One trial in training: the loop that every workload shares, and the `Trainer` that a workload brings to it."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, fields, replace
+from typing import Any, NamedTuple, Protocol, TypeVar, get_args, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+
+from trainables.certificates import Certificate, is_audited
+from trainables.contract import Member, Report, State
+from trainables.outcome import is_finite
+from trainables.provenance import provenance
+from trainables.result import Outcome, Provenance, TracePoint, TrialResult
+
+_T = TypeVar("_T")
+
+_SHORT = 0.1
+"""A slice is short if it takes less than this share of the time that is left."""
+
+
+class Digests(NamedTuple):
+    """Equal where two trials see the same data, initial weights and batches."""
+
+    data: str
+    init: str
+    order: str
+
+
+class Proof(NamedTuple):
+    """A certificate that the trial ends stuck, and the epochs after which its trainer found it."""
+
+    certificate: Certificate
+    epoch: int
+
+
+class Trainer(Protocol):
+    """What a workload brings: one model that trains in slices, and its exact state between any two of them.
+
+    A workload subclasses it and inherits what it has no need to say. The constructor must not fail: what can (data that
+    are not there, a state that does not fit) is for `begin`, where a fault is the trial's own row.
+    """
+
+    engine: str
+    """The engine that was asked for; a state is continued by its own engine only."""
+    point_type: type[TracePoint]
+    """What `train_slice` returns, and what a saved trace is made of again."""
+    slices_grow: bool = False
+    """Whether several units of work may be one slice, where one alone takes too little time to be worth a look."""
+    proof: Proof | None = None
+
+    @property
+    @abstractmethod
+    def epoch(self) -> int:
+        """Epochs done; asked once it has begun."""
+        ...
+
+    @abstractmethod
+    def begin(self, state: State | None, trace: Sequence[TracePoint]) -> None:
+        """Make the model and go on from `state` (None: from the start).
+
+        `trace` are the points so far; the run adds to it each point that `train_slice` returns.
+        """
+        ...
+
+    @abstractmethod
+    def train_slice(self, size: int) -> TracePoint | None:
+        """Train or measure, up to `size` units of work, but not past a point; the point that this completed, if any.
+
+        The first point is of the initial weights. What a unit is (a step, an epoch) is the workload's choice.
+        """
+        ...
+
+    @abstractmethod
+    def arrays(self) -> State:
+        """Copies of all that `begin` needs to go on exactly here, but for what the run saves itself."""
+        ...
+
+    @abstractmethod
+    def digests(self) -> Digests:
+        """Of what the trial was given; asked once it has begun."""
+        ...
+
+    @abstractmethod
+    def outcome(self, trace: Sequence[TracePoint]) -> Outcome:
+        """The class of a trial that ran to its last epoch or diverged."""
+        ...
+
+    def continues(self, state: State) -> bool:
+        """Whether it can go on from a state of its own engine; else the trial starts anew."""
+        return True
+
+    def provenance(self) -> Provenance:
+        """Where and with what it trains."""
+        return provenance(self.engine)
+
+    def run(self, function: Callable[[], _T]) -> _T:
+        """Call the function where the trial is to train: in a thread of its own, say, or with some settings."""
+        return function()
+
+    def close(self) -> None:
+        """Give back what it holds of the device; nothing is called after it."""
+        return
+
+
+class TrialRun:
+    """One trial in training, as a pack holds it: slices until a deadline, the trace, the exact state, the result."""
+
+    def __init__(self, member: Member, trainer: Trainer) -> None:
+        self.config = member.config
+        self.has_begun = False
+        self._trainer = trainer
+        self._until_epoch = min(member.until_epoch, member.config.num_epochs)
+        self._may_stop = member.may_stop and not is_audited(member.config.trial_id)
+        self._given_state = member.state
+        self._train_seconds = 0.0
+        self._trace: list[TracePoint] = []
+        self._num_reported = 0
+
+    def advance(self, deadline: float) -> Report:
+        """Train and measure until the deadline (at least one slice) or the end."""
+        return self._trainer.run(lambda: self._advance(deadline))
+
+    def failed(self, error: str) -> Report:
+        """The report of a trial that raised `error`."""
+        return Report(self.config.trial_id, self._epochs_done, (), self._make_result(Outcome.FAILED, error))
+
+    def state_arrays(self) -> State:
+        """Everything needed to go on exactly here."""
+        return {
+            **self._trainer.arrays(),
+            "trace": np.array([astuple(point) for point in self._trace], np.float64),
+            "train_seconds": np.array(self._train_seconds),
+            "engine": np.array(self._trainer.engine),
+        }
+
+    def close(self) -> None:
+        """Give back what the trainer holds of the device."""
+        self._trainer.close()
+
+    # --- training ---
+
+    def _advance(self, deadline: float) -> Report:
+        started = time.perf_counter()
+        if not self.has_begun:
+            self._begin()
+        self._train_until(deadline)
+        self._train_seconds += time.perf_counter() - started
+        points, self._num_reported = tuple(self._trace[self._num_reported :]), len(self._trace)
+        return Report(self.config.trial_id, self._epochs_done, points, self._result() if self._has_ended else None)
+
+    def _begin(self) -> None:
+        """What a state holds is the run's only once the trainer has accepted it: a failed row mixes no halves."""
+        state, self._given_state = self._given_state, None
+        if state is not None and not self._continues(state):
+            state = None
+        trace = [] if state is None else points_from_rows(self._trainer.point_type, state["trace"])
+        self._trainer.begin(state, trace)
+        if state is not None:
+            self._train_seconds = float(state["train_seconds"])
+        self._trace, self._num_reported = trace, len(trace)
+        self.has_begun = True
+
+    def _continues(self, state: State) -> bool:
+        """Another engine rounds differently: its half of a trajectory is not continued."""
+        return str(state["engine"]) == self._trainer.engine and self._trainer.continues(state)
+
+    def _train_until(self, deadline: float) -> None:
+        size = 1
+        while not self._has_ended:
+            started = time.monotonic()
+            point = self._trainer.train_slice(size)
+            if point is not None:
+                self._trace.append(point)
+            now = time.monotonic()
+            if now >= deadline:
+                break
+            # Slices grow while they are short beside what is left: the clock is asked often only near the deadline.
+            if self._trainer.slices_grow:
+                size = size * 2 if now - started < _SHORT * (deadline - now) else max(1, size // 2)
+
+    @property
+    def _epochs_done(self) -> int:
+        return self._trainer.epoch if self.has_begun else 0
+
+    @property
+    def _has_ended(self) -> bool:
+        return bool(self._trace) and (self._epochs_done >= self._until_epoch or self._ran_to_end or self._is_stopped)
+
+    @property
+    def _ran_to_end(self) -> bool:
+        """Training on would change nothing: it was the last epoch, or the weights are no numbers any more."""
+        return self._epochs_done >= self.config.num_epochs or not is_finite(self._trace[-1])
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._may_stop and self._trainer.proof is not None
+
+    # --- the result ---
+
+    def _result(self) -> TrialResult:
+        if self._ran_to_end:
+            return self._make_result(self._trainer.outcome(self._trace))
+        if self._is_stopped:
+            return self._stopped_result()
+        return self._make_result(Outcome.UNFINISHED)
+
+    def _stopped_result(self) -> TrialResult:
+        """As of the epoch of its certificate, also if the state that it was resumed from had gone further."""
+        assert self._trainer.proof is not None
+        epoch = self._trainer.proof.epoch
+        trace = tuple(point for point in self._trace if point.epoch <= epoch)
+        return replace(self._make_result(Outcome.STUCK), epochs_done=epoch, trace=trace)
+
+    def _make_result(self, ending: Outcome, error: str | None = None) -> TrialResult:
+        digests = self._trainer.digests() if self.has_begun else (None, None, None)
+        proof = self._trainer.proof  # that of a stuck end stays also where the trial diverged: it was wrong
+        if proof is None and ending is Outcome.DIVERGED and not is_finite(self._trace[-1]):
+            proof = Proof(Certificate.NON_FINITE, self._epochs_done)
+        return TrialResult(
+            config=self.config,
+            outcome=ending,
+            epochs_done=self._epochs_done,
+            trace=tuple(self._trace),
+            data_digest=digests[0],
+            init_digest=digests[1],
+            order_digest=digests[2],
+            train_seconds=self._train_seconds,
+            finished_at=time.time(),
+            provenance=self._trainer.provenance(),
+            error=error,
+            certificate=None if proof is None else proof.certificate,
+            certificate_epoch=None if proof is None else proof.epoch,
+        )
+
+
+def points_from_rows(point_type: type[TracePoint], rows: Iterable[npt.NDArray[np.float64]]) -> list[TracePoint]:
+    """Inverse of `astuple`, as a state keeps a trace; what was not known yet is None again."""
+    types = get_type_hints(point_type)
+    field_types = [types[field.name] for field in fields(point_type)]
+    return [point_type(*map(_from_number, field_types, row.tolist())) for row in rows]
+
+
+def _from_number(field_type: Any, number: float) -> Any:
+    if field_type is int:
+        return int(number)
+    return None if math.isnan(number) and type(None) in get_args(field_type) else number
