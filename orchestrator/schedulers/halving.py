@@ -15,7 +15,6 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.schedulers.halving_cell import CellSearch
 from orchestrator.schedulers.scheduler import Task
 from orchestrator.sweeps.halving_search import HalvingSearch
-from orchestrator.sweeps.image_workloads import IMAGES
 from orchestrator.sweeps.value import Sweep
 from trainables.config import TrialConfig
 from trainables.registry import workload
@@ -83,9 +82,10 @@ class SearchRun:
         lines = [
             f"search: {len(self.configs())} trials, {num_pruned} of them pruned; tried with seed {self._search.seed}"
         ]
-        if self._sweep.workload == IMAGES:
+        shared = workload(self._sweep.workload).shared_test_data
+        if shared is not None:
             lines.append(
-                "points are chosen by their error on the same test images that the table reports: only the training "
+                f"points are chosen by their error on the same test {shared} that the table reports: only the training "
                 "seeds are fresh"
             )
         return lines + [line for cell in self._cells for line in cell.edges()]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import cast
 
-from trainables.config import MOMENT_FIELDS, SIGN_DESCENTS, TrialConfig, entry_of, make_config
+from trainables.config import MOMENT_FIELDS, SIGN_DESCENTS, TrialConfig, make_config
 from trainables.contract import State
+from trainables.names import entry_of
 from trainables.sign_agreement.config import SignAgreementConfig, SignAgreementTracePoint
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig, TwoLayerCNNTracePoint
 from trainables.two_layer_cnn.trace import trace_epochs, trace_point, weight_norm
