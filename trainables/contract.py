@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -77,26 +78,32 @@ class Workload(Protocol):
     reads_data_sets: bool = False
     """Whether trials read the folder of data sets (`--data`)."""
 
+    @abstractmethod
     def config(self, values: Mapping[str, Any]) -> TrialConfig:
         """The config that `values` describe, what they leave open filled in; `ConfigError` names every fault."""
         ...
 
+    @abstractmethod
     def pack_key(self, config: TrialConfig) -> Hashable:
         """Configs with equal keys may share a pack."""
         ...
 
+    @abstractmethod
     def cost(self, config: TrialConfig) -> float:
         """Rough seconds of one trial on one core; relative values balance packs and forecast time."""
         ...
 
+    @abstractmethod
     def memory(self, config: TrialConfig) -> int:
         """Bytes that one member holds while it trains."""
         ...
 
+    @abstractmethod
     def side_by_side(self, device: str) -> int:
         """Members that train at once on one device of that kind: a pack has that many where there are enough."""
         ...
 
+    @abstractmethod
     def last_engine(self, device: str) -> str | None:
         """Engine of a lost trial's last try, where the fastest may be what ends its workers; None: no other."""
         ...
@@ -105,6 +112,7 @@ class Workload(Protocol):
         """Raise `ConfigError` if nothing could ever certify a trial of that optimizer, and a sweep asks for it."""
         raise ConfigError(f"nothing is known to certify a trial of {type(self).__name__}")
 
+    @abstractmethod
     def open(
         self, members: Sequence[Member], device: str = "cpu", engine: str | None = None, num_threads: int = 1
     ) -> PackRun:

@@ -69,10 +69,10 @@ def config_from_values(values: Mapping[str, Any]) -> TrialConfig:
 
 
 def _check_class(name: str, workload_class: type[Any]) -> None:
-    parts = (*Workload.__annotations__, *vars(Workload))
-    lacking = [part for part in parts if not part.startswith("_") and not hasattr(workload_class, part)]
-    if lacking:
-        raise ConfigError(f"workload {name!r} lacks {', '.join(lacking)}: see trainables.contract.Workload")
+    parts = {part for part in (*Workload.__annotations__, *vars(Workload)) if not part.startswith("_")}
+    absent = {part for part in parts if not hasattr(workload_class, part)}
+    if lacking := absent | getattr(workload_class, "__abstractmethods__", frozenset()):
+        raise ConfigError(f"workload {name!r} lacks {', '.join(sorted(lacking))}: see trainables.contract.Workload")
     if (configs := _name_of(workload_class.config_type)) != name:
         raise ConfigError(f"workload {name!r} has configs of workload {configs!r}: give both one name")
 

@@ -44,11 +44,10 @@ def is_measured(trials: pd.DataFrame) -> pd.Series[bool]:
 
 def trivial_losses(trials: pd.DataFrame) -> pd.Series[float]:
     """Each trial's training loss if all outputs were equal."""
-    by_workload = {name: workload(name).num_classes for name in trials["workload"].unique()}
-    classes = trials["workload"].map(by_workload).astype(float)
+    classes = trials["workload"].map({name: workload(name).num_classes for name in trials["workload"].unique()})
     if "num_classes" in trials:
-        classes = classes.fillna(trials["num_classes"])
-    return pd.Series(np.log(classes), index=trials.index, dtype=float)
+        classes = trials["num_classes"].fillna(classes)
+    return pd.Series(np.log(classes.astype(float)), index=trials.index, dtype=float)
 
 
 def config_columns(trials: pd.DataFrame) -> list[str]:
