@@ -20,7 +20,6 @@ import yaml
 
 from orchestrator.errors import SubmitError, unknown_name
 from orchestrator.ledger.storage import check_uri
-from orchestrator.sweeps.image_workloads import IMAGES
 from orchestrator.sweeps.value import Sweep
 from trainables.registry import workload
 
@@ -62,7 +61,7 @@ def run_arguments(name: str, sets: Sequence[str], seeds: str | None, workload_na
 def job_of(submission: Submission) -> Document:
     """The RayJob that runs the sweep; raises `SubmitError` for an overlay or component that is not there."""
     job = _only_job(render(submission.overlay, submission.components))
-    if submission.sweep.workload == IMAGES and not _has_data(job):
+    if workload(submission.sweep.workload).reads_data_sets and not _has_data(job):
         raise SubmitError(
             f"overlay {submission.overlay} mounts no data sets: --component gpu and --component gpu-spot do"
         )

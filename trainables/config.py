@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, ClassVar, Self, TypeVar, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from trainables.errors import ConfigError, unknown_name
+from trainables.names import Optimizer as Optimizer
 
 ADDED_LATER = object()
 """Marks a field (`Annotated[type, ADDED_LATER]`) that joins the hash only when it differs from its default."""
@@ -34,59 +35,8 @@ class Follows:
 TRIAL_ID_DIGITS = 16
 
 
-class Optimizer(StrEnum):
-    """The update rules, equations (3.1)-(3.6); `OPTIMIZER_TRAITS` says what kind of rule each is.
-
-    A new one needs an entry there, in the table of each engine that trains it, and a look in figures; without a bound
-    in `two_layer_cnn.stuck_box` it has no certificates. What has no entry for an optimizer refuses it (`entry_of`).
-    """
-
-    ADAM = "adam"
-    ADAMW = "adamw"
-    SIGNSGD = "signsgd"
-    SIGNSGDW = "signsgdw"
-
-    @property
-    def is_coupled(self) -> bool:
-        """Whether the decay enters the gradient (g + lambda w) instead of shrinking the weights directly."""
-        return self._traits.is_coupled
-
-    @property
-    def has_moments(self) -> bool:
-        """Whether the rule keeps first and second moments."""
-        return self._traits.has_moments
-
-    @property
-    def _traits(self) -> OptimizerTraits:
-        return entry_of(self, OPTIMIZER_TRAITS, "whether its decay is coupled and whether it has moments")
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizerTraits:
-    """What kind of rule an optimizer is; see `Optimizer` for the words."""
-
-    is_coupled: bool
-    has_moments: bool
-
-
-OPTIMIZER_TRAITS: dict[Optimizer, OptimizerTraits] = {
-    Optimizer.ADAM: OptimizerTraits(is_coupled=True, has_moments=True),
-    Optimizer.ADAMW: OptimizerTraits(is_coupled=False, has_moments=True),
-    Optimizer.SIGNSGD: OptimizerTraits(is_coupled=True, has_moments=False),
-    Optimizer.SIGNSGDW: OptimizerTraits(is_coupled=False, has_moments=False),
-}
-
 SIGN_DESCENTS = {Optimizer.ADAM: Optimizer.SIGNSGD, Optimizer.ADAMW: Optimizer.SIGNSGDW}
 """What an optimizer would be if its updates were signs of gradients alone."""
-
-Entry = TypeVar("Entry")
-
-
-def entry_of(optimizer: Optimizer, table: Mapping[Optimizer, Entry], what: str) -> Entry:
-    """The optimizer's entry in a table; raises `ConfigError`, which names `what` is missing."""
-    if optimizer not in table:
-        raise ConfigError(f"optimizer {str(optimizer)!r} has no entry for {what} (known: {', '.join(sorted(table))})")
-    return table[optimizer]
 
 
 class EpsilonRule(StrEnum):
@@ -166,7 +116,7 @@ class TrialConfig(BaseModel):
             return data
         values = dict(data)
         optimizer = values.get("optimizer")
-        if optimizer in tuple(Optimizer) and not Optimizer(optimizer).has_moments:
+        if optimizer in Optimizer and not Optimizer(optimizer).has_moments:
             values.update(dict.fromkeys(MOMENT_FIELDS))
         elif values.get("epsilon_rule") == EpsilonRule.LAMBDA_ETA:
             values["epsilon"] = None

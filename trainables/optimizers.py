@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.config import Optimizer, TrialConfig, entry_of
+from trainables.config import Optimizer, TrialConfig
+from trainables.names import OptimizerTable
+
+TorchRule = Callable[..., torch.optim.Optimizer]
+"""Called with the parameters (a list of tensors), the config, and the `variant` of `make_optimizer` by keywords.
+
+A rule with moments keeps them in `state[w]` as `exp_avg` and `exp_avg_sq`, where engines put and read them.
+"""
 
 
 class MomentsWithoutCorrection(torch.optim.Optimizer):
@@ -51,10 +58,39 @@ class SignSGD(torch.optim.Optimizer):
             w.sub_(config.learning_rate * g.sign())
 
 
-_ADAM_RULES: dict[Optimizer, type[torch.optim.Adam | torch.optim.AdamW]] = {
-    Optimizer.ADAM: torch.optim.Adam,
-    Optimizer.ADAMW: torch.optim.AdamW,
-}
+def _torchs_own(rule: type[torch.optim.Adam | torch.optim.AdamW]) -> TorchRule:
+    """Torch's implementation of Adam or AdamW, or ours where torch has none."""
+
+    def make(params: list[Tensor], config: TrialConfig, **variant: Any) -> torch.optim.Optimizer:
+        if not config.bias_correction:
+            return MomentsWithoutCorrection(params, config)
+        return rule(
+            params,
+            lr=config.learning_rate,
+            betas=(config.beta1 or 0.0, config.beta2 or 0.0),
+            eps=config.epsilon_value,
+            weight_decay=config.weight_decay,
+            **variant,
+        )
+
+    return make
+
+
+def _sign_descent(params: list[Tensor], config: TrialConfig, **variant: Any) -> torch.optim.Optimizer:
+    return SignSGD(params, config)
+
+
+RULES = OptimizerTable[TorchRule](
+    "torch",
+    "an update rule in torch",
+    {
+        Optimizer.ADAM: _torchs_own(torch.optim.Adam),
+        Optimizer.ADAMW: _torchs_own(torch.optim.AdamW),
+        Optimizer.SIGNSGD: _sign_descent,
+        Optimizer.SIGNSGDW: _sign_descent,
+    },
+)
+"""The rule of each optimizer, for every engine on torch."""
 
 
 def make_optimizer(config: TrialConfig, params: Iterable[Tensor], **variant: Any) -> torch.optim.Optimizer:
@@ -62,20 +98,7 @@ def make_optimizer(config: TrialConfig, params: Iterable[Tensor], **variant: Any
 
     With moments, `optimizer.state[w]` is to be given before the first step: see `set_moments`.
     """
-    params = list(params)
-    if config.optimizer in (Optimizer.SIGNSGD, Optimizer.SIGNSGDW):
-        return SignSGD(params, config)
-    rule = entry_of(config.optimizer, _ADAM_RULES, "an update rule in torch")
-    if not config.bias_correction:
-        return MomentsWithoutCorrection(params, config)
-    return rule(
-        params,
-        lr=config.learning_rate,
-        betas=(config.beta1 or 0.0, config.beta2 or 0.0),
-        eps=config.epsilon_value,
-        weight_decay=config.weight_decay,
-        **variant,
-    )
+    return RULES.of(config.optimizer)(list(params), config, **variant)
 
 
 def set_moments(optimizer: torch.optim.Optimizer, w: Tensor, step: Tensor, first: Tensor, second: Tensor) -> None:

@@ -17,7 +17,6 @@ from scipy import stats  # type: ignore[import-untyped]
 from trainables.config import MOMENT_FIELDS, Follows
 from trainables.registry import workload
 from trainables.result import Outcome
-from trainables.two_layer_cnn.config import TwoLayerCNNConfig
 
 MEASURED = (Outcome.LEARNED, Outcome.MEMORIZED, Outcome.UNDERFIT)
 """Outcomes whose error rates mean something."""
@@ -44,9 +43,11 @@ def is_measured(trials: pd.DataFrame) -> pd.Series[bool]:
 
 
 def trivial_losses(trials: pd.DataFrame) -> pd.Series[float]:
-    """Each trial's training loss if all outputs were equal; the synthetic workloads have no column of classes."""
-    classes = trials.get("num_classes", TwoLayerCNNConfig.num_classes)
-    return pd.Series(np.log(classes), index=trials.index, dtype=float)
+    """Each trial's training loss if all outputs were equal."""
+    classes = trials["workload"].map({name: workload(name).num_classes for name in trials["workload"].unique()})
+    if "num_classes" in trials:
+        classes = trials["num_classes"].fillna(classes)
+    return pd.Series(np.log(classes.astype(float)), index=trials.index, dtype=float)
 
 
 def config_columns(trials: pd.DataFrame) -> list[str]:

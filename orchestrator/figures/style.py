@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import to_rgb
 
-from trainables.config import Optimizer, entry_of
+from trainables.config import Optimizer
+from trainables.names import OptimizerTable
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -47,10 +48,12 @@ LOOKS = {
     Optimizer.SIGNSGDW: Look("SignSGDW", "#56B4E9", "D", 4.0, 1.3, "////"),
 }
 
+_LOOKS = OptimizerTable("look", "its look in figures", LOOKS)
+
 
 def look_of(optimizer: Optimizer) -> Look:
     """How the optimizer is drawn; raises `ConfigError` for one that has no look."""
-    return entry_of(optimizer, LOOKS, "its look in figures")
+    return _LOOKS.of(optimizer)
 
 
 _SYMBOLS = {

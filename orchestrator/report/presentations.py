@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator.schedulers.scheduler import Scheduler
 from orchestrator.sweeps.halving_search import HalvingSearch
-from orchestrator.sweeps.image_workloads import IMAGES
 from orchestrator.sweeps.map_search import MapSearch
 from orchestrator.sweeps.value import Sweep
 from trainables.config import TrialConfig
+from trainables.registry import workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,9 +59,10 @@ def _best_points(sweep: Sweep, scheduler: Scheduler) -> Selection:
     search, halving = cast(HalvingSearch, sweep.search), cast("HalvingScheduler", scheduler)
     configs, finals = halving.configs(), halving.finals()
     notes = [f"search: {len(configs)} trials, {halving.num_stopped} of them pruned; tried with seed {search.seed}"]
-    if sweep.workload == IMAGES:
+    shared = workload(sweep.workload).shared_test_data
+    if shared is not None:
         notes.append(
-            "points are chosen by their error on the same test images that the table reports: only the training "
+            f"points are chosen by their error on the same test {shared} that the table reports: only the training "
             "seeds are fresh"
         )
     chosen = _searched_everywhere(sweep, search) if finals else ()

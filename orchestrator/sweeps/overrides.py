@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import types
-from enum import StrEnum
 from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -54,8 +53,8 @@ def _parse_value(name: str, text: str, config_type: type[TrialConfig]) -> Any:
     try:
         value = TypeAdapter(kind).validate_strings(_plain_text(text, kind))
     except ValidationError:
-        if issubclass(kind, StrEnum):
-            raise SweepError(unknown_name(name, text, [member.value for member in kind])) from None
+        if issubclass(kind, str):  # an enum, or the registered optimizers
+            raise SweepError(unknown_name(name, text, map(str, kind))) from None
         expected = {bool: "true or false", int: "an integer", float: "a number"}[kind]
         raise SweepError(f"{name} is {expected}, got {text!r}") from None
     # Two texts of one number are one value, as they name one trial.

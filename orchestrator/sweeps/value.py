@@ -113,7 +113,7 @@ class Sweep:
         if not trials:
             raise SweepError(f"{self.name} has no trials: arms, every axis and the seeds need at least one value")
         if self.accepts_certificates:
-            self._check_bounds({config.optimizer for config in trials.values()})
+            self._check_certificates({config.optimizer for config in trials.values()})
         return tuple(trials.values())
 
     def _check_columns(self) -> None:
@@ -128,12 +128,10 @@ class Sweep:
         if self.error not in errors:
             raise SweepError(f"{self.name}: {unknown_name('error', self.error, errors)}")
 
-    def _check_bounds(self, optimizers: Collection[Optimizer]) -> None:
-        from trainables.two_layer_cnn.stuck_box import check_bound
-
+    def _check_certificates(self, optimizers: Collection[Optimizer]) -> None:
         for optimizer in sorted(optimizers):
             try:
-                check_bound(optimizer)
+                workload(self.workload).check_certificates(optimizer)
             except ConfigError as fault:
                 raise ConfigError(f"{self.name} accepts certificates: {fault}") from None
 

@@ -1,4 +1,4 @@
-"""What an optimizer that is added to `Optimizer` alone is refused by: it gets no other rule's numbers in silence."""
+"""What an optimizer that is registered without entries is refused by: it gets no other rule's numbers in silence."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from orchestrator.errors import SweepError
 from orchestrator.figures.style import look_of
+from orchestrator.sweeps.overrides import parse_setting
 from orchestrator.sweeps.value import Grid, Sweep
-from trainables.config import OPTIMIZER_TRAITS, Optimizer, OptimizerTraits, TrialConfig
+from tests.support.registration import registered
+from trainables.config import Optimizer
+from trainables.contract import Member
 from trainables.errors import ConfigError
+from trainables.names import OPTIMIZER_TRAITS, OptimizerTraits, register_optimizer
 from trainables.optimizers import make_optimizer
-from trainables.registry import config_from_values
+from trainables.registry import config_from_values, workload
 from trainables.sign_agreement.comparison import AdamSteps
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig
 from trainables.two_layer_cnn.patch_data import patch_data
@@ -40,20 +45,11 @@ DECAYS = {True: 1.0, False: 3000.0}
 
 
 @pytest.fixture(params=KINDS, ids=str)
-def lion(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Optimizer]:
-    """A fifth member of the enum with its traits, as an edit of config.py would add it, and nothing more."""
-    member = str.__new__(Optimizer, "lion")
-    member._name_, member._value_ = "LION", "lion"
-    monkeypatch.setitem(Optimizer._member_map_, "LION", member)
-    monkeypatch.setitem(Optimizer._value2member_map_, "lion", member)
-    monkeypatch.setattr(Optimizer, "_member_names_", [*Optimizer._member_names_, "LION"])
-    monkeypatch.setitem(OPTIMIZER_TRAITS, member, request.param)
-    for config_type in (TrialConfig, TwoLayerCNNConfig):
-        config_type.model_rebuild(force=True)
-    yield member
-    monkeypatch.undo()
-    for config_type in (TrialConfig, TwoLayerCNNConfig):
-        config_type.model_rebuild(force=True)
+def lion(request: pytest.FixtureRequest) -> Iterator[Optimizer]:
+    """A fifth optimizer with its traits and nothing more."""
+    kind = request.param
+    with registered():
+        yield register_optimizer("lion", is_coupled=kind.is_coupled, has_moments=kind.has_moments, module=__name__)
 
 
 def config_of(optimizer: Optimizer) -> TwoLayerCNNConfig:
@@ -117,6 +113,38 @@ def test_its_updates_are_not_compared_as_adams(lion: Optimizer) -> None:
 def test_no_figure_draws_it_without_a_look(lion: Optimizer) -> None:
     with pytest.raises(ConfigError, match=r"^optimizer 'lion' has no entry for its look in figures"):
         look_of(lion)
+
+
+def test_a_workload_takes_the_fastest_engine_that_has_the_members_rule(lion: Optimizer) -> None:
+    """By the member: Adam beside it in a pack is trained as it always is."""
+    members = [Member(config_of(optimizer), 1) for optimizer in (lion, Optimizer.ADAM)]
+    run, results = workload("two_layer_cnn").open(members), {}
+    while not run.is_done:
+        results.update({r.result.config.optimizer: r.result for r in run.advance(1.0) if r.result is not None})
+    assert results[Optimizer.ADAM].provenance.engine == "fused-cpu"
+    assert results[lion].provenance.engine == "reference"
+    last_line = str(results[lion].error).splitlines()[-1]
+    assert last_line.startswith("trainables.errors.ConfigError: optimizer 'lion' has no entry for an update rule in to")
+
+
+def test_its_name_may_be_no_others(lion: Optimizer) -> None:
+    kind = {"is_coupled": True, "has_moments": True}
+    with pytest.raises(ConfigError, match=r"^an optimizer named 'adam' is registered by lambda-atlas itself: choose"):
+        register_optimizer("adam", **kind, module=__name__)
+    with pytest.raises(ConfigError, match=rf"^an optimizer named 'lion' is registered by {__name__}: choose"):
+        register_optimizer("lion", **kind, module="another")
+    with pytest.raises(ConfigError, match=r"^an optimizer's name has small letters, digits and _ only, got 'Li on'$"):
+        register_optimizer("Li on", **kind, module=__name__)
+    assert register_optimizer("lion", **kind, module=__name__) is lion, "its own module may say it again"
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_of_all(lion: Optimizer) -> None:
+    with pytest.raises(SweepError) as refusal:
+        parse_setting("optimizer=lino", TwoLayerCNNConfig)
+    assert str(refusal.value) == (
+        "unknown optimizer 'lino'; did you mean 'lion'? (known: adam, adamw, lion, signsgd, signsgdw)"
+    )
+    assert parse_setting("optimizer=lion", TwoLayerCNNConfig)[1] == (lion,)
 
 
 def test_an_optimizer_without_traits_is_no_optimizer(lion: Optimizer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.examples import example_of
 from tests.support.images import image_folders
 from tests.support.launching import PLANTED_SECONDS, plant_seconds
+from tests.support.registration import TOYS, registered
 from trainables.config import TrialConfig
 from trainables.contract import Member, PackRun, Report, State
 from trainables.errors import ConfigError
@@ -32,83 +34,14 @@ from trainables.two_layer_cnn.trace import trace_epochs, trace_point
 Results = dict[str, TrialResult]
 
 
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """What the contract needs to know of a workload: tiny trials, one that diverges, and the engines that run here."""
-
-    base: dict[str, Any]
-    members: Sequence[dict[str, Any]]
-    diverging: dict[str, Any]
-    engines: Sequence[str]
-    seed_draws_data: bool = True
-
-
-SYNTHETIC: dict[str, Any] = {
-    "optimizer": "adam",
-    "weight_decay": 1e-3,
-    "learning_rate": 1e-2,
-    "batch_size": 3,
-    "num_epochs": 12,
-    "seed": 0,
-    "num_train": 10,
-    "num_test": 20,
-    "dimension": 30,
-    "noise_sparsity": 4,
-    "num_filters": 3,
-    "init_std": 0.1,
-}
-
-TINY = {
-    "two_layer_cnn": Example(
-        base=SYNTHETIC,
-        members=[
-            {},
-            {"optimizer": "adamw"},
-            {"seed": 1, "batch_size": 10},
-            {"optimizer": "signsgdw", "num_epochs": 20},
-        ],
-        diverging={"optimizer": "signsgd", "learning_rate": 1e30, "seed": 2},
-        engines=("fused-cpu", "reference"),
-    ),
-    "sign_agreement": Example(
-        base=SYNTHETIC,
-        members=[
-            {},
-            {"optimizer": "adamw"},
-            {"seed": 1, "batch_size": 10},
-            {"optimizer": "adamw", "num_epochs": 20},
-        ],
-        diverging={"learning_rate": 1e30, "seed": 2},
-        engines=("fused-cpu", "reference"),
-    ),
-    "image_classifier": Example(
-        base={
-            "dataset": "tiny8",
-            "architecture": "resnet8",
-            "optimizer": "adam",
-            "weight_decay": 1e-3,
-            "learning_rate": 1e-3,
-            "batch_size": 16,
-            "num_epochs": 12,
-            "seed": 0,
-        },
-        members=[
-            {},
-            {"optimizer": "adamw"},
-            {"seed": 1, "batch_size": 20},
-            {"optimizer": "signsgdw", "num_epochs": 15, "augment_flip": True, "augment_crop": 1},
-        ],
-        diverging={"optimizer": "signsgd", "learning_rate": 1e30, "seed": 2, "batch_size": 48},
-        engines=("eager-cpu",),
-        seed_draws_data=False,
-    ),
-}
+with registered(*TOYS):
+    TINY = {name: example_of(name) for name in WORKLOADS}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The data set that the image workload's examples name."""
-    with image_folders(tmp_path_factory.mktemp("images"), 8):
+def around(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The data set that the image workload's examples name, and a user's workload and optimizer beside ours."""
+    with image_folders(tmp_path_factory.mktemp("images"), 8), registered(*TOYS):
         yield
 
 
@@ -171,7 +104,7 @@ def all_alone(name: str, engine: str) -> Mapping[str, tuple[Any, ...]]:
     return MappingProxyType({one.trial_id: numbers(alone(name, engine, one)) for one in configs(name)})
 
 
-CASES = [(name, engine) for name in WORKLOADS for engine in TINY[name].engines]
+CASES = [(name, engine) for name in TINY for engine in TINY[name].engines]
 
 
 @pytest.mark.parametrize(("name", "engine"), CASES)
@@ -328,6 +261,14 @@ class TestContract:
         halves = [alone(name, engine, config(name, optimizer=o, weight_decay=0)) for o in ("adam", "adamw")]
         assert numbers(halves[0])[1:] == numbers(halves[1])[1:]
 
+    def test_every_trace_column_is_filled(self, name: str, engine: str) -> None:
+        """Null or nan in every point of every trial: a column that nobody measures."""
+        points = [point for one in configs(name) for point in alone(name, engine, one).trace]
+        assert {type(point) for point in points} == {workload(name).trace_point_type}
+        columns = [column.name for column in dataclasses.fields(workload(name).trace_point_type)]
+        values = {column: [getattr(point, column) for point in points] for column in columns}
+        assert [c for c in columns if not any(v is not None and math.isfinite(v) for v in values[c])] == []
+
     def test_a_row_is_flat(self, name: str, engine: str) -> None:
         result = alone(name, engine, config(name))
         row = result.trial_row()
@@ -338,7 +279,7 @@ class TestContract:
         assert [trace["epoch"] for trace in result.trace_rows()] == [point.epoch for point in result.trace]
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", TINY)
 def test_a_worker_goes_on_from_the_state_files_of_its_order_and_from_no_others(name: str, tmp_path: Path) -> None:
     store = StateStore(str(tmp_path / "states"))
 
@@ -361,10 +302,10 @@ def test_a_worker_goes_on_from_the_state_files_of_its_order_and_from_no_others(n
     assert [tid for tid, result in results.items() if result.train_seconds > PLANTED_SECONDS] == [half_done]
 
 
-SEVERAL_ENGINES = [name for name in WORKLOADS if len(TINY[name].engines) > 1]
+SEVERAL_ENGINES = [name for name in TINY if len(TINY[name].engines) > 1]
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", TINY)
 class TestOpening:
     def test_an_unknown_engine_is_one_line(self, name: str) -> None:
         with pytest.raises(ConfigError, match=r"^unknown engine 'warp' \(known: .*\)$"):

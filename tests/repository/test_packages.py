@@ -35,7 +35,9 @@ def test_users_find_types() -> None:
 
 
 def test_a_workload_has_a_folder_with_the_same_two_files() -> None:
-    for place in WORKLOADS.values():
+    own = [place for place in WORKLOADS.values() if place.startswith("trainables.")]
+    assert len(own) >= 3
+    for place in own:
         folder = ROOT / place.partition(":")[0].replace(".", "/")
         assert folder.with_suffix(".py").is_file()
         assert (folder.parent / "config.py").is_file()

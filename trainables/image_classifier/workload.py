@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, cast
 
-from trainables.config import TrialConfig, make_config
+from trainables.config import Optimizer, TrialConfig, make_config
 from trainables.contract import Member
 from trainables.errors import ConfigError, unknown_name
 from trainables.image_classifier.config import Architecture, ImageClassifierConfig, ImageTracePoint, whole_number
@@ -58,6 +58,9 @@ class ImageClassifier:
     config_type = ImageClassifierConfig
     trace_point_type = ImageTracePoint
     devices = ("cuda", "cpu")
+    num_classes: int | None = None
+    shared_test_data: str | None = "images"
+    reads_data_sets = True
 
     def config(self, values: Mapping[str, Any]) -> TrialConfig:
         """The config of these values, what they leave open of the images filled in from the data's manifest."""
@@ -103,6 +106,9 @@ class ImageClassifier:
     def last_engine(self, device: str) -> str | None:
         """On a GPU the one that records no steps: a fault in a recording stays with the process, which is then lost."""
         return ENGINES[device][-1] if len(ENGINES[device]) > 1 else None
+
+    def check_certificates(self, optimizer: Optimizer) -> None:
+        """Every optimizer will do: no trial of images is stopped, whatever it is."""
 
     def open(
         self, members: Sequence[Member], device: str = "cpu", engine: str | None = None, num_threads: int = 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trainables.config import TrialConfig
+from trainables.registry import place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class MemberOrder:
 class PackOrder:
     """Members to be trained by one worker on its `device`, with `num_threads` where that is the CPU.
 
-    Their states are saved under `states_root` every `checkpoint_seconds`. `engine`: see `Workload.open`.
+    Their states are saved under `states_root` every `checkpoint_seconds`. `engine`: see `Workload.open`. `workload` is
+    where theirs lies, `module:class`: the worker may be a fresh process, which knows no user's module.
     """
 
     pack_id: str
@@ -40,3 +42,7 @@ class PackOrder:
     device: str = "cpu"
     num_threads: int = 1
     engine: str | None = None
+    workload: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "workload", place_of(self.members[0].config))

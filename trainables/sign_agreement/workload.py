@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import cast
 
-from trainables.config import MOMENT_FIELDS, SIGN_DESCENTS, TrialConfig, entry_of, make_config
+from trainables.config import MOMENT_FIELDS, SIGN_DESCENTS, TrialConfig, make_config
 from trainables.contract import State
+from trainables.names import entry_of
 from trainables.result import TracePoint
 from trainables.sign_agreement.config import SignAgreementConfig, SignAgreementTracePoint
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig, TwoLayerCNNTracePoint

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from trainables.config import Optimizer, entry_of
+from trainables.names import Optimizer, entry_of
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig
 from trainables.two_layer_cnn.memory_placement import place
 from trainables.two_layer_cnn.patch_data import PatchData, PatchSamples
@@ -218,8 +218,11 @@ def _probe(W: Any, samples: _Samples, network: _Network, margins: Any, noise: An
         margins[i] = sum_row(signs * (_power(signal, network.q) + _power(relu_row(product), network.q)))
 
 
-_IS_ADAM = {Optimizer.ADAM: True, Optimizer.ADAMW: True, Optimizer.SIGNSGD: False, Optimizer.SIGNSGDW: False}
-"""Which optimizers `_update_adam` trains, and which `_update_sign`."""
+IS_ADAM = {Optimizer.ADAM: True, Optimizer.ADAMW: True, Optimizer.SIGNSGD: False, Optimizer.SIGNSGDW: False}
+"""Which optimizers `_update_adam` trains, and which `_update_sign`.
+
+No `OptimizerTable`, since a third update needs its place in the compiled loop, `_train_epochs`.
+"""
 
 
 class FusedEngine:
@@ -283,7 +286,7 @@ class FusedEngine:
         config = self._config
         coupled, decoupled = (config.weight_decay, 0.0) if config.optimizer.is_coupled else (0.0, config.weight_decay)
         beta1, beta2 = config.beta1 or 0.0, config.beta2 or 0.0
-        is_adam = entry_of(config.optimizer, _IS_ADAM, "an update in the fused engine")
+        is_adam = entry_of(config.optimizer, IS_ADAM, "an update in the fused engine")
         epsilon = config.epsilon_value if is_adam else 0.0
         number = self._number
         return _Rule(

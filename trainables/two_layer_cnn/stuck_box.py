@@ -28,7 +28,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trainables.config import Optimizer, entry_of
+from trainables.names import Optimizer, OptimizerTable
 from trainables.outcome import STUCK_LOSS_TOLERANCE, STUCK_NORM_SHARE, trivial_loss
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig
 from trainables.two_layer_cnn.patch_data import PatchData
@@ -38,7 +38,6 @@ SLACK = 1.01
 """On every bound: room for the rounding of the engines."""
 LEAST_EPSILON = 1e-15
 """Below it, sums that round to zero in float32 could make updates larger than c."""
-BOUND = "the largest update, which a certificate needs"
 _MOST_ITERATIONS = 200
 
 Radii = npt.NDArray[np.float64]
@@ -89,12 +88,12 @@ def stuck_box(config: TwoLayerCNNConfig, data: PatchData, initial_norm: float) -
 
 def largest_step(config: TwoLayerCNNConfig) -> tuple[float, float]:
     """The largest change of a weight by one update, eta c, and rho."""
-    return entry_of(config.optimizer, LARGEST_STEPS, BOUND)(config)
+    return LARGEST_STEPS.of(config.optimizer)(config)
 
 
 def check_bound(optimizer: Optimizer) -> None:
     """Raise `ConfigError` for an optimizer whose trials never have a certificate."""
-    entry_of(optimizer, LARGEST_STEPS, BOUND)
+    LARGEST_STEPS.of(optimizer)
 
 
 def _sign_step(config: TwoLayerCNNConfig) -> tuple[float, float]:
@@ -108,12 +107,16 @@ def _moments_step(config: TwoLayerCNNConfig) -> tuple[float, float]:
     return config.learning_rate * c, beta1 / math.sqrt(beta2)
 
 
-LARGEST_STEPS: dict[Optimizer, Callable[[TwoLayerCNNConfig], tuple[float, float]]] = {
-    Optimizer.ADAM: _moments_step,
-    Optimizer.ADAMW: _moments_step,
-    Optimizer.SIGNSGD: _sign_step,
-    Optimizer.SIGNSGDW: _sign_step,
-}
+LARGEST_STEPS = OptimizerTable[Callable[[TwoLayerCNNConfig], tuple[float, float]]](
+    "largest_step",
+    "the largest update, which a certificate needs",
+    {
+        Optimizer.ADAM: _moments_step,
+        Optimizer.ADAMW: _moments_step,
+        Optimizer.SIGNSGD: _sign_step,
+        Optimizer.SIGNSGDW: _sign_step,
+    },
+)
 """The bound on an update of each optimizer, as proved above; without one there is no certificate."""
 
 

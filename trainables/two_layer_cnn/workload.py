@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from trainables.config import TrialConfig, make_config
+from trainables.config import Optimizer, TrialConfig, make_config
 from trainables.contract import Member
 from trainables.errors import ConfigError, unknown_name
 from trainables.packs.pack_run import MemberPackRun
@@ -32,6 +32,9 @@ class TwoLayerCNN:
     config_type: type[TrialConfig] = TwoLayerCNNConfig
     trace_point_type: type[TwoLayerCNNTracePoint] = TwoLayerCNNTracePoint
     devices = ("cpu",)
+    num_classes: int | None = TwoLayerCNNConfig.num_classes
+    shared_test_data: str | None = None
+    reads_data_sets = False
     _trainer_type = TwoLayerCNNTrainer
 
     def config(self, values: Mapping[str, Any]) -> TrialConfig:
@@ -69,17 +72,34 @@ class TwoLayerCNN:
         """None: the reference engine would take the time of thirty trials for one."""
         return None
 
+    def check_certificates(self, optimizer: Optimizer) -> None:
+        """Without a bound on its updates no box holds a trial's weights (`stuck_box`)."""
+        from trainables.two_layer_cnn.stuck_box import check_bound
+
+        check_bound(optimizer)
+
     def open(
         self, members: Sequence[Member], device: str = "cpu", engine: str | None = None, num_threads: int = 1
     ) -> MemberPackRun:
         """Start or resume a pack; raises `ConfigError` for a device or engine that is not there."""
         if device != "cpu":
             raise ConfigError(f"the two-layer CNN trains on device 'cpu', got {device!r}")
-        if engine is None:
-            engine = "fused-cpu" if find_spec("numba") else "reference"
-        if engine not in ENGINES:
+        if engine is not None and engine not in ENGINES:
             raise ConfigError(unknown_name("engine", engine, ENGINES))
-        return MemberPackRun(members, lambda member: TrialRun(member, self._trainer_type(member, engine)))
+
+        def open_member(member: Member) -> TrialRun:
+            return TrialRun(member, self._trainer_type(member, engine or _fastest_engine(member.config)))
+
+        return MemberPackRun(members, open_member)
+
+
+def _fastest_engine(config: TrialConfig) -> str:
+    """By the member, not by the pack: its numbers are the same in any pack."""
+    if not find_spec("numba"):
+        return "reference"
+    from trainables.two_layer_cnn.fused import IS_ADAM
+
+    return "fused-cpu" if config.optimizer in IS_ADAM else "reference"
 
 
 def _own(config: TrialConfig) -> TwoLayerCNNConfig:

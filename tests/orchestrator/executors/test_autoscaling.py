@@ -40,12 +40,13 @@ from typing import Literal
 from orchestrator.sweeps.value import Grid, Sweep
 from orchestrator.sweeps.registry import sweep
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig
-from trainables.registry import WORKLOADS
+from trainables.registry import register_workload
 from trainables.two_layer_cnn.workload import TwoLayerCNN
 
 class PlacedConfig(TwoLayerCNNConfig):
     workload: Literal["placed"] = "placed"
 
+@register_workload("placed")
 class Placed(TwoLayerCNN):
     config_type = PlacedConfig
     devices = ("cuda", "cpu")  # its GPU is a number that Ray counts
@@ -63,7 +64,6 @@ class Placed(TwoLayerCNN):
         run.advance = advance_and_note
         return run
 
-WORKLOADS["placed"] = "my_sweeps:Placed"
 DECAYS = {"adam": {"weight_decay": 1e-5}, "adamw": {"weight_decay": 1e-2}}
 BASE = {"num_test": 500, "num_epochs": 100, "batch_size": 2}
 

@@ -117,12 +117,13 @@ from typing import Literal
 from orchestrator.sweeps.value import Grid, Sweep
 from orchestrator.sweeps.registry import sweep
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig
-from trainables.registry import WORKLOADS
+from trainables.registry import register_workload
 from trainables.two_layer_cnn.workload import TwoLayerCNN
 
 class DeadlyConfig(TwoLayerCNNConfig):
     workload: Literal["deadly"] = "deadly"
 
+@register_workload("deadly")
 class Deadly(TwoLayerCNN):
     config_type = DeadlyConfig
 
@@ -134,8 +135,6 @@ class Deadly(TwoLayerCNN):
         if 1 in seeds or (2 in seeds and engine is None):
             os._exit(1)
         return super().open(members, device, engine, num_threads)
-
-WORKLOADS["deadly"] = "my_sweeps:Deadly"
 
 @sweep
 def deadly() -> Sweep:

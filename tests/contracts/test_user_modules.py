@@ -1,0 +1,180 @@
+"""A user's workload and optimizer, registered by their own modules alone, in real launches and fresh processes."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.ledger.ledger import Ledger
+from tests.contracts.toy.config import ToyConfig
+from tests.support.examples import example_of
+from tests.support.launching import ROOT, command, environment, rows, traces
+from tests.support.registration import TOYS, registered
+from trainables.config import Optimizer
+from trainables.contract import Workload
+from trainables.errors import ConfigError
+from trainables.packs.orders import MemberOrder, PackOrder
+from trainables.registry import WORKLOADS, config_from_values, register_workload, workload
+from trainables.result import Outcome
+
+PLAIN = ("--no-mlflow", "--no-figures")
+
+
+@pytest.fixture(autouse=True)
+def toys() -> Iterator[None]:
+    with registered(*TOYS):
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's current folder with the package `my_toys`: nothing else finds it there."""
+    made: Path = tmp_path_factory.mktemp("user")
+    (made / "my_toys").mkdir()
+    for source in (ROOT / "tests/contracts/toy").glob("*.py"):
+        (made / "my_toys" / source.name).write_text(source.read_text().replace("tests.contracts.toy", "my_toys"))
+    return made
+
+
+def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    words = command(*arguments, "--module", "my_toys.sweeps")
+    return subprocess.run(
+        words, cwd=folder, env=environment(), capture_output=True, text=True, check=False, timeout=280
+    )
+
+
+def checked(folder: Path, *arguments: str) -> str:
+    done = launch(folder, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_users_workload_has_the_same_rows_inline_and_on_ray(folder: Path) -> None:
+    inline, ray = folder / "inline", folder / "ray"
+    checked(folder, "toys", "--executor", "inline", "--no-mlflow", "--out", str(inline))
+    checked(folder, "run", "toys", *PLAIN, "--out", str(ray))
+    found = rows(inline, "toy")
+    assert len(found) == 12
+    assert {row["optimizer"] for row in found.values()} == {"adam", "adamw", "toylion"}
+    assert {row["outcome"] for row in found.values()} <= {Outcome.LEARNED, Outcome.UNDERFIT}
+    assert rows(ray, "toy") == found
+    assert traces(ray, "toy") == traces(inline, "toy")
+    assert all(point["gradient_norm"] > 0 for point in traces(ray, "toy"))
+    assert (inline / "figures/toys/error_vs_batch_size.png").is_file()
+    again = checked(folder, "toys", *PLAIN, "--out", str(ray))
+    assert "12 done, 0 to run" in again
+
+
+def test_a_users_optimizer_trains_a_workload_of_ours(folder: Path) -> None:
+    checked(folder, "toy_rule", "--executor", "inline", *PLAIN, "--out", str(folder / "rule"))
+    found = Ledger(str(folder / "rule")).trials("two_layer_cnn").to_pylist()
+    engines = {row["optimizer"]: row["engine"] for row in found}
+    assert engines == {"adam": "fused-cpu", "adamw": "fused-cpu", "toylion": "reference"}
+    assert Outcome.FAILED not in {row["outcome"] for row in found}
+
+
+def test_certificates_are_refused_without_a_bound(folder: Path) -> None:
+    done = launch(folder, "toy_certified", "--executor", "inline", *PLAIN)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: toy_certified accepts certificates: optimizer 'toylion' has no entry for the largest update, which a "
+        "certificate needs (known: adam, adamw, signsgd, signsgdw)\n"
+    )
+
+
+def test_planning_with_a_users_module_loads_nothing_heavy(folder: Path) -> None:
+    program = (
+        "import sys\n"
+        "from orchestrator.launch import app\n"
+        "app(['plan', 'toys', '--module', 'my_toys.sweeps'], standalone_mode=False)\n"
+        "print([n for n in ('torch', 'ray', 'numba', 'mlflow', 'matplotlib') if n in sys.modules])\n"
+    )
+    assert in_fresh_process(program, folder).endswith("\n[]\n")
+
+
+def in_fresh_process(program: str, folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder, env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+WORKER = """
+import json, pickle, sys
+order = pickle.load(open(sys.argv[1], "rb"))
+known = "tests.contracts.toy.workload" in sys.modules
+from trainables.packs.worker import PackWorker
+worker, results = PackWorker(order), []
+while not worker.is_done:
+    results += [report.result for report in worker.step() if report.result is not None]
+print(json.dumps([known, {result.trial_id: [result.outcome, result.error] for result in results}]))
+"""
+
+
+def tiny(**values: Any) -> ToyConfig:
+    config = config_from_values({"workload": "toy", **example_of("toy").base, **values})
+    assert isinstance(config, ToyConfig)
+    return config
+
+
+def test_a_fresh_worker_opens_the_workload_and_the_optimizer_from_an_order_alone(tmp_path: Path) -> None:
+    members = tuple(MemberOrder(tiny(optimizer=optimizer)) for optimizer in ("adam", "toylion"))
+    order = PackOrder("one", members, str(tmp_path / "states"), 30.0)
+    assert order.workload == "tests.contracts.toy.workload:Toy"
+    (tmp_path / "order").write_bytes(pickle.dumps(order))
+    known, results = json.loads(in_fresh_process(WORKER, tmp_path, str(tmp_path / "order")))
+    assert not known, "the order's config alone does not import the workload"
+    assert results.keys() == {member.config.trial_id for member in members}
+    assert all(outcome != Outcome.FAILED and error is None for outcome, error in results.values())
+
+
+def test_a_flat_config_of_a_fresh_process_names_the_workload_by_its_place(tmp_path: Path) -> None:
+    """As a worker of a user's own `tune.Tuner` gets it."""
+    program = (
+        "import json, sys; from trainables.registry import config_from_values, workload\n"
+        "config = config_from_values(json.loads(sys.argv[1])); workload(config.workload); print(config.trial_id)"
+    )
+    values = {**example_of("toy").base, "workload": "tests.contracts.toy.workload:Toy"}
+    assert in_fresh_process(program, tmp_path, json.dumps(values)).split() == [tiny().trial_id]
+
+
+def test_an_optimizers_pickle_is_of_its_name_and_a_users_finds_its_module() -> None:
+    adam = (
+        b"\x80\x04\x95.\x00\x00\x00\x00\x00\x00\x00\x8c\x11trainables.config\x94\x8c\tOptimizer\x94\x93\x94\x8c\x04adam\x94"
+        b"\x85\x94R\x94."
+    )
+    assert pickle.dumps(Optimizer.ADAM, 4) == adam, "as it was when Optimizer was an enum"
+    assert pickle.loads(adam) is Optimizer.ADAM
+    assert b"tests.contracts.toy.optimizer" in pickle.dumps(Optimizer("toylion"))
+    assert pickle.loads(pickle.dumps(Optimizer("toylion"))) is Optimizer("toylion")
+
+
+class Half(Workload):
+    config_type = ToyConfig
+
+
+def test_a_class_that_is_no_workload_is_refused_when_it_registers() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^a workload named 'toy' is registered as tests\.contracts\.toy\.workload:Toy"
+    ):
+        register_workload("toy")(Half)
+    with pytest.raises(ConfigError, match=r"^workload 'half' lacks config, cost, .*devices, .*trace_point_type: see"):
+        register_workload("half")(Half)
+    with pytest.raises(ConfigError, match=r"^workload 'second' has configs of workload 'toy': give both one name$"):
+        register_workload("second")(type(workload("toy")))
+    assert not {"half", "second"} & set(WORKLOADS)
+
+
+@pytest.mark.parametrize("place", ["no_such_module:Toy", "tests.contracts.toy.workload:Tyo"])
+def test_a_place_where_nothing_lies_is_one_line(place: str) -> None:
+    with pytest.raises(ConfigError, match=r"^(no module 'no_such_module' here|module '.*' has no 'Tyo'), and '.*'"):
+        workload(place)
