@@ -35,10 +35,17 @@ TRIAL_ID_DIGITS = 16
 
 
 class Optimizer(StrEnum):
-    """The update rules, equations (3.1)-(3.6); `OPTIMIZER_TRAITS` says what kind of rule each is.
+    """An optimizer is one of the update rules of equations (3.1)-(3.6); `OPTIMIZER_TRAITS` says what kind each is.
 
     A new one needs an entry there, in the table of each engine that trains it, and a look in figures; without a bound
     in `two_layer_cnn.stuck_box` it has no certificates. What has no entry for an optimizer refuses it (`entry_of`).
+
+    Example:
+        >>> from trainables import Optimizer
+        >>> Optimizer.ADAM.is_coupled, Optimizer.ADAMW.is_coupled
+        (True, False)
+        >>> [str(rule) for rule in Optimizer if not rule.has_moments]
+        ['signsgd', 'signsgdw']
     """
 
     ADAM = "adam"
