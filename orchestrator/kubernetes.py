@@ -32,7 +32,7 @@ _SHA_DIGITS = 12
 Document = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A sweep and where it is to run.
 

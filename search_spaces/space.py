@@ -24,7 +24,26 @@ def round_significant(value: float, digits: int = SIGNIFICANT_DIGITS) -> float:
 
 
 def decades(low: float, high: float, per_decade: int = 1) -> tuple[float, ...]:
-    """Logarithmic grid from `low` to `high`, both included, with `per_decade` values a decade; rising, rounded."""
+    """Return a logarithmic grid from `low` to `high`, both ends included.
+
+    Args:
+        low: The first value, positive.
+        high: The last value, at least `low`.
+        per_decade: Values in each factor of ten.
+
+    Returns:
+        The values, rising, each rounded to six significant digits so that one number names one trial.
+
+    Raises:
+        ValueError: `low` or `per_decade` is not positive, or `high` is below `low`.
+
+    Example:
+        >>> from search_spaces import decades
+        >>> decades(1e-5, 1e-2)
+        (1e-05, 0.0001, 0.001, 0.01)
+        >>> decades(1, 20, per_decade=2)
+        (1.0, 3.16228, 10.0, 20.0)
+    """
     if not (0 < low <= high and per_decade >= 1):
         raise ValueError(f"0 < low <= high and per_decade >= 1 are required, got {low:g}, {high:g}, {per_decade}")
     steps = math.ceil(math.log10(high / low) * per_decade)
@@ -34,11 +53,7 @@ def decades(low: float, high: float, per_decade: int = 1) -> tuple[float, ...]:
 
 
 class Axis(Protocol):
-    """The values of one field: grid and quasi-random points and Optuna's distribution from one definition."""
-
-    def grid(self) -> tuple[Any, ...]:
-        """Values that a coarse grid has."""
-        ...
+    """The values of one field: quasi-random points and Optuna's distribution from one definition."""
 
     def at(self, share: float) -> Any:
         """The value at a share of the axis, from 0 to 1: quasi-random points become values here."""
@@ -59,7 +74,23 @@ class Axis(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LogUniform:
-    """An axis of positive numbers, searched on a logarithmic scale from `low` to `high`."""
+    """A search tries positive numbers from `low` to `high`, evenly on a logarithmic scale.
+
+    Args:
+        low: The smallest value, positive.
+        high: The largest value, above `low`.
+
+    Raises:
+        ValueError: `low` is not positive, or `high` is not above it.
+
+    Example:
+        >>> from search_spaces import LogUniform
+        >>> axis = LogUniform(1e-4, 1e2)
+        >>> axis.at(0.5)
+        0.1
+        >>> axis.nearest(1000)
+        100.0
+    """
 
     low: float
     high: float
@@ -67,10 +98,6 @@ class LogUniform:
     def __post_init__(self) -> None:
         if not 0 < self.low < self.high:
             raise ValueError(f"0 < low < high is required, got {self.low:g}, {self.high:g}")
-
-    def grid(self, per_decade: int = 1) -> tuple[float, ...]:
-        """The decades, both ends included."""
-        return decades(self.low, self.high, per_decade)
 
     def at(self, share: float) -> float:
         """The value at a share of the axis, rounded."""
@@ -96,22 +123,28 @@ class LogUniform:
 
 @dataclass(frozen=True, slots=True)
 class LogIntegers:
-    """An axis of a few rising positive integers, evenly treated on a logarithmic scale: batch sizes, say."""
+    """A search tries some positive integers, such as batch sizes, and measures their distance by ratio.
+
+    Args:
+        values: Two or more positive integers, rising. The axis gives each an equal share.
+
+    Raises:
+        ValueError: There are fewer than two values, one is not positive, or they do not rise.
+
+    Example:
+        >>> from search_spaces import LogIntegers
+        >>> sizes = LogIntegers((2, 20, 200))
+        >>> sizes.at(0.5)
+        20
+        >>> sizes.nearest(64)
+        200
+    """
 
     values: tuple[int, ...]
 
     def __post_init__(self) -> None:
         if len(self.values) < 2 or self.values[0] < 1 or any(b <= a for a, b in pairwise(self.values)):
             raise ValueError(f"two or more rising positive integers are required, got {self.values}")
-
-    @classmethod
-    def powers(cls, base: int, first: int, last: int) -> LogIntegers:
-        """`base` to the powers from `first` to `last`."""
-        return cls(tuple(base**k for k in range(first, last + 1)))
-
-    def grid(self) -> tuple[int, ...]:
-        """All values."""
-        return self.values
 
     def at(self, share: float) -> int:
         """The value at a share of the axis; each has an equal share."""
@@ -137,17 +170,26 @@ class LogIntegers:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An axis of values without an order."""
+    """A search tries values that have no order, such as names.
+
+    Args:
+        values: One or more different values. The axis gives each an equal share.
+
+    Raises:
+        ValueError: There are no values, or two are equal.
+
+    Example:
+        >>> from search_spaces import Choice
+        >>> precisions = Choice(("float32", "float64"))
+        >>> precisions.at(0.9)
+        'float64'
+    """
 
     values: tuple[Any, ...]
 
     def __post_init__(self) -> None:
         if not self.values or len(set(self.values)) < len(self.values):
             raise ValueError(f"one or more different values are required, got {self.values}")
-
-    def grid(self) -> tuple[Any, ...]:
-        """All values."""
-        return self.values
 
     def at(self, share: float) -> Any:
         """The value at a share of the axis; each has an equal share."""

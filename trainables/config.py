@@ -63,9 +63,41 @@ MOMENT_FIELDS = ("beta1", "beta2", "epsilon", "epsilon_rule", "bias_correction")
 
 
 class TrialConfig(BaseModel):
-    """One training run, completely described; equal configs are one trial in every sweep and on every machine.
+    """A config describes one training run completely; equal configs are one trial, in every sweep and on every machine.
 
-    Raises `ConfigError` through `make_config`, pydantic's `ValidationError` when constructed directly.
+    Each workload has a subclass with fields and defaults of its own. `config_from_values` makes the right one. The
+    hash of all fields and of the workload's version is the trial's name, `trial_id`. Optimizers without moments read
+    none of the fields from `beta1` to `bias_correction`, which are then None.
+
+    Args:
+        workload: The name of the workload.
+        optimizer: The update rule, equations (3.1)-(3.6).
+        weight_decay: lambda, at least 0.
+        learning_rate: eta, positive.
+        batch_size: B, samples of a step.
+        num_epochs: T, passes over the training set.
+        seed: Data, initial weights and batch order follow from it. Trials of one seed share them, whatever the
+            optimizer.
+        beta1: Decay rate of the first moment. Its square must be below `beta2`, as in the paper.
+        beta2: Decay rate of the second moment.
+        epsilon: Added to the root of the second moment. None under `epsilon_rule="lambda_eta"`.
+        epsilon_rule: `fixed` takes `epsilon`. `lambda_eta` takes lambda times eta, as the paper's theory does.
+        bias_correction: Whether moments are corrected as torch.optim does. The paper's equations have no correction.
+        precision: Floating-point type of weights, moments and data. `bfloat16` is the type of products only; weights
+            and moments then stay in float32.
+
+    Raises:
+        pydantic.ValidationError: A field breaks a rule. `config_from_values` raises `ConfigError` instead, in one line.
+
+    Example:
+        >>> from trainables import config_from_values
+        >>> config = config_from_values(
+        ...     {"workload": "two_layer_cnn", "optimizer": "adam", "weight_decay": 1e-5, "batch_size": 20, "seed": 0}
+        ... )
+        >>> config.learning_rate, config.num_epochs, config.beta2
+        (5e-05, 10000, 0.999)
+        >>> len(config.trial_id)
+        16
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -19,14 +19,32 @@ State = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One config of a pack, to be trained until `until_epoch` from `state` (None: from the start).
+    """A member of a pack is one config that a workload trains, from a state or from the start.
 
-    `may_stop`: a stop certificate ends it early, unless it is one of the audits.
+    Args:
+        config: What to train.
+        until_epoch: The epoch to stop at. Before the config's last one the trial ends as `unfinished`, and its state
+            can be trained on.
+        state: Arrays of a pack's `states()`, to resume exactly there. None starts from the initial weights.
+        may_stop: Whether a certificate may end the trial before its last epoch. Audited trials are never ended so.
+
+    Example:
+        >>> from trainables import Member, config_from_values, workload
+        >>> adam = {"optimizer": "adam", "weight_decay": 1e-5}
+        >>> values = {"workload": "two_layer_cnn", **adam, "batch_size": 20, "seed": 0}
+        >>> config = config_from_values({**values, "num_epochs": 8})
+        >>> half = workload("two_layer_cnn").open([Member(config, until_epoch=4)])
+        >>> print(half.advance(seconds=60)[-1].result.outcome)
+        unfinished
+        >>> rest = workload("two_layer_cnn").open([Member(config, until_epoch=8, state=half.states()[config.trial_id])])
+        >>> rest.advance(seconds=60)[-1].epochs_done
+        8
     """
 
     config: TrialConfig
     until_epoch: int
     state: State | None = None
+    _: KW_ONLY
     may_stop: bool = False
 
 
@@ -62,21 +80,37 @@ class PackRun(Protocol):
 
 
 class Workload(Protocol):
-    """One kind of trial; registered by one line in `registry.py`, a user's own by `@register_workload`.
+    """A workload is one kind of trial: it checks configs, foretells what they cost, and trains packs of them.
 
-    Planning calls import no torch. What has a value here is inherited by a class that names `Workload` as its base.
+    One line in `registry.py` registers it, or `@register_workload` in a user's own module. Planning calls everything
+    but `open`; none of that may import torch. A class that names `Workload` as its base inherits what has a value here.
+
+    Args:
+        config_type: The config's type; its fields are columns of the results.
+        devices: Kinds of devices that it trains on, the fastest first: `cuda`, `cpu`.
+        trace_point_type: The type of a measurement; its fields are columns of the results too.
+        num_classes: Classes of its data, the same in every trial; None: the config has a field `num_classes`.
+        shared_test_data: What the trials of every seed are tested on, `images` say; None: each seed samples its own.
+        reads_data_sets: Whether trials read the folder of data sets (`--data`).
+
+    Example:
+        >>> from trainables import Workload, config_from_values, workload
+        >>> cnn: Workload = workload("two_layer_cnn")
+        >>> cnn.devices
+        ('cpu',)
+        >>> adam = {"optimizer": "adam", "weight_decay": 1e-5}
+        >>> values = {"workload": "two_layer_cnn", **adam, "batch_size": 20, "seed": 0}
+        >>> short, long = (config_from_values({**values, "num_epochs": epochs}) for epochs in (10, 1000))
+        >>> cnn.cost(short) < cnn.cost(long)
+        True
     """
 
     config_type: type[TrialConfig]
     devices: Sequence[str]
-    """Kinds of devices that it trains on, the fastest first: `cuda`, `cpu`."""
     trace_point_type: type[TracePoint]
     num_classes: int | None
-    """Classes of its data, the same in every trial; None: the config has a field `num_classes`."""
     shared_test_data: str | None = None
-    """What the trials of every seed are tested on, `images` say; None: a seed samples test data of its own."""
     reads_data_sets: bool = False
-    """Whether trials read the folder of data sets (`--data`)."""
 
     @abstractmethod
     def config(self, values: Mapping[str, Any]) -> TrialConfig:

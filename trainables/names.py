@@ -52,6 +52,19 @@ class Optimizer(str, metaclass=_Registered):
     """An update rule by its name: one of equations (3.1)-(3.6), or one that a user's module has registered.
 
     There is one object of each name, so that `is` compares them. `OPTIMIZER_TRAITS` says what kind of rule each is.
+
+    Args:
+        name: `adam`, `adamw`, `signsgd`, `signsgdw`, or a name that `register_optimizer` has entered.
+
+    Raises:
+        ValueError: No optimizer has that name.
+
+    Example:
+        >>> from trainables import Optimizer
+        >>> Optimizer.ADAM.is_coupled, Optimizer.ADAMW.is_coupled
+        (True, False)
+        >>> [str(rule) for rule in Optimizer if not rule.has_moments]
+        ['signsgd', 'signsgdw']
     """
 
     __slots__ = ()

@@ -43,9 +43,23 @@ def register_workload(name: str) -> Callable[[WorkloadClass], WorkloadClass]:
 
 @cache
 def workload(name: str) -> Workload:
-    """The workload of that name, or at that place (`module:class`); raises `ConfigError` for an unknown one.
+    """Return the workload of that name, the same object in every call.
 
-    A place serves a process that has not imported the module which registers the name.
+    Args:
+        name: `two_layer_cnn` (the synthetic model, Definitions 3.1 and 3.2), `sign_agreement`, `image_classifier`, or
+            a name that a user's module has registered. A place (`module:class`) serves a process that has not imported
+            the module which registers the name.
+
+    Raises:
+        ConfigError: There is no such workload. The message offers the nearest name.
+
+    Example:
+        >>> from trainables import workload
+        >>> workload("two_layer_cnn").devices
+        ('cpu',)
+        >>> workload("two_layer_cn")
+        Traceback (most recent call last):
+        trainables.errors.ConfigError: unknown workload 'two_layer_cn'; did you mean 'two_layer_cnn'? (known: ...)
     """
     if ":" not in name and name not in WORKLOADS:
         raise ConfigError(unknown_name("workload", name, WORKLOADS))
@@ -60,7 +74,25 @@ def place_of(config: TrialConfig) -> str:
 
 
 def config_from_values(values: Mapping[str, Any]) -> TrialConfig:
-    """A flat mapping as a config, its `workload` a name or a place; `ConfigError` has every fault in one line."""
+    """Return the config that a flat mapping describes, with the workload's defaults for what it leaves out.
+
+    Args:
+        values: Fields by name. `workload` (a name or a place), `optimizer`, `weight_decay`, `batch_size` and `seed`
+            have no defaults.
+
+    Raises:
+        ConfigError: One line names every fault, with the nearest name for an unknown one.
+
+    Example:
+        >>> from trainables import config_from_values
+        >>> adam = {"optimizer": "adam", "weight_decay": 1e-5}
+        >>> values = {"workload": "two_layer_cnn", **adam, "batch_size": 20, "seed": 0}
+        >>> config_from_values(values).dimension
+        1000
+        >>> config_from_values({**values, "batch_size": 0})
+        Traceback (most recent call last):
+        trainables.errors.ConfigError: batch_size: input should be greater than or equal to 1, got 0
+    """
     if "workload" not in values:
         raise ConfigError(f"a trial needs a workload (known: {', '.join(sorted(WORKLOADS))})")
     name = str(values["workload"])

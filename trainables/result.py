@@ -14,7 +14,18 @@ from trainables.config import TrialConfig
 
 
 class Outcome(StrEnum):
-    """How a trial ended."""
+    """A trial ends in one of these ways; as text they are the column `outcome` of the results.
+
+    `trainables.outcome` sets the thresholds. A trial that is stuck or diverged has an error rate that means nothing,
+    so it enters no mean. The first five settle a trial: a later launch does not run it again.
+
+    Example:
+        >>> from trainables import Outcome
+        >>> Outcome("stuck") is Outcome.STUCK
+        True
+        >>> print(Outcome.MEMORIZED)
+        memorized
+    """
 
     LEARNED = "learned"
     """Training error about 0, test error low."""
@@ -54,7 +65,7 @@ class TracePoint:
         return (self.train_loss,)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """Where and with what a trial ran, captured on the worker; columns, never part of a trial's name.
 
@@ -79,13 +90,39 @@ class Provenance:
     peak_memory_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
-    """One finished trial: its config, outcome, trace and provenance.
+    """A worker returns this of each trial: what it trained, how the trial ended, what it measured, and where.
 
-    `data_digest`, `init_digest` and `order_digest` tell whether two trials saw the same data, initial weights and
-    batches. `error` holds the traceback of a failed trial. `certificate`, found after `certificate_epoch` epochs, tells
-    how the trial ends; a stuck one whose `epochs_done` are fewer than its epochs was stopped for it.
+    Args:
+        config: What was trained.
+        outcome: How it ended.
+        epochs_done: Epochs that were trained. A stuck trial with fewer than its config's was stopped for its
+            certificate.
+        trace: Measurements, rising by epoch. The first is of the initial weights, at epoch 0.
+        data_digest: Hash of the training and test data; None if the trial failed before it had any. Two trials with
+            equal digests saw the same data.
+        init_digest: The same of the initial weights.
+        order_digest: The same of the order of the batches.
+        train_seconds: Wall seconds of training, over all launches that trained it.
+        finished_at: When it ended, in seconds since 1970.
+        provenance: The engine, device, code and library versions that made the numbers.
+        pack_id: The pack that it was trained in; None outside of a sweep.
+        attempt: How often the trial was tried, this time included.
+        error: The traceback of a failed trial; None for others.
+        certificate: Why the end is known for sure (`trainables.certificates`); None if nothing proves it.
+        certificate_epoch: Epochs after which the certificate was found; None without one.
+
+    Example:
+        >>> from trainables import Member, config_from_values, workload
+        >>> adam = {"optimizer": "adam", "weight_decay": 1e-5}
+        >>> values = {"workload": "two_layer_cnn", **adam, "batch_size": 20, "seed": 0}
+        >>> config = config_from_values({**values, "num_epochs": 5})
+        >>> (report,) = workload("two_layer_cnn").open([Member(config, until_epoch=5)]).advance(seconds=60)
+        >>> report.result.epochs_done, report.result.trace[-1].epoch
+        (5, 5)
+        >>> report.result.trial_row()["weight_decay"]
+        1e-05
     """
 
     config: TrialConfig
@@ -108,11 +145,6 @@ class TrialResult:
     def trial_id(self) -> str:
         """The config's name."""
         return self.config.trial_id
-
-    @property
-    def satisfies(self) -> bool:
-        """Whether this result settles its config."""
-        return self.outcome in SATISFYING
 
     @property
     def was_stopped(self) -> bool:

@@ -29,12 +29,33 @@ _STATE_FILE, _POINTS_FILE = "state.npz", "points.json"
 
 
 class PackTrainable(tune.Trainable):
-    """Trains what its config names: a pack of our executor, or one trial given as a flat config.
+    """Ray Tune trains one trial of a flat config with this class, under any scheduler and searcher of Tune's.
 
-    A flat config holds the fields of a `TrialConfig`, for example
-    `{"workload": "two_layer_cnn", "optimizer": "adam", "weight_decay": 1e-5, "batch_size": 2, "seed": 0}`; each result
-    then reports the next trace point (`epoch`, `train_loss`, `test_error`, ...), at the end also `outcome`.
-    Raises `ConfigError` for a bad flat config.
+    Give it to a `tune.Tuner`, with the fields of a `TrialConfig` as `param_space`. Each result reports the next trace
+    point: `epoch`, `train_loss`, `test_error` and so on. The last one also has `outcome` and `done`. Tune's
+    checkpoints hold the exact state. The trial uses the CPUs and the GPU of `tune.with_resources`. Outside of Ray it
+    trains in this process, on one CPU.
+
+    A sweep uses the class as well: its config then names a pack, which the worker fetches from the driver.
+
+    Args:
+        config: The fields of one trial, flat, with its `workload`.
+
+    Raises:
+        ConfigError: The config is not one trial of a known workload.
+        RuntimeError: The trial failed. The message is its traceback.
+
+    Example:
+        >>> from trainables import PackTrainable
+        >>> adam = {"optimizer": "adam", "weight_decay": 1e-5}
+        >>> values = {"workload": "two_layer_cnn", **adam, "batch_size": 20, "seed": 0}
+        >>> trial = PackTrainable({**values, "num_epochs": 2})
+        >>> while not (result := trial.train())["done"]:
+        ...     print(result["epoch"])
+        0
+        1
+        >>> result["epoch"]
+        2
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -96,11 +117,9 @@ class _FlatTrial:
     def _open(self, state: dict[str, Any] | None) -> None:
         member = Member(self._config, self._config.num_epochs, state)
         found = workload(self._config.workload)
-        # What `tune.with_resources` gave this trial is what it trains on.
-        context = ray.get_runtime_context()
-        has_gpu = bool(context.get_accelerator_ids().get("GPU")) and "cuda" in found.devices
-        num_threads = max(1, int(context.get_assigned_resources().get("CPU", 1)))
-        self._run = found.open([member], "cuda" if has_gpu else "cpu", num_threads=num_threads)
+        has_gpu, num_threads = _assigned()
+        device = "cuda" if has_gpu and "cuda" in found.devices else "cpu"
+        self._run = found.open([member], device, num_threads=num_threads)
 
     def step(self) -> dict[str, Any]:
         while not (self._unseen or self._ending):
@@ -124,3 +143,14 @@ class _FlatTrial:
         with np.load(path, allow_pickle=False) as arrays:
             self._open({name: arrays[name] for name in arrays.files} or None)
         self._unseen, self._last = json.loads(path.with_name(_POINTS_FILE).read_text())
+
+
+def _assigned() -> tuple[bool, int]:
+    """Whether `tune.with_resources` gave this trial a GPU, and its CPUs; no GPU and one CPU outside of a Ray worker."""
+    if not ray.is_initialized():  # to ask would start Ray
+        return False, 1
+    context = ray.get_runtime_context()
+    if context.worker.mode != ray.WORKER_MODE:
+        return False, 1
+    has_gpu = bool(context.get_accelerator_ids().get("GPU"))
+    return has_gpu, max(1, int(context.get_assigned_resources().get("CPU", 1)))

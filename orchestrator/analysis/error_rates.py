@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorKind:
     """The columns of one error, what stands before its name, and a line that explains it below a figure.
 
@@ -28,13 +28,25 @@ class ErrorKind:
 
 _PRECISE = "precise: after the last epoch, with BatchNorm's statistics taken anew for its weights"
 
-PLAIN = ErrorKind("test_error", "train_error", "")
+PLAIN = ErrorKind(test="test_error", train="train_error", label="")
 
 KINDS = (
     PLAIN,
-    ErrorKind("test_top5_error", "train_top5_error", "top-5 ", prefix="top5_"),
-    ErrorKind("precise_test_error", "precise_train_error", "precise ", _PRECISE, "precise_"),
-    ErrorKind("precise_test_top5_error", "precise_train_top5_error", "precise top-5 ", _PRECISE, "precise_top5_"),
+    ErrorKind(test="test_top5_error", train="train_top5_error", label="top-5 ", prefix="top5_"),
+    ErrorKind(
+        test="precise_test_error",
+        train="precise_train_error",
+        label="precise ",
+        meaning=_PRECISE,
+        prefix="precise_",
+    ),
+    ErrorKind(
+        test="precise_test_top5_error",
+        train="precise_train_top5_error",
+        label="precise top-5 ",
+        meaning=_PRECISE,
+        prefix="precise_top5_",
+    ),
 )
 
 

@@ -53,12 +53,42 @@ def seed_pairs(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def paired_difference(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Adam's minus AdamW's test error in each cell, paired by seed: mean, std, 95% interval (Student's t) and n pairs.
+    """Return how far Adam's test error lies above AdamW's in each cell, by pairs of trials of one seed.
 
-    Only comparable, measured pairs enter (see `seed_pairs`); `num_unlike` and `num_unmeasured` count those left out,
-    and `num_flagged` those among the n that ran on different engines or devices.
+    Two trials of one seed share data, initial weights and batch order, so their difference varies less than either
+    error. A pair counts if it did share them, by the digests in its rows, and if both error rates mean something
+    (`learned`, `memorized` or `underfit`).
+
+    Args:
+        trials: One row for each trial, with the columns that `Ledger.trials` and `TrialResult.trial_row` give.
+        by: Columns that tell the cells apart, one or more. Optimizer and seed do not count. Give `weight_decay` only
+            where both optimizers have the same values.
+
+    Returns:
+        One row for each cell, with its keys; `n` pairs; mean and standard deviation of Adam's minus AdamW's error;
+        `difference_low` and `difference_high`, the 95% interval by Student's t; `num_unlike` and `num_unmeasured`
+        pairs that do not count; and `num_flagged` of the n whose halves ran on different engines or devices.
+
+    Raises:
+        UserError: `by` names no column, or one that the trials lack; or a cell has several trials of one optimizer
+            and seed, so that it has no one pair of them.
+
+    Example:
+        >>> import pandas as pd
+        >>> from orchestrator import paired_difference
+        >>> from trainables import Member, config_from_values, workload
+        >>> values = {"workload": "two_layer_cnn", "batch_size": 20, "num_epochs": 5}
+        >>> arms = ({"optimizer": "adam", "weight_decay": 1e-5}, {"optimizer": "adamw", "weight_decay": 1e-2})
+        >>> configs = [config_from_values({**values, **arm, "seed": seed}) for arm in arms for seed in (0, 1, 2)]
+        >>> pack = workload("two_layer_cnn").open([Member(config, until_epoch=5) for config in configs])
+        >>> rows = [report.result.trial_row() for report in pack.advance(seconds=60) if report.result]
+        >>> table = paired_difference(pd.DataFrame(rows), by=["batch_size"])
+        >>> table[["batch_size", "n", "num_unlike"]].to_dict("records")
+        [{'batch_size': 20, 'n': 3, 'num_unlike': 0}]
     """
-    by = [name for name in by if name != "optimizer"]
+    by = [name for name in by if name not in ("optimizer", "seed")]
+    if not by or not set(by) <= set(trials):
+        raise UserError(f"cells are told apart by one or more columns of the trials, got {', '.join(by) or 'none'}")
     rows = []
     for key, cell in seed_pairs(trials, by).groupby(by, dropna=False):
         used = cell[cell["is_comparable"] & cell["is_measured"]]

@@ -8,7 +8,7 @@ lambda: one seed at several lambdas is less evidence than as many seeds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -49,7 +49,7 @@ class Estimate:
     high: Floats
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScalingFit:
     """The posterior of a scaling law as weighted points [point, (threshold at x0, k, log10 width, logit 2 lapse)].
 
@@ -60,7 +60,6 @@ class ScalingFit:
     weights: Floats
     log10_x0: float
     num_x: int
-    num_draws: int
     num_effective: float
 
     def exponent(self, confidence: float = 0.95) -> Estimate:
@@ -108,14 +107,20 @@ def fit_scaling(x: ArrayLike, decay: ArrayLike, works: ArrayLike) -> ScalingFit:
     prior = _Prior.around(log_decay)
     points, log_weights = prior.points(), np.zeros(NUM_POINTS)  # log weights: prior over proposal, without the data
     temperature, refinements = 0.0, 0
-    best = ScalingFit(points, special.softmax(log_weights), log10_x0, len(np.unique(u)), len(u), 0.0)
+    best = ScalingFit(
+        points=points,
+        weights=special.softmax(log_weights),
+        log10_x0=log10_x0,
+        num_x=len(np.unique(u)),
+        num_effective=0.0,
+    )
     for _ in range(_MAX_ROUNDS):
         log_likelihood = _log_likelihood(points, u - log10_x0, log_decay, is_working)
         temperature = _next_temperature(log_weights, log_likelihood, temperature)
         weights = special.softmax(log_weights + temperature * log_likelihood)
         refinements += temperature == 1
         if temperature == 1 and _effective(weights) > best.num_effective:
-            best = ScalingFit(points, weights, log10_x0, len(np.unique(u)), len(u), _effective(weights))
+            best = replace(best, points=points, weights=weights, num_effective=_effective(weights))
         if refinements > _REFINEMENTS and best.num_effective >= MIN_EFFECTIVE:
             break
         points, log_proposal = _proposal(points, weights)

@@ -13,7 +13,7 @@ from trainables.result import SATISFYING, Outcome
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopAudit:
     """How many trials were `stopped` for their certificate, and what became of certified ones that went on.
 
@@ -57,4 +57,11 @@ def stop_audit(trials: pd.DataFrame) -> StopAudit:
     if audited:
         bound = binomtest(wrong, audited, alternative="less").proportion_ci(CONFIDENCE, method="exact")
         upper = float(bound.high)
-    return StopAudit(int(is_stopped.sum()), audited, wrong, upper, len(others), int(is_wrong[others.index].sum()))
+    return StopAudit(
+        stopped=int(is_stopped.sum()),
+        audited=audited,
+        wrong=wrong,
+        upper_bound=upper,
+        others=len(others),
+        others_wrong=int(is_wrong[others.index].sum()),
+    )

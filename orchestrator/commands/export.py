@@ -19,7 +19,7 @@ def export_mlflow(
     data: Data = None,
 ) -> None:
     """Write to MLflow what it lacks of a sweep, from the Parquet results."""
-    sweep = chosen_sweep(name, module, sets, seeds, workload, data)
+    sweep = chosen_sweep(name, module=module, sets=sets, seeds=seeds, workload=workload, data=data)
     sweep.configs()
 
     from orchestrator.driver import exports
@@ -37,7 +37,7 @@ def export_optuna(
     data: Data = None,
 ) -> None:
     """Write a map's trials as Optuna studies, for optuna-dashboard and Optuna's own plots."""
-    sweep = chosen_sweep(name, module, sets, None, workload, data)
+    sweep = chosen_sweep(name, module=module, sets=sets, workload=workload, data=data)
 
     from orchestrator.driver.exports import export_optuna as export
 

@@ -61,11 +61,12 @@ MaxTrials = Annotated[int | None, typer.Option(min=1, help="run at most this man
 
 def chosen_sweep(
     name: str,
-    module: str | None,
-    sets: list[str] | None,
-    seeds: str | None,
-    workload: str | None,
-    data: str | None,
+    *,
+    module: str | None = None,
+    sets: list[str] | None = None,
+    seeds: str | None = None,
+    workload: str | None = None,
+    data: str | None = None,
 ) -> Sweep:
     """The sweep that the options describe; `SweepError` for what they get wrong."""
     from orchestrator.sweeps.registry import find_sweep

@@ -53,7 +53,7 @@ def run(
     ] = None,
 ) -> None:
     """Run what is missing of a sweep; end with table, figures, Parquet and MLflow in place."""
-    sweep = chosen_sweep(name, module, sets, seeds, workload, data)
+    sweep = chosen_sweep(name, module=module, sets=sets, seeds=seeds, workload=workload, data=data)
     sweep.configs()  # a fault ends here, before anything is created
     from orchestrator.executors.registry import place_named
 
@@ -64,17 +64,17 @@ def run(
     from orchestrator.driver.run import run_sweep
 
     options = RunOptions(
-        out,
-        executor,
-        address,
-        max_trials,
-        mlflow,
-        figures,
-        checkpoint_seconds,
-        device,
-        cpus_per_trial,
-        max_nodes,
-        slots_per_node,
+        out=out,
+        executor=executor,
+        address=address,
+        max_trials=max_trials,
+        mlflow=mlflow,
+        figures=figures,
+        checkpoint_seconds=checkpoint_seconds,
+        device=device,
+        cpus_per_trial=cpus_per_trial,
+        max_nodes=max_nodes,
+        slots_per_node=slots_per_node,
     )
     summary = run_sweep(sweep, options)
     if summary.interrupted:
@@ -108,15 +108,22 @@ def submit(
     """Run a sweep on Kubernetes: make it a RayJob, and create that with kubectl."""
     from orchestrator import kubernetes
 
-    sweep = chosen_sweep(name, None, sets, seeds, workload, None)
+    sweep = chosen_sweep(name, sets=sets, seeds=seeds, workload=workload)
     num_trials = None
     with suppress(DataError):  # images are there, not here
         sweep.configs()
         num_trials = sweep.num_trials
-    arguments = kubernetes.run_arguments(name, sets or (), seeds, workload)
     job = kubernetes.job_of(
         kubernetes.Submission(
-            sweep, arguments, num_trials, overlay, tuple(component or ()), cpus_per_trial, max_nodes, out, image
+            sweep=sweep,
+            arguments=kubernetes.run_arguments(name, sets or (), seeds, workload),
+            num_trials=num_trials,
+            overlay=overlay,
+            components=tuple(component or ()),
+            cpus_per_trial=cpus_per_trial,
+            max_nodes=max_nodes,
+            out=out,
+            image=image,
         )
     )
     if beside := kubernetes.needs(overlay, component or ()):

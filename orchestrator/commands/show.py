@@ -38,7 +38,7 @@ def plan(
     from orchestrator.report.plan_table import plan_table
     from orchestrator.schedulers.plan import ledger_of, plan_sweep
 
-    sweep = chosen_sweep(name, module, sets, seeds, workload, data)
+    sweep = chosen_sweep(name, module=module, sets=sets, seeds=seeds, workload=workload, data=data)
     Console().print(plan_table(plan_sweep(sweep, ledger_of(sweep, out), max_trials)))
 
 
@@ -80,7 +80,7 @@ def status(
     states, refusals = {}, {}
     for one in names:
         try:
-            sweep = chosen_sweep(one, module, sets, seeds, workload, data)
+            sweep = chosen_sweep(one, module=module, sets=sets, seeds=seeds, workload=workload, data=data)
             states[sweep.name] = sweep_status(sweep, ledger_of(sweep, out))
         except UserError as refusal:
             refusals[one] = refusal

@@ -16,9 +16,32 @@ AUTO = "auto"
 """The fastest kind of device that is there and that the workload trains on."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How and where a sweep runs; device and CPUs change numbers by rounding, nothing else changes any."""
+    """Options say how and where a sweep runs; no trial's name depends on them.
+
+    `device` and `cpus_per_trial` may change numbers by rounding. Nothing else here changes any. `run_sweep` checks the
+    options, and raises `SweepError` where they contradict each other.
+
+    Args:
+        out: Folder or object-store URI (`s3://bucket/path`) of the results. What it holds is not trained again.
+        executor: `ray` trains on a Ray cluster, `inline` in this process, one trial after another.
+        address: HOST:PORT of a running Ray cluster. None starts Ray on this machine.
+        max_trials: Run at most this many of the missing trials; for grids only. None runs all.
+        mlflow: Whether to write the MLflow view.
+        figures: Whether to draw the sweep's figures.
+        checkpoint_seconds: Seconds between two saves of trials in training; a killed launch loses that much.
+        device: `cpu`, `cuda`, or `auto`: the fastest that is there and that the workload trains on.
+        cpus_per_trial: Threads of a trial that trains on the CPU.
+        max_nodes: Worker nodes that an autoscaled cluster at `address` may grow to. None takes the nodes there are.
+        slots_per_node: Trials that such a node runs at once. None reads it off the first node.
+
+    Example:
+        >>> from orchestrator import RunOptions
+        >>> options = RunOptions(out="results", executor="inline", mlflow=False)
+        >>> options.device, options.checkpoint_seconds
+        ('auto', 30.0)
+    """
 
     out: str
     executor: str = "ray"
@@ -33,7 +56,7 @@ class RunOptions:
     slots_per_node: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
     """What a launch did: trials `planned`, `already_done` before it, `finished` and `failed` in it, all outcomes.
 

@@ -73,10 +73,6 @@ class ProgressDisplay:
             self._cost_running = cost_running
             self._show()
 
-    def note(self, line: str) -> None:
-        """One line above the bar."""
-        self._print(line)
-
     def _show(self) -> None:
         now = time.monotonic()
         if self._console.is_terminal:

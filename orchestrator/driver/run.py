@@ -37,7 +37,39 @@ PLAIN_WIDTH = 1000
 
 
 def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
-    """Run what is missing, then show the table, draw the figures and bring MLflow up to date."""
+    """Run the trials of a sweep that its results lack, then print its tables, draw its figures and update MLflow.
+
+    It writes to `options.out`: results as Parquet under `trials` and `traces`, states of trials in training, figures,
+    and an MLflow database. A launch that was killed can be repeated: it trains only what is missing, and resumes
+    trials from their saved states. Ctrl-C ends it in order; the summary then says `interrupted`.
+
+    Args:
+        sweep: What to run.
+        options: How and where to run it.
+
+    Returns:
+        How many trials were planned, done before, finished and failed, with their outcomes and last error lines.
+
+    Raises:
+        SweepError: Options contradict each other, or another process runs this sweep into the same `out`.
+        ConfigError: A trial breaks a rule of its workload.
+        DataError: Images are missing or corrupt.
+        LedgerError: `out` cannot be read or written.
+        ClusterError: The Ray cluster cannot be reached or has no room for a trial.
+        UserError: The sweep names a figure that is unknown, or that it cannot have. It is the base of those above.
+
+    Example:
+        >>> from orchestrator import Grid, RunOptions, Sweep, run_sweep
+        >>> arms = {"adam": {"weight_decay": 1e-5}, "adamw": {"weight_decay": 1e-2}}
+        >>> grid = Grid(arms, axes={"batch_size": (20, 200)}, base={"num_epochs": 5})
+        >>> sizes = Sweep("sizes", "Error against batch size", (grid,), seeds=(0,))
+        >>> options = RunOptions(out="results", executor="inline", mlflow=False, figures=False)
+        >>> summary = run_sweep(sizes, options)
+        sizes: 4 trials, 0 done, 4 to run
+        ...
+        >>> summary.finished, summary.failed
+        (4, 0)
+    """
     console = _console()
     check_place(options)
     if options.figures or sweep.best_over:  # the best values are chosen by the errors that figures show
@@ -55,7 +87,14 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
             ledger.wait_for_store(PATIENCE_SECONDS)
             outcomes, interrupted = Counter[str](), False
             if executor is not None:
-                training = Training(plan, ledger, executor, view, states_root(options.out), options.checkpoint_seconds)
+                training = Training(
+                    plan,
+                    ledger,
+                    executor,
+                    view,
+                    states_root=states_root(options.out),
+                    checkpoint_seconds=options.checkpoint_seconds,
+                )
                 outcomes, interrupted = training.run(console)
             ledger.compact()
             now = plan if executor is None else plan_sweep(sweep, ledger)

@@ -12,7 +12,7 @@ from orchestrator.schedulers.plan import plan_sweep
 from orchestrator.sweeps.value import Sweep
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SweepStatus:
     """How far a sweep is by its results: outcomes of its trials, and each failed one's last error line."""
 
@@ -29,7 +29,9 @@ def sweep_status(sweep: Sweep, ledger: Ledger) -> SweepStatus:
     rows = ledger.trials(sweep.workload, trial_ids=trial_ids, columns=("trial_id", "outcome", "error")).to_pylist()
     errors = {row["trial_id"]: last_line(row["error"]) for row in rows if row["error"]}
     outcomes = Counter(row["outcome"] for row in rows)
-    return SweepStatus(plan.num_trials, plan.num_done, dict(outcomes.most_common()), errors)
+    return SweepStatus(
+        total=plan.num_trials, settled=plan.num_done, outcomes=dict(outcomes.most_common()), errors=errors
+    )
 
 
 def errors_of_launch(sweep: Sweep, ledger: Ledger) -> dict[str, int]:

@@ -93,13 +93,13 @@ class PackQueue:
                 return None
             self._num_packs += 1
             order = PackOrder(
-                f"{self._run_id}-{self._num_packs}",
-                members,
-                self._settings.states_root,
-                self._settings.checkpoint_seconds,
-                self._settings.device,
-                self._settings.num_threads,
-                self._engine(members[0]),
+                pack_id=f"{self._run_id}-{self._num_packs}",
+                members=members,
+                states_root=self._settings.states_root,
+                checkpoint_seconds=self._settings.checkpoint_seconds,
+                device=self._settings.device,
+                num_threads=self._settings.num_threads,
+                engine=self._engine(members[0]),
             )
             self._in_flight[order.pack_id] = order
             return order

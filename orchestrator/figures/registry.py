@@ -41,7 +41,7 @@ FigureFunction = Callable[[FigureInput], "Figure | None"]
 """Draws a figure; None where there is nothing to be drawn."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FigureSpec:
     """A figure by its name: `fields` and `traces` are the columns that it reads and not every workload has.
 
@@ -94,7 +94,15 @@ def figure(
             name = f"{error.prefix}{function.__name__}"
             if name in FIGURES and FIGURES[name].function.__module__ != function.__module__:
                 raise SweepError(f"a figure named {name!r} is entered by {FIGURES[name].function.__module__}")
-            FIGURES[name] = FigureSpec(name, function, error, of_maps, tuple(fields), tuple(traces), rule)
+            FIGURES[name] = FigureSpec(
+                name=name,
+                function=function,
+                error=error,
+                of_maps=of_maps,
+                fields=tuple(fields),
+                traces=tuple(traces),
+                rule=rule,
+            )
         return function
 
     return enter

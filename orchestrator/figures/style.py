@@ -28,7 +28,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """How an optimizer is drawn everywhere; later ones are smaller, so that equal values stay visible on top."""
 
@@ -42,10 +42,12 @@ class Look:
 
 # Okabe-Ito colours, safe for colour-blind readers: warm for coupled decay, cold for decoupled.
 LOOKS = {
-    Optimizer.ADAM: Look("Adam", "#D55E00", "o", 7.5, 2.4, None),
-    Optimizer.ADAMW: Look("AdamW", "#0072B2", "s", 4.5, 1.3, "////"),
-    Optimizer.SIGNSGD: Look("SignSGD", "#E69F00", "^", 7.5, 2.4, None),
-    Optimizer.SIGNSGDW: Look("SignSGDW", "#56B4E9", "D", 4.0, 1.3, "////"),
+    Optimizer.ADAM: Look(name="Adam", colour="#D55E00", marker="o", marker_size=7.5, line_width=2.4, hatch=None),
+    Optimizer.ADAMW: Look(name="AdamW", colour="#0072B2", marker="s", marker_size=4.5, line_width=1.3, hatch="////"),
+    Optimizer.SIGNSGD: Look(name="SignSGD", colour="#E69F00", marker="^", marker_size=7.5, line_width=2.4, hatch=None),
+    Optimizer.SIGNSGDW: Look(
+        name="SignSGDW", colour="#56B4E9", marker="D", marker_size=4.0, line_width=1.3, hatch="////"
+    ),
 }
 
 _LOOKS = OptimizerTable("look", "its look in figures", LOOKS)

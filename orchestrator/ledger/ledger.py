@@ -44,11 +44,33 @@ def new_driver_id() -> str:
 
 
 class Ledger:
-    """All results under one folder or object-store URI, written by any number of drivers at once.
+    """The ledger reads and writes all results under one folder or object-store URI.
 
-    `driver_id` names the writer (letters, digits, `.`, `_`, `-`); a new one by default. Without `accept_certificates`
-    trials that were stopped for their certificate are not there to be read. Methods are thread-safe.
-    Reading an absent folder gives empty tables; an unreadable or foreign part raises `LedgerError`, which names it.
+    Any number of processes may write at once, and all methods are thread-safe. `trials` has one row for each trial,
+    `traces` one for each trial and epoch, both as pyarrow tables. A folder that does not exist gives empty tables.
+
+    Args:
+        root: Folder or object-store URI (`s3://bucket/path`): the `out` of a launch.
+        driver_id: The writer's name in files and rows, of letters, digits, `.`, `_` and `-`. None makes a new one.
+        accept_certificates: Whether trials that were stopped for a certificate count. If not, they are not read, so a
+            sweep trains them to their end.
+
+    Raises:
+        LedgerError: `root` cannot be opened, `driver_id` has other characters, or a file is truncated or not ours.
+
+    Example:
+        >>> from orchestrator import Ledger
+        >>> from trainables import Member, config_from_values, workload
+        >>> adam = {"optimizer": "adam", "weight_decay": 1e-5}
+        >>> values = {"workload": "two_layer_cnn", **adam, "batch_size": 20, "seed": 0}
+        >>> config = config_from_values({**values, "num_epochs": 5})
+        >>> (report,) = workload("two_layer_cnn").open([Member(config, until_epoch=5)]).advance(seconds=60)
+        >>> ledger = Ledger("results")
+        >>> ledger.append([report.result])
+        >>> ledger.trials("two_layer_cnn", columns=["optimizer", "epochs_done"]).to_pylist()
+        [{'optimizer': 'adam', 'epochs_done': 5}]
+        >>> ledger.traces("two_layer_cnn")["epoch"].to_pylist()[0]
+        0
     """
 
     def __init__(self, root: str, driver_id: str | None = None, *, accept_certificates: bool = True) -> None:

@@ -29,7 +29,7 @@ _RESULT_METRICS = ("epochs_done", "train_seconds")
 _MAX_TAG_LENGTH = 5000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChildRun:
     """One trial's run; times in milliseconds since 1970, `points` maps (metric, epoch) to its value."""
 

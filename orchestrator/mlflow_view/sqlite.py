@@ -78,7 +78,14 @@ class SqliteRuns:
             artifacts = self._artifact_location(connection)
             for run in runs:
                 run_id = uuid.uuid4().hex
-                _insert_run(connection, run, run_id, parent_id, f"{artifacts}/{run_id}/artifacts", self._experiment_id)
+                _insert_run(
+                    connection,
+                    run,
+                    run_id=run_id,
+                    parent_id=parent_id,
+                    artifact_uri=f"{artifacts}/{run_id}/artifacts",
+                    experiment_id=self._experiment_id,
+                )
                 written.append(run.known(run_id))
         return written
 

@@ -7,14 +7,33 @@ from dataclasses import dataclass
 from orchestrator.errors import UserError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimRule:
-    """When a trial works, and how surely and from how many seeds a cell is judged.
+    """A claim rule says when a trial works, and how surely and from how many seeds a cell of a map is judged.
 
-    It works if it trained and generalizes: error rates at most these, and a training loss of at most `max_loss_share`
-    times that of equal outputs. By errors alone AdamW would work with weights so small that nothing is fitted: decay
-    holds them at about 1 / lambda, of the right signs, at a loss of ln 2.
-    `alpha` bounds the false share of all verdicts, `confidence` is each interval's. Raises `UserError` for nonsense.
+    A trial works if it trained and generalizes. It must also have fitted something: decoupled decay can hold weights at
+    about 1 / lambda, so small that the loss stays at ln 2, with signs that make no errors. An optimizer works in a cell
+    if more than half of its seeds would.
+
+    Args:
+        max_train_error: Largest training error rate of a trial that works, from 0 to 1.
+        max_test_error: Largest test error rate of a trial that works, from 0 to 1.
+        max_loss_share: Largest training loss of a trial that works, as a share of the loss of equal outputs.
+        alpha: Largest expected share of false ones among a map's verdicts, between 0 and 1.
+        confidence: Coverage of each interval, between 0 and 1.
+        min_seeds: Seeds that every cell is judged from.
+        max_seeds: Seeds that an undecided cell may get.
+
+    Raises:
+        UserError: A number is outside of its range, or `max_seeds` is below `min_seeds`.
+
+    Example:
+        >>> from orchestrator import ClaimRule
+        >>> ClaimRule(min_seeds=6, max_seeds=12).alpha
+        0.05
+        >>> ClaimRule(alpha=5)
+        Traceback (most recent call last):
+        trainables.errors.UserError: alpha must lie between 0 and 1, not 5
     """
 
     max_train_error: float = 0.01

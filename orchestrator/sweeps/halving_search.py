@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any
 
 from orchestrator.errors import SweepError, unknown_name
@@ -17,15 +17,39 @@ _FIRST_SAMPLER = "tpe"
 
 @dataclass(frozen=True, slots=True)
 class HalvingSearch:
-    """In each cell `rounds` rounds of `per_round` points, thinned out by `reduction` at each of `num_rungs` rungs.
+    """A halving search looks for each optimizer's best values in every cell, and stops bad points early.
 
-    `space` names for each optimizer the fields that are searched, unless the cell gives them a value. Points are tried
-    with `seed`; the best one of a cell is then trained with the sweep's own seeds, which had no part in the choice. Its
-    test images had: they are the same for every seed. The synthetic model draws its test points anew for each.
-    `sampler` names what proposes the points (`search_spaces.samplers.registry`).
+    In each cell it asks `rounds` rounds of points, all with one seed. It then trains the best point with the sweep's
+    seeds, which had no part in the choice. Test images had: they are the same for every seed. The synthetic workload
+    draws its test points anew for each seed.
+
+    Args:
+        space: The searched fields of each optimizer, with their axes. A cell that gives a field a value keeps it.
+        rounds: Rounds in each cell.
+        per_round: Points of a round.
+        reduction: At each rung about one in so many points is trained on; at least 2.
+        num_rungs: Epochs at which a round is thinned out, the last epoch included; each is `reduction` times the one
+            before.
+        seed: The seed of all points. The sweep's own seeds must not contain it.
+        sampler: Name of what proposes the points (`search_spaces.samplers.registry`).
+
+    Raises:
+        SweepError: A number is too small, or the sampler unknown.
+
+    Example:
+        >>> from orchestrator import Grid, HalvingSearch, Sweep
+        >>> from search_spaces import LogUniform
+        >>> space = {"weight_decay": LogUniform(1e-6, 1e1)}
+        >>> search = HalvingSearch({"adam": space, "adamw": space}, rounds=2, per_round=9)
+        >>> search.rungs(num_epochs=90)
+        (10, 30, 90)
+        >>> grid = Grid({"adam": {}, "adamw": {}}, axes={"batch_size": (20, 200)})
+        >>> Sweep("best", "Each optimizer at its best", (grid,), seeds=(0, 1), search=search).num_trials
+        80
     """
 
     space: Mapping[str, Space]
+    _: KW_ONLY
     rounds: int = 4
     per_round: int = 9
     reduction: int = 3

@@ -6,34 +6,53 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any
 
 from orchestrator.errors import SweepError
 from orchestrator.sweeps.claim_rule import ClaimRule
 from search_spaces.space import MixedSpace
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True, slots=True)
 class MapSearch:
-    """Two kinds of trials, a space for each optimizer, and `rule`, which says what works and how surely.
+    """A map search finds where each optimizer works: verdicts for cells, and boundaries through a space.
 
-    Claims: cells of the sweep's grids that give every field of `space` a value are judged, from `rule.min_seeds` seeds
-    up to `rule.max_seeds`. Boundaries: in each setting of the other fields, and on each line of `lines` through the
-    space (fields with a value, B = 2 say), `rounds` rounds of `per_round` single draws go where they tell most of the
-    boundary P(works) = 1/2 of one optimizer.
+    Claims: a cell of the sweep's grids that gives every field of `space` a value is judged, as `rule` says. Its seeds
+    are its own. Boundaries: for each optimizer and each setting of the other fields, single trials go where they tell
+    most about the boundary P(works) = 1/2.
 
-    `scaling` names a field x of the space for which an exponent is fitted, lambda_max ~ x^k.
+    Args:
+        space: The fields of the map with their axes, for each optimizer. All optimizers have the same fields.
+        rule: When a trial works, and how surely a cell is judged.
+        lines: Lines through the space that have a boundary search of their own, as fields with values:
+            `{"batch_size": 2}`.
+        rounds: Rounds of a boundary search over the whole space. 0 has none.
+        per_round: Trials of a round.
+        line_rounds: Rounds of the boundary search on each line. 0 has none.
+        scaling: A field x of the space, to fit the exponent k of lambda_max ~ x^k. For x = sigma_0 the theory of Adam
+            says k = q - 2 (corollaries 4.3 and 4.6). None fits none.
+        num_steps: Optimizer steps of a trial whose cell gives no `num_epochs`. None leaves the workload's default.
+        max_epochs: Epochs that such a trial has at most.
 
-    Where a cell gives no `num_epochs`, a trial trains for `num_steps` optimizer steps, at most `max_epochs` epochs.
+    Raises:
+        SweepError: A number is too small, optimizers have different fields, or a line names no field of the space.
+
+    Example:
+        >>> from orchestrator import ClaimRule, Grid, MapSearch, Sweep
+        >>> from search_spaces import LogIntegers, LogUniform
+        >>> space = {"batch_size": LogIntegers((2, 20, 200)), "weight_decay": LogUniform(1e-6, 1e2)}
+        >>> search = MapSearch({"adam": space, "adamw": space}, ClaimRule(min_seeds=8), rounds=3, per_round=4)
+        >>> grid = Grid({"adam": {}, "adamw": {}}, axes={"batch_size": (2, 200), "weight_decay": (1e-5, 1e-2)})
+        >>> sweep = Sweep("where", "Where each optimizer works", (grid,), search=search)
+        >>> sweep.num_trials  # 8 cells of 8 seeds, and 2 boundaries of 3 rounds
+        88
     """
 
     space: Mapping[str, MixedSpace]
     rule: ClaimRule = field(default_factory=ClaimRule)
     lines: tuple[Mapping[str, Any], ...] = ()
+    _: KW_ONLY
     rounds: int = 10
     per_round: int = 8
     line_rounds: int = 8

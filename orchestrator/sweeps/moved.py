@@ -198,7 +198,7 @@ def place_of(error: ImportError) -> str | None:
     """What could not be imported and where it is now, as the end of "my_sweeps imports ..."; None if it never moved."""
     name = re.match(r"cannot import name '(\w+)'", error.msg)
     module = error.name or ""
-    if name and f"{module}.{name[1]}" in MODULES:  # `from orchestrator import sweep`
+    if name and f"{module}.{name[1]}" in MODULES:  # `from orchestrator import runner`
         module, name = f"{module}.{name[1]}", None
     if module not in MODULES:
         return None

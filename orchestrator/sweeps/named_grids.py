@@ -85,7 +85,9 @@ def tune_wd(workload: str = SYNTHETIC) -> Sweep:
         sizes = paper.IMAGENET_BATCH_SIZES if is_imagenet(workload) else paper.IMAGE_BATCH_SIZES
     grids = (Grid({optimizer: {} for optimizer in space}, {"batch_size": sizes}, base),)
     search = HalvingSearch(space)
-    return _sweep_of("tune_wd", "Each optimizer at its best", workload, grids, "error_vs_batch_size", search=search)
+    return _sweep_of(
+        "tune_wd", "Each optimizer at its best", workload, grids, figure="error_vs_batch_size", search=search
+    )
 
 
 @sweep

@@ -40,9 +40,9 @@ def map_wd(workload: str = SYNTHETIC) -> Sweep:
         "map_wd",
         "Where each optimizer works, by batch size",
         workload,
-        "batch_size",
-        Grid(OPTIMIZERS, axes, base),
-        lines,
+        axis="batch_size",
+        grid=Grid(OPTIMIZERS, axes, base),
+        lines=lines,
     )
 
 
@@ -62,8 +62,8 @@ def map_lr_wd(workload: str = SYNTHETIC) -> Sweep:
         "map_lr_wd",
         "Where each optimizer works, by learning rate",
         workload,
-        "learning_rate",
-        Grid(OPTIMIZERS, axes, base),
+        axis="learning_rate",
+        grid=Grid(OPTIMIZERS, axes, base),
     )
 
 
@@ -97,7 +97,7 @@ def _map_of(
     search = MapSearch(
         maps.decay_by(axis, is_synthetic),
         ClaimRule() if is_synthetic else IMAGE_RULE,
-        lines,
+        lines=lines,
         num_steps=MAP_STEPS if is_synthetic else None,
         max_epochs=paper.SYNTHETIC_NUM_EPOCHS,
     )

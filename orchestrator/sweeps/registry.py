@@ -25,7 +25,29 @@ COMMANDS = ("all", "data", "list", "plan", "run", "status", "submit")
 
 
 def sweep(function: SweepFunction) -> SweepFunction:
-    """Register a sweep under its function's name; `SweepError` if another module has taken it."""
+    """Register a function that returns a sweep, so that the command line finds it by the function's name.
+
+    `python -m orchestrator.launch NAME --module my_sweeps` runs it from `my_sweeps.py`.
+
+    Args:
+        function: Returns a `Sweep` whose name is the function's. If it takes a `workload`, `--workload` chooses one.
+
+    Returns:
+        The same function.
+
+    Raises:
+        SweepError: The name is a command's, or another module has registered it.
+
+    Example:
+        >>> from orchestrator import Grid, Sweep, sweep
+        >>> @sweep
+        ... def sparsity() -> Sweep:
+        ...     arms = {"adam": {"weight_decay": 1e-5}, "adamw": {"weight_decay": 1e-2}}
+        ...     grid = Grid(arms, axes={"noise_sparsity": (10, 100), "batch_size": (20, 200)})
+        ...     return Sweep("sparsity", "Error against noise sparsity", (grid,))
+        >>> sparsity().num_trials
+        40
+    """
     name = function.__name__
     if name in COMMANDS:
         raise SweepError(f"{name!r} is a command of launch: choose another name for the sweep")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,24 @@ SHOWN_FAULTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Cells of a sweep: every arm crossed with every value of every axis.
+    """A grid crosses every arm with every value of every axis; each combination is a cell of a sweep.
 
-    `arms` maps an optimizer to the fields that go with it (its weight decay, say); `base` holds fields that all cells
-    share, `axes` the values of those that vary. An axis wins over an arm, an arm over the base.
+    Fields are those of the workload's config, such as `batch_size`. If several parts name one field, an axis wins over
+    an arm, and an arm over the base. Seeds belong to the sweep.
+
+    Args:
+        arms: Optimizers, each with the fields that go with it: `{"adam": {"weight_decay": 1e-5}, "adamw": {}}`.
+        axes: The values of the fields that vary.
+        base: Fields that all cells share.
+
+    Raises:
+        SweepError: An arm is no mapping, an axis is no sequence of values, or `seed` is among the fields.
+
+    Example:
+        >>> from orchestrator import Grid
+        >>> grid = Grid({"adam": {"weight_decay": 1e-5}}, axes={"batch_size": (2, 100)}, base={"num_epochs": 10})
+        >>> list(grid.cells())[0]
+        {'num_epochs': 10, 'optimizer': 'adam', 'weight_decay': 1e-05, 'batch_size': 2}
     """
 
     arms: Mapping[str, Mapping[str, Any]]
@@ -56,17 +70,44 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One experiment: the union of its grids, each cell with every seed; `figures` are names of figures.
+    """A sweep is one experiment: the cells of its grids, each trained with every seed, and what to show of them.
 
-    If it `accepts_certificates`, trials that are provably stuck stop early, but for the audits among them
-    (`trainables.certificates`).
-    Of the fields `best_over` (learning rates, say) the value of each cell with the lowest `error`, a column of the
-    results, is named beside the full table, and figures show that one.
+    It is a value: `with_overrides` and `dataclasses.replace` make variants. Sweeps share results, since a trial's name
+    depends on its config alone. `configs` expands the sweep, and raises `ConfigError` with the faults of all trials.
+
+    Args:
+        name: Names the sweep on the command line, in MLflow and in figures' files. It is the function's if `@sweep`
+            registers one.
+        title: What the sweep shows, for tables and figures.
+        grids: The cells; a cell that is in several grids is trained once.
+        seeds: Seeds of every cell; five by default, as in the paper's figures 7 and 8. A map search draws its own.
+        figures: Names of figures (`orchestrator.figures`) to draw at the end.
+        workload: What is trained: `two_layer_cnn`, `sign_agreement` or `image_classifier`.
+        search: A search for the values that the cells leave open. None trains the cells as they are.
+        best_over: Fields whose best value figures show, cell by cell: learning rates for instance. The table shows all
+            values.
+        error: The column of the results that `best_over` and a halving search minimize.
+        accepts_certificates: Whether a trial that is provably stuck stops early. One trial in ten runs on, as an audit.
+
+    Raises:
+        SweepError: A field that holds several values is no tuple or list, or the search cannot have these seeds or
+            this error.
+
+    Example:
+        >>> from orchestrator import Grid, Sweep
+        >>> arms = {"adam": {"weight_decay": 1e-5}, "adamw": {"weight_decay": 1e-2}}
+        >>> grid = Grid(arms, axes={"batch_size": (2, 20, 200)})
+        >>> sweep = Sweep("sizes", "Error against batch size", (grid,), seeds=(0, 1))
+        >>> sweep.num_trials
+        12
+        >>> sweep.with_overrides(["batch_size=20"], seeds="0-9").num_trials
+        20
     """
 
     name: str
     title: str
     grids: tuple[Grid, ...]
+    _: KW_ONLY
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     figures: tuple[str, ...] = ()
     workload: str = "two_layer_cnn"

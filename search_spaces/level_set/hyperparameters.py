@@ -45,7 +45,7 @@ class Outcomes:
         return float(np.sum(self.successes * np.log(p) + (self.counts - self.successes) * np.log1p(-p)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Slopes:
     """Derivatives of each point's log-likelihood at f, (n,) each; by the latent value unless named by the lapse."""
 
@@ -101,7 +101,7 @@ class Prior:
         return np.asarray(np.exp(-0.5 * cdist(a / self.lengths, b / self.lengths, "sqeuclidean")), dtype=float)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mode:
     """The latent function's most probable values at the seen points, and the Gaussian around them.
 
@@ -145,7 +145,15 @@ def find_mode(covariance: Array, data: Outcomes, lapse: float, alpha: Array) -> 
     root = np.sqrt(slopes.expected)
     factor = factor_of(covariance, root)
     log_evidence = float(max(reached, climbed) - np.sum(np.log(np.diag(factor))))
-    return Mode(covariance, alpha, values, slopes, root, factor, log_evidence)
+    return Mode(
+        covariance=covariance,
+        alpha=alpha,
+        values=values,
+        slopes=slopes,
+        root=root,
+        factor=factor,
+        log_evidence=log_evidence,
+    )
 
 
 def factor_of(covariance: Array, root: Array) -> Array:

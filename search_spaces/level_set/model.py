@@ -73,7 +73,7 @@ def _tilted(mean: Array, std: Array, data: Outcomes, lapse: float) -> tuple[Arra
     return matched, np.maximum(np.sum(weights * (places - matched[:, None]) ** 2, axis=1), JITTER)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LevelSetModel:
     """A latent function over the unit cube, Gaussian after the outcomes; it is 0 where P(works) crosses `level`.
 
@@ -125,12 +125,6 @@ class LevelSetModel:
         slope = (1 - 2 * self.lapse) * np.exp(-0.5 * margin**2) / np.sqrt(2 * np.pi) / scale
         return p, slope
 
-    def samples(self, points: ArrayLike, num: int, seed: int) -> Array:
-        """`num` joint draws of the latent at points (m, d), for bands around boundary curves; (num, m)."""
-        mean, covariance = self.joint(points)
-        draws = np.random.default_rng(seed).multivariate_normal(mean, covariance, num, method="eigh")
-        return np.asarray(draws, dtype=float)
-
     @property
     def _prior(self) -> Prior:
         return Prior(self.lengths, self.amplitude)
@@ -152,7 +146,17 @@ def fit(points: ArrayLike, successes: ArrayLike, counts: ArrayLike, level: float
     prior, lapse = most_probable_prior(points, data)
     covariance = prior.covariance(points, points)
     mode = find_mode(covariance, data, lapse, np.zeros(len(points)))
-    return LevelSetModel(level, prior.lengths, prior.amplitude, lapse, points, *_propagated(mode, data, lapse))
+    alpha, root, factor = _propagated(mode, data, lapse)
+    return LevelSetModel(
+        level=level,
+        lengths=prior.lengths,
+        amplitude=prior.amplitude,
+        lapse=lapse,
+        points=points,
+        alpha=alpha,
+        root=root,
+        factor=factor,
+    )
 
 
 def _checked(points: ArrayLike, successes: ArrayLike, counts: ArrayLike, level: float) -> tuple[Array, Outcomes]:

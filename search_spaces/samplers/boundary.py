@@ -75,7 +75,7 @@ def propose_boundary(
         tried.append(asked[-1])
     if num_informed := num - len(asked):
         rng = np.random.default_rng([seed, first])
-        asked += _informative(space, history, [*pending, *asked], num_informed, rng, level)
+        asked += _informative(space, history, [*pending, *asked], num=num_informed, rng=rng, level=level)
     return asked
 
 
@@ -214,11 +214,32 @@ def _scaled(distribution: BaseDistribution, value: float) -> float:
 
 
 class BoundarySampler(BaseSampler):
-    """Optuna sampler for studies whose values are outcomes (1 works, 0 does not, or a rate), one for each boundary.
+    """An Optuna sampler proposes trials where they tell most about the boundary between what works and what does not.
 
-    The first trials are random, until one is complete and tells what the space is. Trials with equal parameters are
-    pooled, running ones are taken into account, failed and pruned ones are not. With a `seed`, trials that are asked
-    and told in the same order get the same parameters. Parameters that not every trial has are drawn at random.
+    The study's values are outcomes: 1 works, 0 does not, a number between them is a rate. A study with several values
+    has one boundary for each. The sampler draws at random until a trial is complete and shows which parameters there
+    are, then follows a quasi-random design, then places trials by a Gaussian-process model of all boundaries. It pools
+    trials with equal parameters. It counts running trials as asked, and ignores failed and pruned ones. It draws a
+    parameter at random if some complete trial lacks it.
+
+    Args:
+        seed: Equal seeds give equal parameters if trials are asked and told in the same order. None draws a new seed.
+        level: The share of trials that work on the boundary, between 0 and 1.
+
+    Raises:
+        ValueError: A value of the study is below 0 or above 1. The next `ask` raises it.
+
+    Example:
+        >>> import optuna
+        >>> from search_spaces import BoundarySampler
+        >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+        >>> def works(trial: optuna.Trial) -> float:
+        ...     return float(trial.suggest_float("weight_decay", 1e-6, 1e2, log=True) < 1e-2)
+        >>> study = optuna.create_study(sampler=BoundarySampler(seed=0))
+        >>> study.optimize(works, n_trials=16)
+        >>> decays = sorted(trial.params["weight_decay"] for trial in study.trials)
+        >>> min(decay for decay in decays if decay >= 1e-2) / max(decay for decay in decays if decay < 1e-2) < 10
+        True
     """
 
     def __init__(self, seed: int | None = None, level: float = 0.5) -> None:
@@ -237,7 +258,9 @@ class BoundarySampler(BaseSampler):
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
         history = [(t.params, t.values) for t in trials if t.state == TrialState.COMPLETE]
         running = [t.params for t in trials if t.state == TrialState.RUNNING and search_space.keys() <= t.params.keys()]
-        return propose_boundary(search_space, history, running, 1, self._seed, trial.number, self._level)[0]
+        return propose_boundary(
+            search_space, history, running, num=1, seed=self._seed, number=trial.number, level=self._level
+        )[0]
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
         """A random value, uniform on the axis."""

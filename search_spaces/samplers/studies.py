@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState, create_trial
+from optuna.trial import create_trial
 
 from search_spaces.space import MixedSpace
 
@@ -31,12 +31,3 @@ def write_study(name: str, space: MixedSpace, draws: Sequence[Draw], storage: st
         [create_trial(params=dict(params), distributions=distributions, value=float(value)) for params, value in inside]
     )
     return study
-
-
-def read_study(study: optuna.Study, space: MixedSpace) -> list[Draw]:
-    """The complete trials of a study as points of the space, each with its value."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [
-        ({field: axis.nearest(trial.params[field]) for field, axis in space.items()}, float(trial.values[0]))
-        for trial in complete
-    ]

@@ -27,7 +27,7 @@ from trainables.packs.orders import MemberOrder, PackOrder
 from trainables.packs.state_store import StateStore
 from trainables.packs.worker import PackWorker
 from trainables.registry import WORKLOADS, config_from_values, workload
-from trainables.result import Outcome, TrialResult
+from trainables.result import SATISFYING, Outcome, TrialResult
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig, TwoLayerCNNTracePoint
 from trainables.two_layer_cnn.trace import trace_epochs, trace_point
 
@@ -121,7 +121,7 @@ class TestContract:
         for one in configs(name):
             result = alone(name, engine, one)
             assert result.config == one
-            assert result.satisfies
+            assert result.outcome in SATISFYING
             assert result.epochs_done == one.num_epochs
             assert [point.epoch for point in result.trace][:: len(result.trace) - 1] == [0, one.num_epochs]
             assert type(result.trace[0]) is workload(name).trace_point_type
@@ -189,7 +189,7 @@ class TestContract:
         results, _ = finish(run)
         assert {result.outcome for result in results.values()} == {Outcome.UNFINISHED}
         assert {result.epochs_done for result in results.values()} == {7}
-        assert not any(result.satisfies for result in results.values())
+        assert not any(result.outcome in SATISFYING for result in results.values())
         states = through_a_file(run.states())
         assert set(states) == set(results)
         going_on = [to_the_end(one, states[one.trial_id]) for one in reversed(configs(name))]
@@ -217,7 +217,7 @@ class TestContract:
         results, _ = finish(run)
         failed = results.pop(config(name).trial_id)
         assert failed.outcome is Outcome.FAILED
-        assert not failed.satisfies
+        assert failed.outcome not in SATISFYING
         assert failed.error is not None
         assert failed.error.startswith("Traceback (most recent call last)")
         assert "KeyError" in failed.error
@@ -232,7 +232,7 @@ class TestContract:
         results, _ = finish(self.open(name, engine, members))
         result = results.pop(diverging.trial_id)
         assert result.outcome is Outcome.DIVERGED
-        assert result.satisfies
+        assert result.outcome in SATISFYING
         assert 0 < result.epochs_done < diverging.num_epochs
         assert result.trace[-1].epoch == result.epochs_done
         assert not math.isfinite(result.trace[-1].train_loss + result.trace[-1].weight_norm)
@@ -285,7 +285,9 @@ def test_a_worker_goes_on_from_the_state_files_of_its_order_and_from_no_others(n
 
     def worker(pack_id: str, state_paths: Mapping[str, str]) -> PackWorker:
         members = tuple(MemberOrder(one, state_path=state_paths.get(one.trial_id)) for one in configs(name))
-        return PackWorker(PackOrder(pack_id, members, str(tmp_path / "states"), checkpoint_seconds=0.0))
+        return PackWorker(
+            PackOrder(pack_id=pack_id, members=members, states_root=str(tmp_path / "states"), checkpoint_seconds=0.0)
+        )
 
     killed = worker("killed", {})
     while len(store.index()) < 2:

@@ -30,8 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKLOAD = "two_layer_cnn"
 
 SWEEPS = """
-from orchestrator.sweeps.value import Grid, Sweep
-from orchestrator.sweeps.registry import sweep
+from orchestrator import Grid, Sweep, sweep
 
 DECAYS = {"adam": {"weight_decay": 1e-5}, "adamw": {"weight_decay": 1e-2}}
 SMALL = {"num_train": 40, "num_test": 100, "dimension": 60, "noise_sparsity": 10, "num_filters": 4, "num_epochs": 30}

@@ -109,7 +109,13 @@ def give_lane_back(lane: Lane) -> None:
 
 def device_images(config: ImageClassifierConfig, device: torch.device) -> DeviceImages:
     """The trial's images on that device, shared by the trials of this process."""
-    selection = Selection(config.dataset, config.num_train, config.num_test, config.subset_seed or 0, config.image_size)
+    selection = Selection(
+        config.dataset,
+        num_train=config.num_train,
+        num_test=config.num_test,
+        subset_seed=config.subset_seed or 0,
+        image_size=config.image_size,
+    )
     dtype = torch.float64 if config.precision.value == "float64" else torch.float32
     return _device_images(selection, config.dataset_digest, device, dtype)
 

@@ -36,7 +36,7 @@ _CHUNK = 4096
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What an entry holds: its digest is the content's name, the same on every machine."""
 
@@ -156,7 +156,12 @@ def _write_entry(found: Found, selection: Selection, folder: Path) -> Manifest:
     source = found.open()
     num_classes = count_classes(found.name, source.train, source.test)
     chosen_train = choose(
-        found.name, "training", source.train.labels, num_classes, selection.num_train, selection.subset_seed
+        found.name,
+        "training",
+        source.train.labels,
+        num_classes,
+        num=selection.num_train,
+        seed=selection.subset_seed,
     )
     chosen_test = choose(found.name, "test", source.test.labels, num_classes, selection.num_test, seed=0)
     first = source.train.read(int(chosen_train[0]))

@@ -27,7 +27,7 @@ class MemberOrder:
         return self.until_epoch or self.config.num_epochs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackOrder:
     """Members to be trained by one worker on its `device`, with `num_threads` where that is the CPU.
 

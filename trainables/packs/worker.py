@@ -28,8 +28,9 @@ class PackWorker:
         self._order = order
         self._store = StateStore(order.states_root)
         self._attempts = {member.config.trial_id: member.attempt for member in order.members}
-        members = [Member(m.config, m.last_epoch, self._state(m), m.may_stop) for m in order.members]
-        self._run = workload(order.workload).open(members, order.device, order.engine, order.num_threads)
+        members = [Member(m.config, m.last_epoch, self._state(m), may_stop=m.may_stop) for m in order.members]
+        opened = workload(order.workload)
+        self._run = opened.open(members, order.device, order.engine, num_threads=order.num_threads)
         self._saved_at = time.monotonic()
 
     @property

@@ -6,7 +6,7 @@ Shapes: N samples, d coordinates of a patch, s noise coordinates.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -67,13 +67,13 @@ def patch_data(config: TwoLayerCNNConfig) -> PatchData:
     """The data of a trial; made once a process for each (seed, sizes), whatever the optimizer."""
     assert config.noise_std is not None
     return _patch_data(
-        config.seed,
-        config.num_train,
-        config.num_test,
-        config.dimension,
-        config.noise_sparsity,
-        config.noise_std,
-        config.feature_noise,
+        seed=config.seed,
+        num_train=config.num_train,
+        num_test=config.num_test,
+        dimension=config.dimension,
+        sparsity=config.noise_sparsity,
+        noise_std=config.noise_std,
+        feature_noise=config.feature_noise,
     )
 
 
@@ -85,8 +85,10 @@ def _patch_data(
     # The experiments fix 100 training samples of each label; the test labels are fair coins as in Definition 3.1.
     balanced = np.where(np.arange(num_train) % 2 == 0, 1.0, -1.0)
     coins = test_stream.choice([-1.0, 1.0], size=num_test)
-    train = _samples(train_stream, balanced, dimension, sparsity, noise_std, feature_noise)
-    test = _samples(test_stream, coins, dimension, sparsity, noise_std, feature_noise)
+    samples = partial(
+        _samples, dimension=dimension, sparsity=sparsity, noise_std=noise_std, feature_noise=feature_noise
+    )
+    train, test = samples(train_stream, balanced), samples(test_stream, coins)
     return PatchData(train, test, digest(*_arrays(train), *_arrays(test)))
 
 

@@ -17,9 +17,9 @@ from orchestrator.analysis.pairs import paired_difference, seed_pairs
 from orchestrator.errors import UserError
 from orchestrator.report.cell_tables import best_note, best_table, result_table
 from orchestrator.report.paper_tables import paper_comparison, paper_table
-from trainables.config import make_config
+from trainables.config import TrialConfig, make_config
 from trainables.image_classifier.config import ImageClassifierConfig, ImageTracePoint
-from trainables.result import Outcome, Provenance, TrialResult
+from trainables.result import Outcome, Provenance, TracePoint, TrialResult
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig, TwoLayerCNNTracePoint
 
 EPOCHS = (0, 1, 10, 100)
@@ -63,9 +63,42 @@ def make_result(
         )
         for epoch, x in zip(EPOCHS, share.tolist(), strict=True)
     )
-    provenance = Provenance(engine, "cpu", device_name, 1, "host", "c", None, None, "0.1", "3.11", "2.0", None, None)
-    digests = (digest, digest, digest)
-    return TrialResult(config, Outcome(outcome), config.num_epochs, trace, *digests, 1.0, 0.0, provenance)
+    return ended(config, Outcome(outcome), trace, provenance_of(engine, device_name), digest)
+
+
+def ended(
+    config: TrialConfig, outcome: Outcome, trace: tuple[TracePoint, ...], provenance: Provenance, digest: str | None
+) -> TrialResult:
+    return TrialResult(
+        config=config,
+        outcome=outcome,
+        epochs_done=config.num_epochs,
+        trace=trace,
+        data_digest=digest,
+        init_digest=digest,
+        order_digest=digest,
+        train_seconds=1.0,
+        finished_at=0.0,
+        provenance=provenance,
+    )
+
+
+def provenance_of(engine: str, device_name: str) -> Provenance:
+    return Provenance(
+        engine=engine,
+        device="cpu",
+        device_name=device_name,
+        num_threads=1,
+        hostname="host",
+        code_digest="c",
+        git_sha=None,
+        git_dirty=None,
+        package_version="0.1",
+        python_version="3.11",
+        numpy_version="2.0",
+        numba_version=None,
+        torch_version=None,
+    )
 
 
 def tables(results: Sequence[TrialResult], folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -180,6 +213,13 @@ def test_pairs_need_equal_digests_and_measured_halves_and_flag_other_machines(tm
     assert (cell["num_unlike"], cell["num_unmeasured"], cell["num_flagged"]) == (2, 1, 2)
 
 
+@pytest.mark.parametrize("by", [[], ["optimizer", "seed"], ["batch_size", "batchsize"]])
+def test_cells_of_pairs_are_told_apart_by_columns_that_are_there(by: list[str], tmp_path: Path) -> None:
+    trials = trials_of([make_result(optimizer, 1e-5, 2, 0) for optimizer in ("adam", "adamw")], tmp_path)
+    with pytest.raises(UserError, match="one or more columns of the trials"):
+        paired_difference(trials, by)
+
+
 def test_an_ambiguous_pair_is_refused_with_the_column_that_tells_apart(tmp_path: Path) -> None:
     results = [make_result("adam", decay, 2, 0) for decay in (1e-5, 1e-4)] + [make_result("adamw", 1e-2, 2, 0)]
     with pytest.raises(UserError, match=r"one adam trial for each batch_size, seed; they also differ in weight_decay"):
@@ -202,10 +242,9 @@ def image_trials(folder: Path, *cells: dict[str, Any]) -> pd.DataFrame:
     sizes = {"num_test": 20, "num_classes": 10, "channels": 3, "image_size": 16, "dataset_digest": "d" * 16}
     base = {"optimizer": "adam", "weight_decay": 1e-2, "batch_size": 8, "seed": 0, "num_train": 40, **sizes}
     point = ImageTracePoint(2, 0.1, 0.0, 0.25, 1.0, 0.0, 0.1, 0.0, 2, 0.25)
-    there = Provenance("torch", "cpu", "cpu-a", 1, "host", "c", None, None, "0.1", "3.11", "2.0", None, None)
+    there = provenance_of("torch", "cpu-a")
     configs = [make_config(ImageClassifierConfig, {**base, **cell}) for cell in cells]
-    results = [TrialResult(config, Outcome.LEARNED, 2, (point,), "d", "d", "d", 1.0, 0.0, there) for config in configs]
-    return trials_of(results, folder)
+    return trials_of([ended(config, Outcome.LEARNED, (point,), there, "d") for config in configs], folder)
 
 
 def test_what_follows_from_other_fields_tells_nothing_apart_where_those_do(tmp_path: Path) -> None:

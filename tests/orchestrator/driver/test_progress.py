@@ -63,22 +63,20 @@ def test_a_terminal_shows_a_bar_and_keeps_the_last_line() -> None:
     console = terminal()
     with ProgressDisplay("grid_bsz", 2, 0, 2.0, console) as display:
         display.trial_done(Outcome.DIVERGED, 1.0)
-        display.note("a word on the side")
         display.trial_done(Outcome.LEARNED, 1.0)
     shown = text(console)
     assert "━" in shown
-    assert "a word on the side" in shown
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).splitlines()[-1]
     assert last.strip().startswith("grid_bsz: 2/2 trials · 1 diverged, 1 learned · ")
 
 
 @pytest.mark.parametrize("make", [log_file, terminal])
-def test_a_note_is_one_line_however_long_and_is_no_markup(make: type[Console]) -> None:
+def test_a_state_is_one_line_however_long_and_is_no_markup(make: type[Console]) -> None:
     console = make()
-    note = "no server at [a/path]: " + "word " * 60 + "end"
-    with ProgressDisplay("grid_bsz", 1, 0, 1.0, console) as display:
-        display.note(note)
-    assert any(note in line for line in text(console).splitlines())
+    title = "sweep of [a/path] " + "word " * 60 + "end"
+    with ProgressDisplay(title, 1, 0, 1.0, console):
+        pass
+    assert any(f"{title}: 0/1 trials" in line for line in text(console).splitlines())
 
 
 def test_threads_may_report_at_once() -> None:

@@ -34,7 +34,18 @@ def queue_of(trials: Sequence[TrialConfig]) -> PackQueue:
 
 
 def result_of(config: TrialConfig, outcome: Outcome = Outcome.LEARNED, epochs_done: int = 1) -> TrialResult:
-    return TrialResult(config, outcome, epochs_done, (), None, None, None, 0.0, 0.0, provenance("none"))
+    return TrialResult(
+        config=config,
+        outcome=outcome,
+        epochs_done=epochs_done,
+        trace=(),
+        data_digest=None,
+        init_digest=None,
+        order_digest=None,
+        train_seconds=0.0,
+        finished_at=0.0,
+        provenance=provenance("none"),
+    )
 
 
 def cost(trials: Sequence[TrialConfig]) -> float:

@@ -399,7 +399,7 @@ def test_a_view_that_is_rebuilt_is_the_one_that_was_deleted(uri: str, tmp_path: 
     for out in (live, rebuilt):
         out.mkdir()
         shutil.copy(uri.removeprefix("sqlite:///"), out / "mlflow.db")
-    run_sweep(sweep, RunOptions(str(live), executor="inline", figures=False))
+    run_sweep(sweep, RunOptions(out=str(live), executor="inline", figures=False))
     for table in ("trials", "traces"):
         shutil.copytree(live / table, rebuilt / table)
     assert export_mlflow(sweep, str(rebuilt)) == 8

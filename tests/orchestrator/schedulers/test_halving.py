@@ -336,7 +336,8 @@ def test_trials_that_a_killed_launch_left_without_a_verdict_get_it_from_the_next
     tasks, _ = plan_sweep(sweep, ledger).scheduler.advance()
     states = str(tmp_path / "states")
     orders = tuple(MemberOrder(task.config, until_epoch=task.until_epoch) for task in tasks)
-    reports = PackWorker(PackOrder("killed", orders, states, 30.0)).step(math.inf)
+    order = PackOrder(pack_id="killed", members=orders, states_root=states, checkpoint_seconds=30.0)
+    reports = PackWorker(order).step(math.inf)
     ledger.append([report.result for report in reports if report.result is not None])  # then the launch was killed
     planted = plant_seconds(tmp_path)
     assert planted == {task.config.trial_id: 1 for task in tasks}

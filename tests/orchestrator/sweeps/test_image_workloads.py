@@ -263,8 +263,18 @@ def ended(config: TrialConfig) -> TrialResult:
     point = ImageTracePoint(
         config.num_epochs, 0.1, error, error, 1.0, 0.0, 0.1, 0.0, config.num_epochs, error, **precise
     )
-    there = provenance("torch")
-    return TrialResult(config, Outcome.LEARNED, config.num_epochs, (point,), "d", "d", "d", 1.0, 0.0, there)
+    return TrialResult(
+        config=config,
+        outcome=Outcome.LEARNED,
+        epochs_done=config.num_epochs,
+        trace=(point,),
+        data_digest="d",
+        init_digest="d",
+        order_digest="d",
+        train_seconds=1.0,
+        finished_at=0.0,
+        provenance=provenance("torch"),
+    )
 
 
 def test_why_trials_failed_is_said_by_the_launch_itself(folder: Path) -> None:

@@ -49,6 +49,10 @@ def test_every_name_is_in_its_new_module(old: str, name: str) -> None:
             "my_sweeps imports orchestrator.claim_rule, which is orchestrator.sweeps.claim_rule now",
         ),
         (
+            "from orchestrator import runner",
+            "my_sweeps imports orchestrator.runner, which is orchestrator.driver.run now; ",
+        ),
+        (
             "from orchestrator.runner import RunOptions",
             "my_sweeps imports orchestrator.runner, which is orchestrator.driver.run now; ",
         ),

@@ -118,13 +118,11 @@ def test_a_higher_level_has_a_smaller_region() -> None:
     np.testing.assert_allclose(fit(at, 20 * rates, np.full(21, 20.0), 0.8).probability(at), rates, atol=0.12)
 
 
-def test_joint_draws_have_the_latents_mean_and_deviation(disc: list[Any]) -> None:
+def test_the_joint_latent_has_the_single_latents_mean_and_deviation(disc: list[Any]) -> None:
     model, points = model_of(disc), GRID[::40]
-    draws, (mean, std) = model.samples(points, 4000, seed=0), model.latent(points)
-    assert draws.shape == (4000, len(points))
-    np.testing.assert_allclose(draws.mean(axis=0), mean, atol=0.1 * std.max())
-    np.testing.assert_allclose(draws.std(axis=0), std, rtol=0.1)
-    np.testing.assert_array_equal(model.samples(points, 5, seed=1), model.samples(points, 5, seed=1))
+    (joint_mean, covariance), (mean, std) = model.joint(points), model.latent(points)
+    np.testing.assert_allclose(joint_mean, mean)
+    np.testing.assert_allclose(np.sqrt(np.diag(covariance)), std, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
