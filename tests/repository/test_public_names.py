@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
+from enum import EnumType
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -35,10 +36,14 @@ def documentation(package: ModuleType, name: str) -> str:
 
 def parameters(public: Any) -> set[str]:
     """What a caller passes, and what a protocol asks for beside methods; nothing for an enumeration."""
+    if isinstance(public, EnumType):
+        return set()
     if hasattr(public, "model_fields"):  # of pydantic
         return set(public.model_fields)
     if is_dataclass(public):
         return {field.name for field in fields(public) if field.init}
+    if isinstance(public, type) and "__new__" in vars(public):
+        return set(inspect.signature(public.__new__).parameters) - {"cls"}
     if isinstance(public, type) and "__init__" not in vars(public):
         return set(vars(public).get("__annotations__", ()))
     if isinstance(public, type) and getattr(public, "_is_protocol", False):
