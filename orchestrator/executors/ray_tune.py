@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -72,6 +73,7 @@ class RayExecutor:
             raise ClusterError(
                 f"no node of the cluster has room for a trial ({self._room.pack_text}); --max-nodes N lets it grow"
             )
+        self._read: set[str] = set()
         self._exchange_name = f"exchange-{uuid.uuid4().hex}"
         self._exchange = (
             ray.remote(num_cpus=0)(PackExchange)
@@ -137,8 +139,24 @@ class RayExecutor:
 
     def offer(self, order: PackOrder) -> dict[str, Any]:
         """Send an order to where its worker fetches it; returns the Tune config that names it."""
-        self._exchange.put.remote(order)
+        sent = self._exchange.put.remote(order)
+        self._check_is_read(order, sent)
         return {PACK_ID: order.pack_id, EXCHANGE: self._exchange_name}
+
+    def _check_is_read(self, order: PackOrder, sent: Any) -> None:
+        """Of the first order of its kind: where a user's module cannot be imported its worker would wait for ever."""
+        kinds = {order.workload, *(str(member.config.optimizer) for member in order.members)}
+        if kinds <= self._read:
+            return
+        try:
+            ray.get(sent)
+        except RayError as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise ClusterError(
+                f"the cluster's nodes cannot open {order.workload} ({reason}): a module of your own lies where each of "
+                "them imports it, in the current folder, say, or on their PYTHONPATH"
+            ) from None
+        self._read |= kinds
 
     def pack_ended(self, queue: PackQueue, sink: ReportSink, pack_id: str, error: str | None = None) -> None:
         """A pack is through, or its worker died: take what it had reported, put the rest back into the queue."""

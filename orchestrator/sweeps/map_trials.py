@@ -53,7 +53,10 @@ def make_map_trial(sweep: Sweep, values: Mapping[str, Any]) -> TrialConfig:
     """One trial of a map, its number of epochs filled in."""
     search = map_of(sweep)
     if search.num_steps is not None and "num_epochs" not in values:
-        num_train = make_trial(sweep.workload, values).model_dump()["num_train"]
+        middle = make_trial(sweep.workload, values).model_dump()
+        if "num_train" not in middle:
+            raise SweepError(f"{sweep.name}: num_steps needs a field num_train, which {sweep.workload} has not")
+        num_train = middle["num_train"]
         values = search.completed(values, num_train)
     return make_trial(sweep.workload, values)
 

@@ -72,6 +72,25 @@ def test_a_users_workload_has_the_same_rows_inline_and_on_ray(folder: Path) -> N
     assert "12 done, 0 to run" in again
 
 
+@pytest.mark.slow
+def test_a_module_that_workers_cannot_import_ends_the_launch_in_one_line(folder: Path, tmp_path: Path) -> None:
+    """Here the driver alone finds it; on a cluster it would be in no image. Its first pack would wait for ever."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(folder)!r})\n"
+        "from orchestrator.launch import main\n"
+        "sys.argv = ['launch', 'run', 'toys', '--module', 'my_toys.sweeps', '--no-mlflow', '--no-figures']\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment(),
+        capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: the cluster's nodes cannot open my_toys.workload:Toy (")
+    assert "No module named 'my_toys'" in line
+
+
 def test_a_users_optimizer_trains_a_workload_of_ours(folder: Path) -> None:
     checked(folder, "toy_rule", "--executor", "inline", *PLAIN, "--out", str(folder / "rule"))
     found = Ledger(str(folder / "rule")).trials("two_layer_cnn").to_pylist()
@@ -163,9 +182,7 @@ class Half(Workload):
 
 
 def test_a_class_that_is_no_workload_is_refused_when_it_registers() -> None:
-    with pytest.raises(
-        ConfigError, match=r"^a workload named 'toy' is registered as tests\.contracts\.toy\.workload:Toy"
-    ):
+    with pytest.raises(ConfigError, match=r"^a workload named 'toy' is registered as tests\.contracts\.toy"):
         register_workload("toy")(Half)
     with pytest.raises(ConfigError, match=r"^workload 'half' lacks config, cost, .*devices, .*trace_point_type: see"):
         register_workload("half")(Half)
