@@ -22,7 +22,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, last_line
 from orchestrator.executors.executor import ReportSink, given_up_reports
 from orchestrator.executors.pack_queue import PackQueue
 from orchestrator.executors.ray_capacity import GPU_NODES, ClusterRoom
@@ -151,9 +151,8 @@ class RayExecutor:
         try:
             ray.get(sent)
         except RayError as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise ClusterError(
-                f"the cluster's nodes cannot open {order.workload} ({reason}): a module of your own lies where each of "
+                f"the cluster's nodes cannot open {order.workload} ({last_line(str(error))}): a module of your own lies where each of "
                 "them imports it, in the current folder, say, or on their PYTHONPATH"
             ) from None
         self._read |= kinds
