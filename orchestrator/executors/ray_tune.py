@@ -152,8 +152,8 @@ class RayExecutor:
             ray.get(sent)
         except RayError as error:
             raise ClusterError(
-                f"the cluster's nodes cannot open {order.workload} ({last_line(str(error))}): a module of your own lies "
-                "where each of them imports it, in the current folder, say, or on their PYTHONPATH"
+                f"the cluster's nodes cannot open {order.workload} ({last_line(str(error))}): a module of your own "
+                "lies where each of them imports it, in the current folder, say, or on their PYTHONPATH"
             ) from None
         self._read |= kinds
 
