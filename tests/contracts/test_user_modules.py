@@ -147,7 +147,7 @@ def tiny(**values: Any) -> ToyConfig:
 
 def test_a_fresh_worker_opens_the_workload_and_the_optimizer_from_an_order_alone(tmp_path: Path) -> None:
     members = tuple(MemberOrder(tiny(optimizer=optimizer)) for optimizer in ("adam", "toylion"))
-    order = PackOrder("one", members, str(tmp_path / "states"), 30.0)
+    order = PackOrder(pack_id="one", members=members, states_root=str(tmp_path / "states"), checkpoint_seconds=30.0)
     assert order.workload == "tests.contracts.toy.workload:Toy"
     (tmp_path / "order").write_bytes(pickle.dumps(order))
     known, results = json.loads(in_fresh_process(WORKER, tmp_path, str(tmp_path / "order")))

@@ -2,4 +2,4 @@
 
 from orchestrator.figures.style import Look
 
-LOOK = Look("ToyLion", "#CC79A7", "v", 5.0, 1.3, "....")
+LOOK = Look(name="ToyLion", colour="#CC79A7", marker="v", marker_size=5.0, line_width=1.3, hatch="....")

@@ -14,16 +14,16 @@ SMALL = {"num_train": 20, "num_test": 50, "dimension": 40, "noise_sparsity": 5, 
 @sweep
 def toys() -> Sweep:
     grid = Grid(ARMS, {"batch_size": (4, 24)}, {"num_epochs": 20, "learning_rate": 1e-2})
-    return Sweep("toys", "a user's workload", (grid,), (0, 1), figures=("error_vs_batch_size",), workload="toy")
+    return Sweep("toys", "a user's workload", (grid,), seeds=(0, 1), figures=("error_vs_batch_size",), workload="toy")
 
 
 @sweep
 def toy_rule() -> Sweep:
     """The user's optimizer on a workload of ours."""
-    return Sweep("toy_rule", "a user's optimizer", (Grid(ARMS, {"batch_size": (4, 20)}, SMALL),), (0,))
+    return Sweep("toy_rule", "a user's optimizer", (Grid(ARMS, {"batch_size": (4, 20)}, SMALL),), seeds=(0,))
 
 
 @sweep
 def toy_certified() -> Sweep:
     grid = Grid(ARMS, {"batch_size": (4,)}, SMALL)
-    return Sweep("toy_certified", "it has no bound", (grid,), (0,), accepts_certificates=True)
+    return Sweep("toy_certified", "it has no bound", (grid,), seeds=(0,), accepts_certificates=True)

@@ -325,7 +325,6 @@ def mutable_of(step: EagerStep, model: nn.Module) -> list[Tensor]:
     return [*(w.detach() for w in model.parameters()), *model.buffers(), *moments]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, where steps can be recorded")
 def ask_the_host(eager: EagerStep, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the step read a number that lies on the device, which no recording can hold."""
     train = eager.train_whole
