@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from search_spaces.paper import BATCH_SIZES
+from collections.abc import Mapping, Sequence
+
 from search_spaces.space import Axis, LogIntegers, LogUniform, MixedSpace, decades
 
 SYNTHETIC_DECAY = {"adam": LogUniform(1e-6, 1e1), "adamw": LogUniform(1e-4, 1e3)}
@@ -18,14 +19,13 @@ IMAGE_CLAIMED_DECAYS = decades(1e-6, 1e0)
 IMAGE_BATCH_SIZES = (16, 64, 256, 1024, 4096)
 
 
-def decay_by(axis_name: str, workload_is_synthetic: bool) -> dict[str, MixedSpace]:
+def decay_by(axis_name: str, decays: Mapping[str, LogUniform], batch_sizes: Sequence[int]) -> dict[str, MixedSpace]:
     """The space of a map of weight decay against one of `batch_size`, `learning_rate` and `init_std`."""
     axes: dict[str, Axis] = {
-        "batch_size": LogIntegers(BATCH_SIZES if workload_is_synthetic else IMAGE_BATCH_SIZES),
+        "batch_size": LogIntegers(tuple(batch_sizes)),
         "learning_rate": LogUniform(1e-5, 1e-3),
         "init_std": LogUniform(2e-3, 6e-2),
     }
-    decays = SYNTHETIC_DECAY if workload_is_synthetic else IMAGE_DECAY
     return {optimizer: {axis_name: axes[axis_name], "weight_decay": decay} for optimizer, decay in decays.items()}
 
 

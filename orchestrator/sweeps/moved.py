@@ -20,7 +20,7 @@ MODULES = {
     "orchestrator.figure_table": "orchestrator.figures.registry",
     "orchestrator.figures": "orchestrator.figures.drawing",
     "orchestrator.grid_sweeps": "orchestrator.sweeps.named_grids",
-    "orchestrator.image_sweeps": "orchestrator.sweeps.image_workloads",
+    "orchestrator.image_sweeps": "orchestrator.sweeps.paper_setups",
     "orchestrator.launch": "orchestrator.launch",
     "orchestrator.lease": "orchestrator.ledger.lease",
     "orchestrator.ledger": "orchestrator.ledger.ledger",

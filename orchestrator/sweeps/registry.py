@@ -12,7 +12,6 @@ from orchestrator.errors import SweepError, unknown_name
 from orchestrator.sweeps.moved import place_of
 from orchestrator.sweeps.value import Sweep
 
-SYNTHETIC = "two_layer_cnn"
 _MODULES = ("orchestrator.sweeps.named_grids", "orchestrator.sweeps.named_maps")
 
 SweepFunction = Callable[..., Sweep]

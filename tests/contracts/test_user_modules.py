@@ -25,6 +25,7 @@ from trainables.registry import WORKLOADS, config_from_values, register_workload
 from trainables.result import Outcome
 
 PLAIN = ("--no-mlflow", "--no-figures")
+INLINE = ("--executor", "inline", *PLAIN)
 
 
 @pytest.fixture(autouse=True)
@@ -92,15 +93,27 @@ def test_a_module_that_workers_cannot_import_ends_the_launch_in_one_line(folder:
 
 
 def test_a_users_optimizer_trains_a_workload_of_ours(folder: Path) -> None:
-    checked(folder, "toy_rule", "--executor", "inline", *PLAIN, "--out", str(folder / "rule"))
+    checked(folder, "toy_rule", *INLINE, "--out", str(folder / "rule"))
     found = Ledger(str(folder / "rule")).trials("two_layer_cnn").to_pylist()
     engines = {row["optimizer"]: row["engine"] for row in found}
     assert engines == {"adam": "fused-cpu", "adamw": "fused-cpu", "toylion": "reference"}
     assert Outcome.FAILED not in {row["outcome"] for row in found}
 
 
+def test_a_named_sweep_of_ours_trains_a_users_workload_by_its_setup(folder: Path) -> None:
+    shown = checked(folder, "grid_bsz", "--workload", "toy", *INLINE, "--seeds", "0", "--out", str(folder / "setup"))
+    assert shown.startswith("grid_bsz_toy: 6 trials, 0 done, 6 to run\n")
+    assert len(rows(folder / "setup", "toy")) == 6
+    done = launch(folder, "plan", "grid_wd", "--workload", "toy")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: workload toy has no grid_wd (it has: grid_bsz)\n"
+    done = launch(folder, "plan", "grid_bsz", "--workload", "toyy")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: unknown workload 'toyy'; did you mean 'toy'? (known: ")
+
+
 def test_certificates_are_refused_without_a_bound(folder: Path) -> None:
-    done = launch(folder, "toy_certified", "--executor", "inline", *PLAIN)
+    done = launch(folder, "toy_certified", *INLINE)
     assert done.returncode == 2
     assert done.stderr == (
         "error: toy_certified accepts certificates: optimizer 'toylion' has no entry for the largest update, which a "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tests.contracts.toy.optimizer
 import tests.contracts.toy.workload  # noqa: F401
 from orchestrator.sweeps.registry import sweep
+from orchestrator.sweeps.setups import Experiment, Setup, setup
 from orchestrator.sweeps.value import Grid, Sweep
 
 ARMS = {"adam": {"weight_decay": 1e-3}, "adamw": {"weight_decay": 1e-2}, "toylion": {"weight_decay": 1e-2}}
@@ -27,3 +28,10 @@ def toy_rule() -> Sweep:
 def toy_certified() -> Sweep:
     grid = Grid(ARMS, {"batch_size": (4,)}, SMALL)
     return Sweep("toy_certified", "it has no bound", (grid,), seeds=(0,), accepts_certificates=True)
+
+
+@setup("toy")
+def toy_setup() -> Setup:
+    """Takes part in one of our named sweeps."""
+    grid = Grid(ARMS, {"batch_size": (4, 24)}, {"num_epochs": 20, "learning_rate": 1e-2})
+    return Setup(workload="toy", experiments={"grid_bsz": Experiment(grids=(grid,), figures=("error_vs_batch_size",))})
