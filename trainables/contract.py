@@ -145,6 +145,9 @@ class Workload(Protocol):
         """
         ...
 
+    def check_rule(self, optimizer: Optimizer) -> None:
+        """Raise `ConfigError` if no engine of the workload can train with that optimizer; planning asks."""
+
     def check_certificates(self, optimizer: Optimizer) -> None:
         """Raise `ConfigError` if nothing could ever certify a trial of that optimizer, and a sweep asks for it."""
         raise ConfigError(f"nothing is known to certify a trial of {type(self).__name__}")

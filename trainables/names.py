@@ -137,6 +137,9 @@ class _Places:
     entries: Mapping[str, str]
 
 
+TORCH = "torch"
+"""Key of the entry that names an optimizer's update rule for the engines on torch."""
+
 _OPTIMIZERS: dict[str, Optimizer] = {}
 _PLACES: dict[str, _Places] = {}
 """Of the optimizers that users' modules have registered."""
@@ -202,6 +205,18 @@ class OptimizerTable(Generic[Entry]):
 
     def _place(self, optimizer: Optimizer) -> str | None:
         return _PLACES[optimizer].entries.get(self._key) if optimizer in _PLACES else None
+
+
+def check_torch_rule(optimizer: Optimizer) -> None:
+    """Raise `ConfigError` if a user's module has registered the optimizer without an update rule in torch.
+
+    The rule itself is not opened: planning loads no torch.
+    """
+    if optimizer in _PLACES and TORCH not in _PLACES[optimizer].entries:
+        raise ConfigError(
+            f"optimizer {str(optimizer)!r} has no update rule: its register_optimizer in {_PLACES[optimizer].module} "
+            'needs entries={"torch": "module:function"}'
+        )
 
 
 def entry_of(optimizer: Optimizer, table: Mapping[Optimizer, Entry], what: str) -> Entry:

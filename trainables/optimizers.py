@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainables.config import Optimizer, TrialConfig
-from trainables.names import OptimizerTable
+from trainables.names import TORCH, OptimizerTable
 
 TorchRule = Callable[..., torch.optim.Optimizer]
 """Called with the parameters (a list of tensors), the config, and the `variant` of `make_optimizer` by keywords.
@@ -81,7 +81,7 @@ def _sign_descent(params: list[Tensor], config: TrialConfig, **variant: Any) -> 
 
 
 RULES = OptimizerTable[TorchRule](
-    "torch",
+    TORCH,
     "an update rule in torch",
     {
         Optimizer.ADAM: _torchs_own(torch.optim.Adam),

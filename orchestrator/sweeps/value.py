@@ -153,8 +153,7 @@ class Sweep:
             raise ConfigError(f"{self.name}: {'; '.join(list(faults)[:SHOWN_FAULTS])}{more}")
         if not trials:
             raise SweepError(f"{self.name} has no trials: arms, every axis and the seeds need at least one value")
-        if self.accepts_certificates:
-            self._check_certificates({config.optimizer for config in trials.values()})
+        self._check_optimizers({config.optimizer for config in trials.values()})
         return tuple(trials.values())
 
     def _check_columns(self) -> None:
@@ -169,12 +168,18 @@ class Sweep:
         if self.error not in errors:
             raise SweepError(f"{self.name}: {unknown_name('error', self.error, errors)}")
 
-    def _check_certificates(self, optimizers: Collection[Optimizer]) -> None:
+    def _check_optimizers(self, optimizers: Collection[Optimizer]) -> None:
+        found = workload(self.workload)
         for optimizer in sorted(optimizers):
             try:
-                workload(self.workload).check_certificates(optimizer)
+                found.check_rule(optimizer)
             except ConfigError as fault:
-                raise ConfigError(f"{self.name} accepts certificates: {fault}") from None
+                raise ConfigError(f"{self.name}: {fault}") from None
+            if self.accepts_certificates:
+                try:
+                    found.check_certificates(optimizer)
+                except ConfigError as fault:
+                    raise ConfigError(f"{self.name} accepts certificates: {fault}") from None
 
     @property
     def num_trials(self) -> int:

@@ -81,7 +81,18 @@ def test_a_new_optimizer_never_has_a_certificate(lion: Optimizer) -> None:
         largest_step(config)
 
 
+def test_a_sweep_with_an_optimizer_that_nothing_trains_is_refused_before_training(lion: Optimizer) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        Sweep("plain", "", (Grid({"lion": {"weight_decay": 1.0}}, {}, SIZES),), seeds=(0,)).configs()
+    assert str(refusal.value) == (
+        f"plain: optimizer 'lion' has no update rule: its register_optimizer in {__name__} needs "
+        'entries={"torch": "module:function"}'
+    )
+
+
 def test_a_sweep_that_asks_for_its_certificates_is_refused_before_training(lion: Optimizer) -> None:
+    kind = {"is_coupled": lion.is_coupled, "has_moments": lion.has_moments}
+    register_optimizer("lion", **kind, module=__name__, entries={"torch": "nothing_that_planning_opens:Lion"})
     grid = Grid({"lion": {"weight_decay": 1.0}}, {}, SIZES)
     assert len(Sweep("plain", "", (grid,), seeds=(0,)).configs()) == 1
     with pytest.raises(ConfigError) as refusal:

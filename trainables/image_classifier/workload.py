@@ -11,6 +11,7 @@ from trainables.errors import ConfigError, unknown_name
 from trainables.image_classifier.config import Architecture, ImageClassifierConfig, ImageTracePoint, whole_number
 from trainables.image_data.images import manifest
 from trainables.image_data.selection import Selection
+from trainables.names import check_torch_rule
 from trainables.packs.pack_run import MemberPackRun
 from trainables.packs.trial_run import TrialRun
 
@@ -106,6 +107,10 @@ class ImageClassifier:
     def last_engine(self, device: str) -> str | None:
         """On a GPU the one that records no steps: a fault in a recording stays with the process, which is then lost."""
         return ENGINES[device][-1] if len(ENGINES[device]) > 1 else None
+
+    def check_rule(self, optimizer: Optimizer) -> None:
+        """Every engine takes every optimizer that has a rule in torch."""
+        check_torch_rule(optimizer)
 
     def check_certificates(self, optimizer: Optimizer) -> None:
         """Every optimizer will do: no trial of images is stopped, whatever it is."""

@@ -11,6 +11,7 @@ import numpy as np
 from trainables.config import Optimizer, TrialConfig, make_config
 from trainables.contract import Member
 from trainables.errors import ConfigError, unknown_name
+from trainables.names import check_torch_rule
 from trainables.packs.pack_run import MemberPackRun
 from trainables.packs.trial_run import TrialRun
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig, TwoLayerCNNTracePoint
@@ -71,6 +72,10 @@ class TwoLayerCNN:
     def last_engine(self, device: str) -> str | None:
         """None: the reference engine would take the time of thirty trials for one."""
         return None
+
+    def check_rule(self, optimizer: Optimizer) -> None:
+        """The reference engine takes every optimizer that has a rule in torch."""
+        check_torch_rule(optimizer)
 
     def check_certificates(self, optimizer: Optimizer) -> None:
         """Without a bound on its updates no box holds a trial's weights (`stuck_box`)."""
