@@ -14,7 +14,7 @@ from orchestrator.analysis.claims import cell_claims, seeds_to_add
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.schedulers.map_results import Draws
 from orchestrator.sweeps.map_trials import BOUNDARY, CLAIM, claim_keys
-from search_spaces.samplers.boundary import propose_boundary
+from search_spaces.samplers.registry import boundary_sampler_named
 from trainables.config import TrialConfig
 
 ROUNDS_AHEAD = 2
@@ -108,6 +108,7 @@ class BoundaryRounds:
     def __init__(self, setting: Mapping[str, Any], num_rounds: int, draws: Draws, ledger: Ledger) -> None:
         self._setting, self._num_rounds, self._draws, self._ledger = setting, num_rounds, draws, ledger
         self._axes = draws.search.axes(setting)
+        self._propose = boundary_sampler_named(draws.search.sampler)
         self.typical = draws.make(draws.search.middle(setting), 0, BOUNDARY)
         # The middle's own id is part of the name: another data set or workload version is another search.
         named = {"middle": self.typical.trial_id, "per_round": draws.search.per_round}
@@ -146,7 +147,7 @@ class BoundaryRounds:
                 for point, config in zip(points, asked, strict=True)
             ]
             pending = [point for points in self._points[known:] for point in points]
-            params = propose_boundary(
+            params = self._propose(
                 {name: axis.distribution() for name, axis in self._axes.items()},
                 history,
                 pending,

@@ -9,9 +9,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
-from orchestrator.errors import SweepError
+from orchestrator.errors import SweepError, unknown_name
 from orchestrator.sweeps.claim_rule import ClaimRule
+from search_spaces.samplers.registry import BOUNDARY_SAMPLERS
 from search_spaces.space import MixedSpace
+
+_FIRST_SAMPLER = "boundary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +37,11 @@ class MapSearch:
             says k = q - 2 (corollaries 4.3 and 4.6). None fits none.
         num_steps: Optimizer steps of a trial whose cell gives no `num_epochs`. None leaves the workload's default.
         max_epochs: Epochs that such a trial has at most.
+        sampler: Name of what proposes the boundary's trials (`search_spaces.samplers.registry`).
 
     Raises:
-        SweepError: A number is too small, optimizers have different fields, or a line names no field of the space.
+        SweepError: A number is too small, the sampler is unknown, optimizers have different fields, or a line names no
+            field of the space.
 
     Example:
         >>> from orchestrator import ClaimRule, Grid, MapSearch, Sweep
@@ -59,10 +64,13 @@ class MapSearch:
     scaling: str | None = None
     num_steps: int | None = None
     max_epochs: int = 10_000
+    sampler: str = _FIRST_SAMPLER
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.line_rounds) < 0 or self.per_round < 1 or self.max_epochs < 1:
             raise SweepError(f"a map needs rounds, line_rounds >= 0 and per_round, max_epochs >= 1, got {self}")
+        if self.sampler not in BOUNDARY_SAMPLERS:
+            raise SweepError(unknown_name("sampler", self.sampler, BOUNDARY_SAMPLERS))
         if len({frozenset(axes) for axes in self.space.values()}) != 1:
             raise SweepError("a map has the same fields in the space of every optimizer")
         for name in (name for line in self.lines for name in line):
@@ -147,6 +155,8 @@ class MapSearch:
     def space_key(self, cell: Mapping[str, Any], **more: Any) -> str:
         """Names the space of a setting: rules of what works share its design, and so its first trials."""
         axes = {name: str(axis) for name, axis in self.axes(cell).items()}
+        if self.sampler != _FIRST_SAMPLER:  # asks of before there were others keep their names
+            more = {**more, "sampler": self.sampler}
         text = json.dumps(["map", axes, dict(cell), more], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

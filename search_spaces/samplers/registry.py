@@ -1,10 +1,14 @@
-"""The table of samplers that propose the points of a search: what `HalvingSearch(sampler=NAME)` means."""
+"""The two tables of samplers: those that look for a best point, and those that look for a boundary.
+
+`HalvingSearch(sampler=NAME)` names one of the first kind, `MapSearch(sampler=NAME)` one of the second.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any, Protocol
 
 from search_spaces.space import Space
 
@@ -26,7 +30,7 @@ Nothing else may enter: a search that is killed proposes again what it had propo
 """
 
 SAMPLERS: dict[str, Propose | str] = {"tpe": "search_spaces.samplers.tpe:propose"}
-"""A function, or its `module:function`, which loads Optuna when it is needed."""
+"""By name a function, or its `module:function`, which loads Optuna when it is first called."""
 
 
 def sampler(name: str) -> Callable[[Propose], Propose]:
@@ -42,8 +46,51 @@ def sampler(name: str) -> Callable[[Propose], Propose]:
 def sampler_named(name: str) -> Propose:
     """The sampler of that name; raises `KeyError` for an unknown one."""
     found = SAMPLERS[name]
-    if isinstance(found, str):
-        module, _, function = found.partition(":")
-        loaded: Propose = getattr(import_module(module), function)
-        return loaded
-    return found
+    loaded: Propose = _opened(found) if isinstance(found, str) else found
+    return loaded
+
+
+class ProposeBoundary(Protocol):
+    """Proposes `num` points that tell most about a boundary; equal arguments give equal points.
+
+    `history` has the points of complete rounds, each with its outcomes (1 works, 0 does not, None unknown); `pending`
+    the points whose outcome is not known yet. `seed` is the search's, `number` counts the points of earlier rounds.
+    """
+
+    def __call__(
+        self,
+        space: Mapping[str, Any],
+        history: Sequence[tuple[Mapping[str, Any], Sequence[float | None]]],
+        pending: Sequence[Mapping[str, Any]],
+        num: int,
+        seed: int,
+        number: int,
+    ) -> list[dict[str, Any]]:
+        """The points, as values by the names of `space`, whose axes are Optuna's distributions."""
+        ...
+
+
+BOUNDARY_SAMPLERS: dict[str, ProposeBoundary | str] = {"boundary": "search_spaces.samplers.boundary:propose_boundary"}
+"""What `MapSearch(sampler=NAME)` means: a function, or its `module:function`."""
+
+
+def boundary_sampler(name: str) -> Callable[[ProposeBoundary], ProposeBoundary]:
+    """Enter the function that follows as a sampler of maps, here or in a user's module (`--module`)."""
+
+    def enter(propose: ProposeBoundary) -> ProposeBoundary:
+        BOUNDARY_SAMPLERS[name] = propose
+        return propose
+
+    return enter
+
+
+def boundary_sampler_named(name: str) -> ProposeBoundary:
+    """The sampler of that name; raises `KeyError` for an unknown one."""
+    found = BOUNDARY_SAMPLERS[name]
+    loaded: ProposeBoundary = _opened(found) if isinstance(found, str) else found
+    return loaded
+
+
+def _opened(place: str) -> Any:
+    module, _, function = place.partition(":")
+    return getattr(import_module(module), function)

@@ -12,8 +12,15 @@ from orchestrator.errors import SweepError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.schedulers.plan import plan_sweep
 from orchestrator.sweeps.halving_search import HalvingSearch
+from orchestrator.sweeps.map_search import MapSearch
 from orchestrator.sweeps.value import Grid, Sweep
-from search_spaces.samplers.registry import SAMPLERS, Observation, sampler_named
+from search_spaces.samplers.registry import (
+    BOUNDARY_SAMPLERS,
+    SAMPLERS,
+    Observation,
+    boundary_sampler_named,
+    sampler_named,
+)
 from search_spaces.space import LogUniform, Space
 from tests.contracts import toy_sampler
 from trainables.contract import Member
@@ -81,6 +88,46 @@ def _trained(config: object, until_epoch: int) -> TrialResult:
 def test_a_search_asks_the_same_whatever_order_its_trials_end_in(name: str, tmp_path: Path) -> None:
     asked = [train(sweep(name), Ledger(str(tmp_path / str(i))), newest_first) for i, newest_first in enumerate((0, 1))]
     assert asked[0] == asked[1]
+
+
+def small_map(name: str) -> Sweep:
+    search = MapSearch({"adam": SPACE}, rounds=3, per_round=3, sampler=name)
+    return Sweep("mapped", "a small map", (Grid({"adam": {}}, {}, SIZES),), search=search)
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDARY_SAMPLERS))
+def test_points_of_a_boundary_lie_in_the_space_and_depend_on_the_arguments_alone(name: str) -> None:
+    propose = boundary_sampler_named(name)
+    space = {field: axis.distribution() for field, axis in SPACE.items()}
+    first = propose(space, [], [], 12, 3, 0)
+    history = [(point, [float(point["weight_decay"] < 1e-3)]) for point in first]
+    for known, pending in ((history, []), (history, first[:2])):
+        points = propose(space, known, pending, 4, seed=3, number=14)
+        assert len(points) == 4
+        for point in points:
+            assert set(point) == set(SPACE)
+            assert all(axis.low <= point[field] <= axis.high for field, axis in SPACE.items())
+        assert propose(space, list(known), list(pending), 4, seed=3, number=14) == points
+        assert propose(space, known, pending, 4, seed=4, number=14) != points
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDARY_SAMPLERS))
+def test_a_map_asks_the_same_whatever_order_its_trials_end_in(name: str, tmp_path: Path) -> None:
+    asked = [
+        train(small_map(name), Ledger(str(tmp_path / str(i))), newest_first) for i, newest_first in enumerate((0, 1))
+    ]
+    assert asked[0] == asked[1]
+    assert len(asked[0]) == 9
+
+
+def test_the_toy_is_another_map_and_an_unknown_sampler_is_refused() -> None:
+    setting = {"optimizer": "adam"}
+    ours, even_map = small_map("boundary").search, small_map("even").search
+    assert isinstance(ours, MapSearch)
+    assert isinstance(even_map, MapSearch)
+    assert ours.key(setting) != even_map.key(setting)
+    with pytest.raises(SweepError, match="unknown sampler 'evem'; did you mean 'even'"):
+        small_map("evem")
 
 
 def test_a_sampler_that_looks_at_more_than_it_is_given_is_found_out(
