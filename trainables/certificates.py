@@ -1,4 +1,4 @@
-"""Stop certificates: proofs of how a trial ends, which allow to stop it before its last epoch, and their audits.
+"""Stop certificates: proofs of how a trial ends, so that it can be stopped before its last epoch, and their audits.
 
 No certificate proves "learned": learned trials can still drift late in training.
 """
