@@ -41,7 +41,7 @@ class TrainState:
         """Inverse of `arrays`; raises `ValueError` if weights and moments differ in shape or type."""
         matrices = [arrays[name] for name in ("weights", "first_moment", "second_moment")]
         if len({(matrix.shape, matrix.dtype) for matrix in matrices}) != 1:
-            raise ValueError(f"weights and moments differ: {[(matrix.shape, matrix.dtype.name) for matrix in matrices]}")
+            raise ValueError(f"a state's matrices differ: {[(matrix.shape, matrix.dtype.name) for matrix in matrices]}")
         return cls(int(arrays["epoch"]), int(arrays["step"]), *_placed(*matrices))
 
 

@@ -59,7 +59,7 @@ class TwoLayerCNNTrainer(Trainer):
             self.proof = Proof(Certificate.WEIGHT_BOX, int(state["certificate_epoch"]))
 
     def train_slice(self, size: int) -> TracePoint | None:
-        """Train up to `size` epochs and measure if the last of them has a point; the first call only measures epoch 0."""
+        """Train up to `size` epochs and measure if the last one has a point; the first call only measures epoch 0."""
         if self._trace:
             self._train(min(self._next_measured_epoch(), self._state.epoch + size))
         if self._state.epoch not in trace_epochs(self.config.num_epochs):

@@ -73,7 +73,7 @@ class TwoLayerCNN:
         return None
 
     def check_certificates(self, optimizer: Optimizer) -> None:
-        """Raise `ConfigError` for an optimizer without a bound on its updates: no box holds the weights (`stuck_box`)."""
+        """Raise `ConfigError` for an optimizer without a bound on its updates: no box holds its weights."""
         from trainables.two_layer_cnn.stuck_box import check_bound
 
         check_bound(optimizer)

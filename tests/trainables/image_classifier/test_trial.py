@@ -834,7 +834,7 @@ def test_dropout_is_reproducible_and_goes_on_exactly() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_where_none_is_is_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"^device 'cuda' is not there[^\n]*$"):
+    with pytest.raises(ConfigError, match=r"^device 'cuda' is not available[^\n]*$"):
         workload("image_classifier").open([], device="cuda")
 
 
