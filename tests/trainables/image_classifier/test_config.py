@@ -303,8 +303,8 @@ def test_two_layer_cnn_has_no_bfloat16() -> None:
 
 
 def test_more_images_than_there_are_is_one_line() -> None:
-    assert fault(num_train=60) == "'tiny16' has 48 training images, 60 are asked"
-    assert fault(num_test=30) == "'tiny16' has 24 test images, 30 are asked"
+    assert fault(num_train=60) == "'tiny16' has 48 training images, 60 are requested"
+    assert fault(num_test=30) == "'tiny16' has 24 test images, 30 are requested"
 
 
 def test_an_unknown_data_set_is_answered_with_the_nearest_name() -> None:

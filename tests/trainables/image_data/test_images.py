@@ -539,9 +539,9 @@ def test_at_64_pixels_smaller_images_keep_their_pixels(data: Path) -> None:
 
 def test_images_of_many_sizes_need_an_image_size(data: Path) -> None:
     imagenet_tree(data / "photos", SIZES, smooth)
-    assert refused(Selection("photos")) == "images of 'photos' are 75x50: give them an image_size"
+    assert refused(Selection("photos")) == "images of 'photos' are 75x50, not square: set image_size"
     imagenet_tree(data / "mixed", [(40, 40), (50, 50)], smooth)
-    assert refused(Selection("mixed")) == ("image 1 of 'mixed' is 50x50, the first one 40x40: give them an image_size")
+    assert refused(Selection("mixed")) == ("image 1 of 'mixed' is 50x50, the first one 40x40: set image_size")
     assert cached("photos") == cached("mixed") == []
 
 
@@ -611,10 +611,10 @@ def test_the_whole_data_set_has_one_digest_whatever_number_and_seed_name_it(data
 def test_more_images_than_there_are_is_refused_with_the_numbers(data: Path) -> None:
     labels = np.repeat([0, 1, 2, 3], [4, 12, 12, 12])
     parquet_set(data / "own", noise(40), labels, noise(20), in_turn(20))
-    assert refused(Selection("own", num_train=41)) == "'own' has 40 training images, 41 are asked"
-    assert refused(Selection("own", num_test=100)) == "'own' has 20 test images, 100 are asked"
+    assert refused(Selection("own", num_train=41)) == "'own' has 40 training images, 41 are requested"
+    assert refused(Selection("own", num_test=100)) == "'own' has 20 test images, 100 are requested"
     assert refused(Selection("own", num_train=20)) == (
-        "'own' has 4 training images of class 0, 5 are asked: 20 over 4 classes"
+        "'own' has 4 training images of class 0, 5 are requested: 20 over 4 classes"
     )
     assert manifest(Selection("own", num_train=16)).num_train == 16
 
@@ -731,7 +731,9 @@ def test_a_changed_source_has_another_digest_and_the_old_images_stay(data: Path)
     shutil.rmtree(data / "own")
     forget()
     text = refused(selection)
-    assert all(part in text for part in ("knows several 'own'", before.digest, after.digest, "delete what is outdated"))
+    assert all(
+        part in text for part in ("several versions of 'own'", before.digest, after.digest, "delete the outdated ones")
+    )
 
 
 @pytest.mark.parametrize("place", ["n0001/00001.png", "n0001/deeper/a.png"])
@@ -1069,7 +1071,7 @@ def test_one_image_of_another_shape_is_named(data: Path) -> None:
     contents[5] = file_of(noise(1, 8, 10)[0])
     write_parquet(data / "own" / "train.parquet", contents, in_turn(40))
     write_parquet(data / "own" / "test.parquet", contents[8:16], in_turn(8))
-    assert refused(Selection("own")) == "image 5 of 'own' is 10x8, the first one 8x8: give them an image_size"
+    assert refused(Selection("own")) == "image 5 of 'own' is 10x8, the first one 8x8: set image_size"
     assert cached("own") == []
     assert manifest(Selection("own", image_size=8)).image_size == 8
 
@@ -1086,7 +1088,7 @@ def test_a_torn_or_foreign_image_in_parquet_is_named(data: Path, content: bytes 
     contents[7] = content
     write_parquet(data / "own" / "train.parquet", contents, in_turn(40))
     text = refused(Selection("own"))
-    assert f"row 7 of {data / 'own' / 'train.parquet'} is no usable image (" in text
+    assert f"row 7 of {data / 'own' / 'train.parquet'} is not a usable image (" in text
     assert " object at 0x" not in text
     assert cached("own") == []
 
@@ -1116,7 +1118,7 @@ def test_a_torn_or_missing_image_in_a_class_folder_is_named(data: Path, content:
     else:
         path.write_bytes(content)
     text = refused(Selection("own"))
-    assert f"{path} is no usable image (" in text or f"cannot be read ({path}: No such file" in text
+    assert f"{path} is not a usable image (" in text or f"cannot be read ({path}: No such file" in text
     assert " object at 0x" not in text
     assert cached("own") == []
 
