@@ -1,4 +1,4 @@
-"""The table of samplers that propose the points of a search: what `HalvingSearch(sampler=NAME)` means."""
+"""The table of samplers that propose the points of a search, by the name in `HalvingSearch(sampler=NAME)`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from search_spaces.space import Space
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What is known of one proposed point: its error after `epoch` epochs, the last ones if `is_complete`."""
+    """The latest result of a proposed point: its error after `epoch` epochs, its last epoch if `is_complete`."""
 
     params: dict[str, float]
     error: float
@@ -20,17 +20,17 @@ class Observation:
 
 
 Propose = Callable[[Space, Sequence[Observation], int, int], list[dict[str, float]]]
-"""Maps a space, what is known, a number of points and a seed to points; equal arguments give equal points.
+"""Maps a space, all observations, a number of points and a seed to points.
 
-Nothing else may enter: a search that is killed proposes again what it had proposed.
+Equal arguments must give equal points: a search that was killed has to propose the same points again.
 """
 
 SAMPLERS: dict[str, Propose | str] = {"tpe": "search_spaces.samplers.tpe:propose"}
-"""A function, or its `module:function`, which loads Optuna when it is needed."""
+"""By name a function, or its `module:function`, which loads Optuna only when it is needed."""
 
 
 def sampler(name: str) -> Callable[[Propose], Propose]:
-    """Enter the function that follows as a sampler, here or in a user's module (`--module`)."""
+    """Decorator that registers a function as a sampler, here or in a user's module (`--module`)."""
 
     def enter(propose: Propose) -> Propose:
         SAMPLERS[name] = propose
