@@ -1,6 +1,6 @@
-"""What may vary in a sweep: axes, the paper's grids and search samplers.
+"""Defines what can vary in a sweep: axes, the paper's grids and the samplers of searches.
 
-The names listed here are public. Our own modules import them from where they are defined, never from here.
+The names listed here are public. The project's own modules import them from where they are defined, never from here.
 """
 
 from importlib import import_module
@@ -24,7 +24,7 @@ _PLACES = {
 
 __all__ = tuple(_PLACES)
 
-if not TYPE_CHECKING:  # a checker reads the imports above, and knows that there are no other names
+if not TYPE_CHECKING:  # type checkers read the imports above and know that no other names exist
 
     def __getattr__(name: str) -> object:
         if name not in _PLACES:

@@ -1,4 +1,4 @@
-"""Values that a search may try: grids on a logarithmic axis, each number with one name."""
+"""Defines the values that a sweep may try: logarithmic grids and axes, rounded so that one number names one trial."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SIGNIFICANT_DIGITS = 6
 def round_significant(value: float, digits: int = SIGNIFICANT_DIGITS) -> float:
     """The nearest number with that many significant digits.
 
-    The one place where grid and search values are rounded: a value that two grids compute differently, 1e-5 and
-    10 ** -5.0 say, would otherwise name two trials.
+    All values of grids and searches are rounded here. Otherwise a value that two grids compute differently, such as
+    1e-5 and 10 ** -5.0, would name two trials.
     """
     return float(f"{value:.{digits - 1}e}")
 
@@ -53,22 +53,22 @@ def decades(low: float, high: float, per_decade: int = 1) -> tuple[float, ...]:
 
 
 class Axis(Protocol):
-    """The values of one field: quasi-random points and Optuna's distribution from one definition."""
+    """The values that one field may have, as shares of the axis and as an Optuna distribution."""
 
     def at(self, share: float) -> Any:
-        """The value at a share of the axis, from 0 to 1: quasi-random points become values here."""
+        """The value at a share of the axis, from 0 to 1; turns quasi-random points into values."""
         ...
 
     def nearest(self, value: Any) -> Any:
-        """The value of this axis that stands for any number that a sampler gives; `ValueError` if none does."""
+        """The value of this axis nearest to a sampler's value; raises `ValueError` if no value corresponds to it."""
         ...
 
     def within(self, values: tuple[Any, ...]) -> Axis:
-        """The axis over these rising values, or their range."""
+        """An axis of the same kind with only these rising values, or with their range."""
         ...
 
     def distribution(self) -> BaseDistribution:
-        """The axis as Optuna knows it: every value of the axis lies in it."""
+        """The Optuna distribution that contains every value of the axis."""
         ...
 
 
@@ -104,7 +104,7 @@ class LogUniform:
         return self.nearest(self.low * (self.high / self.low) ** share)
 
     def nearest(self, value: float) -> float:
-        """The value, rounded and not out of the axis."""
+        """The value, rounded and limited to the axis."""
         return min(max(round_significant(float(value)), self.low), self.high)
 
     def within(self, values: tuple[float, ...]) -> LogUniform:
@@ -151,7 +151,7 @@ class LogIntegers:
         return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
 
     def nearest(self, value: float) -> int:
-        """The value at the smallest ratio; the smaller one of two."""
+        """The value at the smallest ratio; of two at the same ratio, the smaller one."""
         return min(self.values, key=lambda known: abs(math.log(known / value)))
 
     def within(self, values: tuple[int, ...]) -> LogIntegers:
@@ -196,9 +196,9 @@ class Choice:
         return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
 
     def nearest(self, value: Any) -> Any:
-        """The value itself; `ValueError` if it is none of them."""
+        """The value itself; raises `ValueError` if it is not one of the choices."""
         if value not in self.values:
-            raise ValueError(f"{value!r} is none of {self.values}")
+            raise ValueError(f"{value!r} is not one of {self.values}")
         return value
 
     def within(self, values: tuple[Any, ...]) -> Choice:
@@ -206,7 +206,7 @@ class Choice:
         return Choice(values)
 
     def distribution(self) -> BaseDistribution:
-        """A category."""
+        """A categorical distribution."""
         from optuna.distributions import CategoricalDistribution
 
         return CategoricalDistribution(self.values)
@@ -216,7 +216,7 @@ class Choice:
 
 
 Space = Mapping[str, LogUniform]
-"""Axes by the field that they give values to, where all of them are logarithmic."""
+"""Axes by field name, all of them logarithmic."""
 
 MixedSpace = Mapping[str, Axis]
-"""Axes of any kind by the field that they give values to; what depends on the optimizer is a space for each."""
+"""Axes of any kind by field name. If axes depend on the optimizer, each optimizer has its own space."""

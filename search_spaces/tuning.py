@@ -1,4 +1,4 @@
-"""Where each optimizer's best (learning rate, weight decay) is looked for: the paper's values lie well inside."""
+"""The spaces to search for each optimizer's best (learning rate, weight decay); the paper's values lie well inside."""
 
 from __future__ import annotations
 

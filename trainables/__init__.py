@@ -1,6 +1,6 @@
-"""What runs on a worker: trial configs, workloads and their engines; knows nothing of sweeps and needs no Ray.
+"""The code that runs on a worker: trial configs, workloads and their engines. It knows no sweeps and needs no Ray.
 
-The names listed here are public. Our own modules import them from where they are defined, never from here.
+The names listed here are public. The project's own modules import them from where they are defined, never from here.
 """
 
 from importlib import import_module
@@ -32,7 +32,7 @@ _PLACES = {
 
 __all__ = tuple(_PLACES)
 
-if not TYPE_CHECKING:  # a checker reads the imports above, and knows that there are no other names
+if not TYPE_CHECKING:  # type checkers read the imports above and know that no other names exist
 
     def __getattr__(name: str) -> object:
         if name not in _PLACES:

@@ -1,4 +1,4 @@
-"""Output folders and object-store URIs as file systems, and how a file comes to be there whole or not at all."""
+"""Opens output folders and object-store URIs as file systems, and writes files so that each is complete or absent."""
 
 from __future__ import annotations
 
@@ -10,32 +10,35 @@ import pyarrow as pa
 from pyarrow import fs
 
 UNFINISHED = ".tmp-"
-"""How the hidden name of a file begins that a local writer has not finished, or never will: it was killed."""
+"""Prefix of the hidden name of a file that a local writer has not finished, or will never finish if it was killed."""
 
 _ABSENT = ("AWS Error NO_SUCH_KEY", "AWS Error RESOURCE_NOT_FOUND")
 _ONE_REQUEST = "?allow_delayed_open=true"
 
 
 def open_root(root: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a folder or URI, and the path in it; raises what pyarrow does for one it cannot open."""
+    """The file system of a folder or URI, and the path in it; raises pyarrow's exception if it cannot be opened."""
     if "://" not in root:
         return fs.LocalFileSystem(), root
     if root.startswith("s3://"):
-        with suppress(pa.ArrowInvalid):  # a pyarrow without the option makes three requests of a small file
+        with suppress(pa.ArrowInvalid):  # a pyarrow without this option needs three requests for a small file
             return fs.FileSystem.from_uri(f"{root}{_ONE_REQUEST}")
     return fs.FileSystem.from_uri(root)
 
 
 def is_absent(error: BaseException) -> bool:
-    """Whether a file that was opened or read is not there, or no longer: object stores say so in words, on the read."""
+    """Whether opening or reading failed because the file does not exist.
+
+    Object stores raise only when the file is read, and only their message says why.
+    """
     return isinstance(error, FileNotFoundError) or any(kind in str(error) for kind in _ABSENT)
 
 
 def write_whole(files: fs.FileSystem, path: str, content: pa.Buffer) -> None:
-    """Make or replace a file so that no reader ever sees half of it; raises `OSError`.
+    """Create or replace a file so that no reader ever sees a part of it; raises `OSError`.
 
-    Locally it is written under a hidden name and renamed. An object store shows an upload when it is complete, and a
-    rename there would be a copy.
+    A local file is written under a hidden name and then renamed. An object store shows an upload only once it is
+    complete, and a rename there would be a copy.
     """
     if isinstance(files, fs.LocalFileSystem):
         _write_locally(Path(path), content)
@@ -45,7 +48,7 @@ def write_whole(files: fs.FileSystem, path: str, content: pa.Buffer) -> None:
 
 
 def _write_locally(path: Path, content: pa.Buffer) -> None:
-    """Also after a power cut the file is whole or not there."""
+    """After a power cut, too, the file is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     hidden = path.with_name(f"{UNFINISHED}{path.name}.part")
     try:

@@ -1,6 +1,6 @@
-"""Stop certificates: reasons to end a trial before its last epoch, and the audits that check them.
+"""Stop certificates: proofs of how a trial ends, so that it can be stopped before its last epoch, and their audits.
 
-"Learned" is never such a reason: late drifts exist.
+No certificate proves "learned": learned trials can still drift late in training.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 from enum import StrEnum
 
 AUDITED_SHARE = 0.1
-"""Share of the trials, chosen by the hash that names them, that run to their end whatever their certificate says."""
+"""Share of the trials, chosen by the hash in their names, that run to their last epoch despite a certificate."""
 
 
 class Certificate(StrEnum):
-    """What is known for sure of a trial's end."""
+    """What proves how a trial ends."""
 
     WEIGHT_BOX = "weight_box"
     """No weight can leave a box in which the trial is stuck (`two_layer_cnn.stuck_box`)."""
     NON_FINITE = "non_finite"
-    """A weight or the loss is no number any more, which is what diverged means."""
+    """A weight or the loss is no longer finite, so the trial has diverged."""
 
 
 def is_audited(trial_id: str) -> bool:
-    """Whether a trial is among those that run to their end: by its name, so by nothing that could favour an outcome."""
+    """Whether a trial must run to its last epoch; decided by its name alone, so that no outcome is favoured."""
     return int(trial_id, 16) / float(16 ** len(trial_id)) < AUDITED_SHARE

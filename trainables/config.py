@@ -1,8 +1,8 @@
-"""What a trial is: a frozen, complete, validated value whose hash is its name.
+"""The config of a trial: a frozen, complete, validated value whose hash is the trial's name.
 
-Rules of the hash (`trial_id`): every field that changes the numbers by intent is in it, together with the
-workload's numeric version; paths, devices, engines and packs are not. A field added after the first release is marked
-`ADDED_LATER` and left out of the JSON while it stands at its default, so that older rows keep their names.
+The hash (`trial_id`) covers every field that is meant to change the numbers, and the workload's numeric version. It
+does not cover paths, devices, engines and packs. A field added after the first release is marked `ADDED_LATER` and left
+out of the JSON while it has its default value, so that older rows keep their names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ADDED_LATER = object()
 
 @dataclass(frozen=True, slots=True)
 class Follows:
-    """Marks a field that is filled in from others: it tells trials apart only where those are equal."""
+    """Marks a field whose value follows from the named fields: it distinguishes trials only if those are equal."""
 
     fields: tuple[str, ...]
 
@@ -36,11 +36,11 @@ TRIAL_ID_DIGITS = 16
 
 
 SIGN_DESCENTS = {Optimizer.ADAM: Optimizer.SIGNSGD, Optimizer.ADAMW: Optimizer.SIGNSGDW}
-"""What an optimizer would be if its updates were signs of gradients alone."""
+"""The sign descent of each optimizer: what it would be if its updates were only the signs of the gradients."""
 
 
 class EpsilonRule(StrEnum):
-    """Where epsilon comes from: a given number, or lambda * eta as in the paper's theory."""
+    """How epsilon is set: a given number, or lambda * eta as in the paper's theory."""
 
     FIXED = "fixed"
     LAMBDA_ETA = "lambda_eta"
@@ -56,33 +56,33 @@ class Precision(StrEnum):
 
 
 SMALLEST_EPSILON = 1e-30
-"""Below, 1 / epsilon leaves the range of float32, and a coordinate that nothing has touched would become nan."""
+"""Below it 1 / epsilon exceeds the range of float32, and a coordinate that no batch has touched would become nan."""
 
 MOMENT_FIELDS = ("beta1", "beta2", "epsilon", "epsilon_rule", "bias_correction")
-"""Fields that only the optimizers with moments read; None for the others."""
+"""Fields that only optimizers with moments read; None for other optimizers."""
 
 
 class TrialConfig(BaseModel):
     """A config describes one training run completely; equal configs are one trial, in every sweep and on every machine.
 
-    Each workload has a subclass with fields and defaults of its own. `config_from_values` makes the right one. The
-    hash of all fields and of the workload's version is the trial's name, `trial_id`. Optimizers without moments read
-    none of the fields from `beta1` to `bias_correction`, which are then None.
+    Each workload has a subclass with additional fields and other defaults. `config_from_values` makes the right one.
+    The hash of all fields and of the workload's version is the trial's name, `trial_id`. Optimizers without moments do
+    not read the fields from `beta1` to `bias_correction`, which are then None.
 
     Args:
         workload: The name of the workload.
         optimizer: The update rule, equations (3.1)-(3.6).
         weight_decay: lambda, at least 0.
         learning_rate: eta, positive.
-        batch_size: B, samples of a step.
+        batch_size: B, the number of samples in a step.
         num_epochs: T, passes over the training set.
-        seed: Data, initial weights and batch order follow from it. Trials of one seed share them, whatever the
+        seed: Determines data, initial weights and batch order. Trials with the same seed share them, whatever the
             optimizer.
         beta1: Decay rate of the first moment. Its square must be below `beta2`, as in the paper.
         beta2: Decay rate of the second moment.
-        epsilon: Added to the root of the second moment. None under `epsilon_rule="lambda_eta"`.
-        epsilon_rule: `fixed` takes `epsilon`. `lambda_eta` takes lambda times eta, as the paper's theory does.
-        bias_correction: Whether moments are corrected as torch.optim does. The paper's equations have no correction.
+        epsilon: Added to the square root of the second moment. None if `epsilon_rule="lambda_eta"`.
+        epsilon_rule: `fixed` uses `epsilon`. `lambda_eta` uses lambda times eta, as the paper's theory does.
+        bias_correction: Whether moments are corrected as in torch.optim. The paper's equations have no correction.
         precision: Floating-point type of weights, moments and data. `bfloat16` is the type of products only; weights
             and moments then stay in float32.
 
@@ -103,7 +103,7 @@ class TrialConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     numeric_version: ClassVar[int]
-    """Bump when the same config may give other numbers."""
+    """Increased whenever the same config may give different numbers than before."""
 
     workload: str
     optimizer: Optimizer = Field(description="update rule")
@@ -132,7 +132,7 @@ class TrialConfig(BaseModel):
     @classmethod
     def _fits_a_column(cls, value: Any) -> Any:
         if isinstance(value, int) and value >= 2**63:
-            raise ValueError(f"an integer is below 2^63, about {2**63:.0e}")
+            raise ValueError(f"integers must be below 2^63, about {2**63:.0e}")
         return value
 
     @field_validator("*")
@@ -143,7 +143,7 @@ class TrialConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _ignored_fields_are_none(cls, data: Any) -> Any:
-        """One trial has one name: what the optimizer does not read cannot tell two configs apart."""
+        """Set fields that the optimizer does not read to None, so that they cannot give one trial two names."""
         if not isinstance(data, Mapping):
             return data
         values = dict(data)
@@ -196,7 +196,7 @@ class TrialConfig(BaseModel):
 
     @cached_property
     def trajectory_id(self) -> str:
-        """The hash without `num_epochs`: equal for runs of which one continues the other."""
+        """The hash without `num_epochs`: equal for two trials if the longer one continues the shorter one."""
         return self._digest(without=("num_epochs",))
 
     def _digest(self, without: tuple[str, ...] = ()) -> str:

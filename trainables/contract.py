@@ -1,4 +1,4 @@
-"""The seam between what trains and what plans: `Workload` opens packs of `Member`s, `PackRun` advances them."""
+"""The interface between planning and training: a `Workload` opens packs of `Member`s, and a `PackRun` trains them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from trainables.errors import ConfigError
 from trainables.result import TracePoint, TrialResult
 
 State = Mapping[str, npt.NDArray[Any]]
-"""Everything a member needs to go on exactly where it stood, as plain arrays."""
+"""Everything a member needs to resume exactly where it stopped, as plain arrays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of a pack is one config that a workload trains, from a state or from the start.
+    """A member of a pack is one config that a workload trains, from a saved state or from the initial weights.
 
     Args:
         config: What to train.
-        until_epoch: The epoch to stop at. Before the config's last one the trial ends as `unfinished`, and its state
-            can be trained on.
-        state: Arrays of a pack's `states()`, to resume exactly there. None starts from the initial weights.
-        may_stop: Whether a certificate may end the trial before its last epoch. Audited trials are never ended so.
+        until_epoch: The epoch to stop at. If the config has later epochs, the trial ends as `unfinished`, and a later
+            member can resume from its state.
+        state: A state from a pack's `states()`, to resume from exactly. None starts from the initial weights.
+        may_stop: Whether a certificate may end the trial before its last epoch. It never ends an audited trial.
 
     Example:
         >>> from trainables import Member, config_from_values, workload
@@ -50,7 +50,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """News of one member: its epoch, the trace points since the last report, and the result once it ended."""
+    """Progress of one member: its epoch, the trace points since its last report, and its result once it has ended."""
 
     trial_id: str
     epochs_done: int
@@ -59,7 +59,7 @@ class Report:
 
 
 class PackRun(Protocol):
-    """A pack in training; one member never disturbs another."""
+    """A pack in training. Members do not affect each other's numbers, and a failing member does not stop the others."""
 
     @property
     def is_done(self) -> bool:
@@ -67,11 +67,11 @@ class PackRun(Protocol):
         ...
 
     def advance(self, seconds: float) -> list[Report]:
-        """Train for about `seconds` of wall time; at least one report, or the pack is done."""
+        """Train for about `seconds` of wall time; returns at least one report unless the pack is done."""
         ...
 
     def states(self) -> dict[str, State]:
-        """State by trial_id of each member that has begun; a member resumed from it gives bitwise the same numbers."""
+        """States of all members that have begun, by trial_id; a member resumed from its state is bitwise the same."""
         ...
 
     def forget(self, trial_ids: Collection[str]) -> None:
@@ -80,17 +80,18 @@ class PackRun(Protocol):
 
 
 class Workload(Protocol):
-    """A workload is one kind of trial: it checks configs, foretells what they cost, and trains packs of them.
+    """A workload is one kind of trial: it checks configs, estimates their cost, and trains packs of them.
 
-    One line in `registry.py` registers it, or `@register_workload` in a user's own module. Planning calls everything
-    but `open`; none of that may import torch. A class that names `Workload` as its base inherits what has a value here.
+    One line in `registry.py` registers it, or `@register_workload` in a user's own module. Planning calls every method
+    except `open`, so only `open` may import torch. A class that subclasses `Workload` inherits the defaults given here.
 
     Args:
         config_type: The config's type; its fields are columns of the results.
         devices: Kinds of devices that it trains on, the fastest first: `cuda`, `cpu`.
         trace_point_type: The type of a measurement; its fields are columns of the results too.
-        num_classes: Classes of its data, the same in every trial; None: the config has a field `num_classes`.
-        shared_test_data: What the trials of every seed are tested on, `images` say; None: each seed samples its own.
+        num_classes: Number of classes if every trial has the same; None if the config has a field `num_classes`.
+        shared_test_data: What the test data are, in one word (`images`), if the trials of all seeds share them. None
+            if each seed samples its own.
         reads_data_sets: Whether trials read the folder of data sets (`--data`).
 
     Example:
@@ -114,7 +115,7 @@ class Workload(Protocol):
 
     @abstractmethod
     def config(self, values: Mapping[str, Any]) -> TrialConfig:
-        """The config that `values` describe, what they leave open filled in; `ConfigError` names every fault."""
+        """The config that `values` describe, with defaults for missing fields; `ConfigError` names every fault."""
         ...
 
     @abstractmethod
@@ -124,7 +125,7 @@ class Workload(Protocol):
 
     @abstractmethod
     def cost(self, config: TrialConfig) -> float:
-        """Rough seconds of one trial on one core; relative values balance packs and forecast time."""
+        """Rough seconds of one trial on one core, used to balance packs and to forecast time."""
         ...
 
     @abstractmethod
@@ -134,14 +135,14 @@ class Workload(Protocol):
 
     @abstractmethod
     def side_by_side(self, device: str) -> int:
-        """Members that train at once on one device of that kind: a pack has that many where there are enough."""
+        """Members that train at once on one device of that kind; packs get at least as many if enough are waiting."""
         ...
 
     @abstractmethod
     def last_engine(self, device: str) -> str | None:
         """Engine for the last retry of a trial whose workers kept dying, in case the fast engine kills them.
 
-        None if there is no alternative.
+        None keeps the engine of the earlier tries.
         """
         ...
 
@@ -149,15 +150,18 @@ class Workload(Protocol):
         """Raise `ConfigError` if no engine of the workload can train with that optimizer; planning asks."""
 
     def check_certificates(self, optimizer: Optimizer) -> None:
-        """Raise `ConfigError` if nothing could ever certify a trial of that optimizer, and a sweep asks for it."""
-        raise ConfigError(f"nothing is known to certify a trial of {type(self).__name__}")
+        """Raise `ConfigError` if no certificate exists for trials of that optimizer.
+
+        Called for a sweep that accepts certificates.
+        """
+        raise ConfigError(f"workload class {type(self).__name__} has no stop certificates")
 
     @abstractmethod
     def open(
         self, members: Sequence[Member], device: str = "cpu", engine: str | None = None, num_threads: int = 1
     ) -> PackRun:
-        """Start or resume a pack; `engine` None chooses the fastest that runs here.
+        """Start or resume a pack; `engine=None` chooses the fastest engine that runs here.
 
-        Raises `ConfigError` for a device or engine that is not there.
+        Raises `ConfigError` for a device or engine that is not available.
         """
         ...

@@ -1,4 +1,4 @@
-"""The error tree: what a user can mend is one clear line, anything else keeps its traceback."""
+"""Exceptions for what the user can fix, which are shown as one clear line; all others keep their traceback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one line that names the rule, what was given and what is known."""
+    """A mistake the user can fix: one line that names the rule, the given value and the known ones."""
 
 
 class ConfigError(UserError):
@@ -19,7 +19,7 @@ class DataError(UserError):
 
 
 def unknown_name(kind: str, given: str, known: Iterable[str]) -> str:
-    """One line for an unknown name, with the nearest known ones first."""
+    """One line for an unknown name: the nearest known name, then all known names."""
     names = sorted(known)
     near = get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -27,10 +27,10 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says first, or its type's name where it says nothing."""
+    """First line of an exception's message, or the name of its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def last_line(text: str) -> str:
-    """The end of a traceback, which says what went wrong."""
+    """Last line of a traceback, which names the exception."""
     return text.strip().splitlines()[-1]

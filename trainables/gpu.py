@@ -1,13 +1,13 @@
-"""Whether this machine has a GPU that torch can use, and whether its memory ran out; loads torch only if need be."""
+"""Tells whether torch can use a GPU here, and whether a GPU ran out of memory. Loads torch only if it has to."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 _MEMORY_RAN_OUT = ("out of memory", "unable to find an engine", "STATUS_ALLOC_FAILED")
-"""torch's own error and CUDA's; of a convolution none of whose algorithms finds room; of cuBLAS."""
+"""In the messages of torch and CUDA; of a convolution for which no algorithm has enough memory; of cuBLAS."""
 
-_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")  # the last one under Windows' Linux
+_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")  # the last one is WSL's
 
 
 def gpu_is_here() -> bool:
@@ -20,5 +20,5 @@ def gpu_is_here() -> bool:
 
 
 def memory_ran_out(error: BaseException) -> bool:
-    """Whether an error of torch says that a GPU has no room for what was asked."""
+    """Whether an exception raised by torch says that a GPU's memory was too small."""
     return any(text in str(error) for text in _MEMORY_RAN_OUT)

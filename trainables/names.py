@@ -1,8 +1,8 @@
-"""Names that a user's module may add to: `module:name` places, and optimizers.
+"""Names that a user's module can extend: optimizers, and the `module:name` places from which objects are imported.
 
-Here are an optimizer's name and kind alone. What trains, bounds or draws it has an `OptimizerTable`, and refuses an
-optimizer without an entry there in one line. The entries of our own optimizers stand beside each table; a user's
-module gives its own with `register_optimizer`.
+This module knows only an optimizer's name and kind. Code that trains, bounds or draws optimizers has an
+`OptimizerTable`, and rejects an optimizer without an entry in one line. The entries of the built-in optimizers are
+defined with each table; a user's module gives its entries to `register_optimizer`.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ Entry = TypeVar("Entry")
 
 
 def open_place(place: str) -> Any:
-    """What lies at `module:name`, its module imported; `ConfigError` where there is nothing."""
+    """Import the object at `module:name`; raises `ConfigError` if it does not exist."""
     module, _, name = place.partition(":")
     try:
         found = import_module(module)
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, and imports something that is not
-        raise ConfigError(f"no module {module!r} here, and {place!r} is to be opened") from None
+            raise  # the module exists, but one that it imports does not
+        raise ConfigError(f"cannot open {place!r}: no module {module!r} can be imported here") from None
     if not hasattr(found, name):
-        raise ConfigError(f"module {module!r} has no {name!r}, and {place!r} is to be opened")
+        raise ConfigError(f"cannot open {place!r}: module {module!r} has no {name!r}")
     return getattr(found, name)
 
 
 class _Registered(type):
-    """Lets a class be read as the enum that it was: `for optimizer in Optimizer`, `"adam" in Optimizer`."""
+    """Lets a class be used like an enum: `for optimizer in Optimizer`, `"adam" in Optimizer`."""
 
     def __iter__(cls) -> Iterator[Optimizer]:
         return iter(tuple(_OPTIMIZERS.values()))
@@ -49,12 +49,12 @@ class _Registered(type):
 
 
 class Optimizer(str, metaclass=_Registered):
-    """An update rule by its name: one of equations (3.1)-(3.6), or one that a user's module has registered.
+    """An update rule by name: one of equations (3.1)-(3.6), or a rule that a user's module has registered.
 
-    There is one object of each name, so that `is` compares them. `OPTIMIZER_TRAITS` says what kind of rule each is.
+    Each name has one object, so `is` compares optimizers. `OPTIMIZER_TRAITS` says what kind of rule each is.
 
     Args:
-        name: `adam`, `adamw`, `signsgd`, `signsgdw`, or a name that `register_optimizer` has entered.
+        name: `adam`, `adamw`, `signsgd`, `signsgdw`, or a name registered with `register_optimizer`.
 
     Raises:
         ValueError: No optimizer has that name.
@@ -76,7 +76,7 @@ class Optimizer(str, metaclass=_Registered):
     SIGNSGDW: ClassVar[Optimizer]
 
     def __new__(cls, name: object) -> Optimizer:
-        """The registered optimizer of that name; `ValueError` if there is none."""
+        """The registered optimizer of that name; raises `ValueError` for an unknown name."""
         if isinstance(name, str) and name in _OPTIMIZERS:
             return _OPTIMIZERS[name]
         raise ValueError(f"{name!r} is not a valid Optimizer")
@@ -104,26 +104,26 @@ class Optimizer(str, metaclass=_Registered):
         return f"<Optimizer.{self.upper()}: {str(self)!r}>"
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """A worker that reads a user's optimizer imports its module first."""
+        """Unpickling a user's optimizer on a worker first imports the module that registers it."""
         if self in _PLACES:
             return _registered_in, (_PLACES[self].module, str(self))
         return Optimizer, (str(self),)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Pydantic's own validation of an enum, but of the names that are registered when it validates."""
+        """Validate as pydantic does an enum, but against the names registered at the time of validation."""
         plain = core_schema.plain_serializer_function_ser_schema(str, when_used="json")
         return core_schema.no_info_plain_validator_function(_validated, serialization=plain)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: Any) -> dict[str, Any]:
-        """The names of today."""
+        """The names registered so far."""
         return {"type": "string", "enum": [str(optimizer) for optimizer in Optimizer]}
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerTraits:
-    """What kind of rule an optimizer is; see `Optimizer` for the words."""
+    """What kind of rule an optimizer is; `Optimizer` explains the fields."""
 
     is_coupled: bool
     has_moments: bool
@@ -131,7 +131,7 @@ class OptimizerTraits:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """A user's module, and where the optimizer that it registers has its entries, by the key of the table."""
+    """The user's module that registers an optimizer, and the places of the optimizer's entries by table key."""
 
     module: str
     entries: Mapping[str, str]
@@ -142,11 +142,11 @@ TORCH = "torch"
 
 _OPTIMIZERS: dict[str, Optimizer] = {}
 _PLACES: dict[str, _Places] = {}
-"""Of the optimizers that users' modules have registered."""
+"""Only for optimizers that users' modules have registered."""
 
 
 def _named(name: str) -> Optimizer:
-    """Enter a name; the same object if it is there already."""
+    """Register a name; returns the same object if it is registered already."""
     return _OPTIMIZERS.setdefault(name, str.__new__(Optimizer, name))
 
 
@@ -166,13 +166,13 @@ def register_optimizer(
 ) -> Optimizer:
     """Add an optimizer from `module` (write `module=__name__`).
 
-    `entries` says where its rules lie, as `module:name` by the key of an `OptimizerTable`: `torch` for the engines
-    on torch, `largest_step` for certificates, `look` for figures. A place is opened when it is needed first, so that
-    planning loads no torch. What has no entry refuses the optimizer in one line. Raises `ConfigError` for a name that
-    is taken, or that would not do as a value in results and on the command line.
+    `entries` maps the key of an `OptimizerTable` to the `module:name` of this optimizer's entry: `torch` for the
+    engines on torch, `largest_step` for certificates, `look` for figures. A place is imported when it is first needed,
+    so that planning does not load torch. Code whose table has no entry rejects the optimizer in one line. Raises
+    `ConfigError` for a name that is taken, or unusable as a value in results and on the command line.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ConfigError(f"an optimizer's name has small letters, digits and _ only, got {name!r}")
+        raise ConfigError(f"an optimizer's name is a small letter, then small letters, digits and _, got {name!r}")
     if name in _OPTIMIZERS and (name not in _PLACES or _PLACES[name].module != module):
         taken_by = _PLACES[name].module if name in _PLACES else "lambda-atlas itself"
         raise ConfigError(f"an optimizer named {name!r} is registered by {taken_by}: choose another name")
@@ -183,10 +183,10 @@ def register_optimizer(
 
 
 class OptimizerTable(Generic[Entry]):
-    """What an engine (or whatever else needs more than the kind of rule) has for each optimizer that it takes.
+    """What an engine, or other code that needs more than an optimizer's kind, has for each optimizer that it supports.
 
-    `own` has the entries of our optimizers; a user's are looked up under `key` among what is registered. `what` is the
-    entry in words, for the refusal.
+    `own` has the entries of the built-in optimizers. A user's optimizer is looked up under `key` in the entries that it
+    was registered with. `what` describes an entry in the message for an optimizer without one.
     """
 
     def __init__(self, key: str, what: str, own: Mapping[Optimizer, Entry]) -> None:
@@ -196,7 +196,7 @@ class OptimizerTable(Generic[Entry]):
         return optimizer in self._own or self._place(optimizer) is not None
 
     def of(self, optimizer: Optimizer) -> Entry:
-        """The optimizer's entry; raises `ConfigError` in one line where it has none."""
+        """The optimizer's entry; raises `ConfigError` in one line if it has no entry."""
         place = self._place(optimizer)
         if place is None:
             return entry_of(optimizer, self._own, self._what)
@@ -220,7 +220,7 @@ def check_torch_rule(optimizer: Optimizer) -> None:
 
 
 def entry_of(optimizer: Optimizer, table: Mapping[Optimizer, Entry], what: str) -> Entry:
-    """The optimizer's entry in a table; raises `ConfigError`, which names `what` is missing."""
+    """The optimizer's entry in a table; raises a `ConfigError` that names the missing entry by `what`."""
     if optimizer not in table:
         raise ConfigError(f"optimizer {str(optimizer)!r} has no entry for {what} (known: {', '.join(sorted(table))})")
     return table[optimizer]

@@ -1,4 +1,4 @@
-"""The update rules in torch, equations (3.1)-(3.6): torch.optim's own wherever torch has them, plain code elsewhere."""
+"""The update rules in torch, equations (3.1)-(3.6): torch.optim's where torch has them, plain code elsewhere."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trainables.config import Optimizer, TrialConfig
 from trainables.names import TORCH, OptimizerTable
 
 TorchRule = Callable[..., torch.optim.Optimizer]
-"""Called with the parameters (a list of tensors), the config, and the `variant` of `make_optimizer` by keywords.
+"""Called with the parameters (a list of tensors), the config, and the `variant` keywords of `make_optimizer`.
 
-A rule with moments keeps them in `state[w]` as `exp_avg` and `exp_avg_sq`, where engines put and read them.
+A rule with moments keeps them in `state[w]` as `exp_avg` and `exp_avg_sq`, where engines write and read them.
 """
 
 
@@ -59,7 +59,7 @@ class SignSGD(torch.optim.Optimizer):
 
 
 def _torchs_own(rule: type[torch.optim.Adam | torch.optim.AdamW]) -> TorchRule:
-    """Torch's implementation of Adam or AdamW, or ours where torch has none."""
+    """Torch's implementation of Adam or AdamW, or the one above without bias correction, which torch lacks."""
 
     def make(params: list[Tensor], config: TrialConfig, **variant: Any) -> torch.optim.Optimizer:
         if not config.bias_correction:
@@ -90,17 +90,17 @@ RULES = OptimizerTable[TorchRule](
         Optimizer.SIGNSGDW: _sign_descent,
     },
 )
-"""The rule of each optimizer, for every engine on torch."""
+"""The update rule of each optimizer, for all engines on torch."""
 
 
 def make_optimizer(config: TrialConfig, params: Iterable[Tensor], **variant: Any) -> torch.optim.Optimizer:
     """The update rule that `config` names; `variant` chooses among torch.optim's implementations (`fused=True`, ...).
 
-    With moments, `optimizer.state[w]` is to be given before the first step: see `set_moments`.
+    If the rule has moments, set them with `set_moments` before the first step.
     """
     return RULES.of(config.optimizer)(list(params), config, **variant)
 
 
 def set_moments(optimizer: torch.optim.Optimizer, w: Tensor, step: Tensor, first: Tensor, second: Tensor) -> None:
-    """Give parameter `w` its moments after `step` steps; the optimizer goes on in these tensors."""
+    """Give parameter `w` its moments after `step` steps; the optimizer updates these tensors in place."""
     optimizer.state[w] = {"step": step, "exp_avg": first, "exp_avg_sq": second}

@@ -1,4 +1,4 @@
-"""Where and with what a trial runs, captured on the worker."""
+"""Records on the worker where and with what a trial runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def provenance(engine: str, device: str = "cpu", num_threads: int = 1, device_name: str | None = None) -> Provenance:
-    """What this process would write into a row of a trial that `engine` trains on `device` (None: the processor)."""
+    """The provenance of a trial that `engine` trains on `device` in this process.
+
+    `device_name=None` is the name of the processor.
+    """
     git_sha, git_dirty = _git_state()
     return Provenance(
         engine=engine,
@@ -38,12 +41,12 @@ def provenance(engine: str, device: str = "cpu", num_threads: int = 1, device_na
 
 @cache
 def code_digest() -> str:
-    """Hash of the source files of `trainables`: equal on driver and workers, or they run different code."""
+    """Hash of the source files of `trainables`; driver and workers run the same code only if it is equal."""
     return digest_of_sources(_PACKAGE)
 
 
 def digest_of_sources(package: Path) -> str:
-    """Hash of a package's source files, those of its sub-packages too, and of where each lies in it."""
+    """Hash of the source files of a package and its sub-packages, and of their paths in the package."""
     names = (path.relative_to(package) for path in package.rglob("*.py"))
     sha = hashlib.sha256()
     for name in sorted(name.as_posix() for name in names if "__pycache__" not in name.parts):
@@ -53,7 +56,7 @@ def digest_of_sources(package: Path) -> str:
 
 @cache
 def _git_state() -> tuple[str | None, bool | None]:
-    """Commit and dirty flag of the checkout this package lies in; an image sets LAMBDA_ATLAS_GIT_SHA instead."""
+    """Commit and dirty flag of the checkout with this package; a container image sets LAMBDA_ATLAS_GIT_SHA instead."""
     if sha := os.environ.get("LAMBDA_ATLAS_GIT_SHA"):
         return sha, False
     if not (_PACKAGE.parent / ".git").exists():

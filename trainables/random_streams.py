@@ -1,4 +1,4 @@
-"""Random streams by purpose: data, initial weights and batch order derive from the seed, never from global state."""
+"""Random streams by purpose: data, initial weights and batch order depend on the seed, never on global state."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 ORDER_BLOCK_EPOCHS = 64
-"""Epochs whose batch order one call of `order_block` makes."""
+"""Number of epochs for which one call of `order_block` makes the batch order."""
 
 
 class Purpose(IntEnum):
-    """What a stream is for; the numbers are part of every trial's meaning and never change."""
+    """What a stream is for. The values never change, since every trial's random numbers depend on them."""
 
     TRAIN_DATA = 1
     TEST_DATA = 2
@@ -25,12 +25,12 @@ class Purpose(IntEnum):
 
 
 def stream(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:
-    """Independent generator for `purpose` (and, say, a block number) of the trial's seed."""
+    """Independent generator for a trial's seed, a purpose and further indices, e.g. a block number."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(int(purpose), *index))))
 
 
 def order_block(seed: int, num_train: int, block: int) -> npt.NDArray[np.uint32]:
-    """Sample order of epochs `block * 64` to `block * 64 + 63`, shape (64, n): each row a fresh permutation.
+    """Sample order of epochs `block * 64` to `block * 64 + 63`, shape (64, n); each row is a new permutation.
 
     A pure function of its arguments, so that a resumed trial needs no generator state.
     """
@@ -39,7 +39,7 @@ def order_block(seed: int, num_train: int, block: int) -> npt.NDArray[np.uint32]
 
 
 def digest(*arrays: npt.NDArray[np.generic]) -> str:
-    """Short hash of the arrays' bytes, to tell whether two trials saw the same numbers."""
+    """Short hash of the arrays' bytes, to check whether two trials saw the same numbers."""
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(np.ascontiguousarray(array).view(np.uint8).data)

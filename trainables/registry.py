@@ -1,4 +1,4 @@
-"""Workloads by name; imports neither torch nor ray, so that planning stays light."""
+"""Registers and opens workloads by name. It imports neither torch nor ray, so that planning starts fast."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ WorkloadClass = TypeVar("WorkloadClass", bound=type[Any])
 def register_workload(name: str) -> Callable[[WorkloadClass], WorkloadClass]:
     """Add a workload from any module: `@register_workload("my_name")` above its class.
 
-    Workers open it by its place, `module:class`, so the class lies at the top of a module that they can import.
-    Raises `ConfigError` for a name that another module has taken, and for a class that lacks part of `Workload`.
+    Workers import the class by its place, `module:class`, so define it at the top level of a module that they can
+    import. Raises `ConfigError` for a name that another module has taken, and for a class that lacks a part of
+    `Workload`.
     """
 
     def enter(workload_class: WorkloadClass) -> WorkloadClass:
@@ -47,8 +48,8 @@ def workload(name: str) -> Workload:
 
     Args:
         name: `two_layer_cnn` (the synthetic model, Definitions 3.1 and 3.2), `sign_agreement`, `image_classifier`, or
-            a name that a user's module has registered. A place (`module:class`) serves a process that has not imported
-            the module which registers the name.
+            a name that a user's module has registered. A place (`module:class`) works also in a process that has not
+            imported the module that registers the name.
 
     Raises:
         ConfigError: There is no such workload. The message offers the nearest name.
@@ -68,13 +69,13 @@ def workload(name: str) -> Workload:
 
 
 def place_of(config: TrialConfig) -> str:
-    """Where the workload of a trial lies, as `module:class`."""
+    """The place of a trial's workload, as `module:class`."""
     workload(config.workload)
     return WORKLOADS[config.workload]
 
 
 def config_from_values(values: Mapping[str, Any]) -> TrialConfig:
-    """Return the config that a flat mapping describes, with the workload's defaults for what it leaves out.
+    """Return the config that a flat mapping describes, with the workload's defaults for missing fields.
 
     Args:
         values: Fields by name. `workload` (a name or a place), `optimizer`, `weight_decay`, `batch_size` and `seed`
@@ -110,5 +111,5 @@ def _check_class(name: str, workload_class: type[Any]) -> None:
 
 
 def _name_of(config_type: type[TrialConfig]) -> str:
-    """The name that a workload's configs have."""
+    """The workload's name as its configs have it."""
     return str(config_type.model_fields["workload"].default)

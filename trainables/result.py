@@ -1,6 +1,6 @@
-"""What a trial gives back: trace points, an outcome, and where the numbers come from.
+"""The types of a trial's result: trace points, an outcome, and the provenance of the numbers.
 
-A column of the results is a field of one of these types and is spelled nowhere else.
+Each column of the results is a field of one of these types; its name is defined only here.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from trainables.config import TrialConfig
 
 
 class Outcome(StrEnum):
-    """A trial ends in one of these ways; as text they are the column `outcome` of the results.
+    """A trial ends in one of these ways; the value is in the column `outcome` of the results.
 
-    `trainables.outcome` sets the thresholds. A trial that is stuck or diverged has an error rate that means nothing,
-    so it enters no mean. The first five settle a trial: a later launch does not run it again.
+    `trainables.outcome` sets the thresholds. The error rate of a stuck or diverged trial means nothing, so it is left
+    out of all means. The first five outcomes settle a trial: a later launch does not run it again.
 
     Example:
         >>> from trainables import Outcome
@@ -32,9 +32,9 @@ class Outcome(StrEnum):
     MEMORIZED = "memorized"
     """Training error about 0, test error high."""
     STUCK = "stuck"
-    """Training loss at its trivial value and the weight norm collapsed."""
+    """Training loss at that of equal outputs, and the weight norm collapsed."""
     UNDERFIT = "underfit"
-    """Ran to the end with training error left, and not stuck."""
+    """Ran to the end, training error above about 0, and not stuck."""
     DIVERGED = "diverged"
     """A weight or the loss became non-finite."""
     PRUNED = "pruned"
@@ -42,7 +42,7 @@ class Outcome(StrEnum):
     UNFINISHED = "unfinished"
     """Stopped before its last epoch for another reason."""
     FAILED = "failed"
-    """An error; the row carries the traceback."""
+    """Raised an exception; the row has its traceback."""
 
 
 SATISFYING = frozenset({Outcome.LEARNED, Outcome.MEMORIZED, Outcome.STUCK, Outcome.UNDERFIT, Outcome.DIVERGED})
@@ -61,16 +61,16 @@ class TracePoint:
 
     @property
     def losses(self) -> tuple[float, ...]:
-        """Every loss that was measured."""
+        """All measured losses."""
         return (self.train_loss,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where and with what a trial ran, captured on the worker; columns, never part of a trial's name.
+    """Where and with what a trial ran, recorded on the worker; columns, never part of a trial's name.
 
-    `side_by_side` is the most members of its pack that trained on its device at once, itself included;
-    `peak_memory_bytes` what its process had reserved on a GPU at most, images included (null on a CPU).
+    `side_by_side` is the largest number of members of its pack that trained on its device at once, itself included.
+    `peak_memory_bytes` is the most memory that its process reserved on a GPU, images included (null on a CPU).
     """
 
     engine: str
@@ -92,26 +92,26 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
-    """A worker returns this of each trial: what it trained, how the trial ended, what it measured, and where.
+    """A worker returns this for each trial: what it trained, how the trial ended, what it measured, and where.
 
     Args:
         config: What was trained.
         outcome: How it ended.
-        epochs_done: Epochs that were trained. A stuck trial with fewer than its config's was stopped for its
+        epochs_done: Number of epochs trained. A stuck trial with fewer epochs than its config was stopped for its
             certificate.
-        trace: Measurements, rising by epoch. The first is of the initial weights, at epoch 0.
-        data_digest: Hash of the training and test data; None if the trial failed before it had any. Two trials with
-            equal digests saw the same data.
-        init_digest: The same of the initial weights.
-        order_digest: The same of the order of the batches.
+        trace: Measurements in the order of epochs. The first is of the initial weights, at epoch 0.
+        data_digest: Hash of the training and test data; None if the trial failed before it opened them. Two trials
+            with equal digests saw the same data.
+        init_digest: Hash of the initial weights, in the same way.
+        order_digest: Hash of the order of the batches, in the same way.
         train_seconds: Wall seconds of training, over all launches that trained it.
         finished_at: When it ended, in seconds since 1970.
-        provenance: The engine, device, code and library versions that made the numbers.
+        provenance: The engine, device, code and library versions that produced the numbers.
         pack_id: The pack that it was trained in; None outside of a sweep.
-        attempt: How often the trial was tried, this time included.
+        attempt: Number of tries of this trial, including this one.
         error: The traceback of a failed trial; None for others.
-        certificate: Why the end is known for sure (`trainables.certificates`); None if nothing proves it.
-        certificate_epoch: Epochs after which the certificate was found; None without one.
+        certificate: The proof of how the trial ends (`trainables.certificates`); None if it has no certificate.
+        certificate_epoch: The epoch at which the certificate was found; None without a certificate.
 
     Example:
         >>> from trainables import Member, config_from_values, workload
@@ -148,7 +148,7 @@ class TrialResult:
 
     @property
     def was_stopped(self) -> bool:
-        """Whether the trial was stopped for its certificate: it is stuck, and its last epoch was not trained."""
+        """Whether the trial was stopped for its certificate: it is stuck and was not trained to its last epoch."""
         return self.outcome is Outcome.STUCK and self.epochs_done < self.config.num_epochs
 
     def trial_row(self) -> dict[str, Any]:
@@ -167,10 +167,10 @@ class TrialResult:
         return row
 
     def trace_rows(self) -> list[dict[str, Any]]:
-        """One flat row for each trace point, keyed by trial_id."""
+        """One flat row for each trace point, each with the trial_id."""
         trial_id = self.config.trial_id
         return [{"trial_id": trial_id, **{f.name: getattr(p, f.name) for f in fields(p)}} for p in self.trace]
 
 
 RESULT_COLUMNS = tuple(f.name for f in fields(TrialResult) if f.name not in {"config", "trace", "provenance"})
-"""Fields of `TrialResult` that are columns themselves."""
+"""Fields of `TrialResult` that are columns of their own; the others have fields that are columns."""

@@ -1,4 +1,4 @@
-"""How many threads torch uses, for as long as it matters."""
+"""Sets the number of torch's threads within a context."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import torch
 
 @contextmanager
 def torch_threads(num_threads: int) -> Iterator[None]:
-    """Within, torch uses that many threads: sums keep one order, and packs side by side do not wait for cores."""
+    """Let torch use that many threads within the context.
+
+    Sums then keep one order, and packs that run side by side do not wait for each other's cores.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:

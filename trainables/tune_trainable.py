@@ -1,6 +1,6 @@
-"""`PackTrainable`: a pack of trials as one Ray Tune trial, in our executor or in anyone's own `tune.Tuner`.
+"""`PackTrainable`: runs a pack of trials as one Ray Tune trial, in this project's executor or in your `tune.Tuner`.
 
-The only file of this package that imports ray.
+This is the only file of the package that imports ray.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from trainables.packs.worker import REPORT_SECONDS, TUNE_STEP_SECONDS, PackWorke
 from trainables.registry import config_from_values, workload
 
 PACK_ID, EXCHANGE = "pack_id", "exchange"
-"""Keys of a Tune config that names a pack of our executor instead of describing a trial."""
+"""Keys of a Tune config that names a pack of this project's executor instead of describing a trial."""
 EXCHANGE_NAMESPACE = "lambda-atlas"
 
 _STATE_FILE, _POINTS_FILE = "state.npz", "points.json"
 
 
 class PackTrainable(tune.Trainable):
-    """Ray Tune trains one trial of a flat config with this class, under any scheduler and searcher of Tune's.
+    """Ray Tune trains one trial with this class from a flat config, under any of Tune's schedulers and searchers.
 
     Give it to a `tune.Tuner`, with the fields of a `TrialConfig` as `param_space`. Each result reports the next trace
-    point: `epoch`, `train_loss`, `test_error` and so on. The last one also has `outcome` and `done`. Tune's
+    point: `epoch`, `train_loss`, `test_error` and so on. The last result also has `outcome`, and `done` is true. Tune's
     checkpoints hold the exact state. The trial uses the CPUs and the GPU of `tune.with_resources`. Outside of Ray it
-    trains in this process, on one CPU.
+    trains in the calling process, on one CPU.
 
     A sweep uses the class as well: its config then names a pack, which the worker fetches from the driver.
 
@@ -42,7 +42,7 @@ class PackTrainable(tune.Trainable):
         config: The fields of one trial, flat, with its `workload`.
 
     Raises:
-        ConfigError: The config is not one trial of a known workload.
+        ConfigError: The config does not describe a trial of a known workload.
         RuntimeError: The trial failed. The message is its traceback.
 
     Example:
@@ -59,31 +59,31 @@ class PackTrainable(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Open what the config names."""
+        """Open the pack or the trial that the config describes."""
         self._task: _ExchangedPack | _FlatTrial
         self._task = _ExchangedPack(config) if PACK_ID in config else _FlatTrial(config)
 
     def step(self) -> dict[str, Any]:
-        """Train for half a minute at most; a flat trial up to its next trace point, and perhaps a second further."""
+        """Train a pack for up to half a minute, or a flat trial to its next trace point and up to a second further."""
         return self._task.step()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next pack in the same process: data and compiled code stay."""
+        """Start the next pack in the same process, which keeps data and compiled code."""
         self.setup(new_config)
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the exact state of a flat trial (packs save theirs where a restarted driver finds them)."""
+        """Write the exact state of a flat trial; packs save their states where a restarted driver finds them."""
         self._task.save(Path(checkpoint_dir) / _STATE_FILE)
 
     def load_checkpoint(self, checkpoint: str | None) -> None:
-        """Go on from `save_checkpoint`'s state."""
+        """Resume from a state that `save_checkpoint` wrote."""
         assert checkpoint is not None
         self._task.load(Path(checkpoint) / _STATE_FILE)
 
 
 class _ExchangedPack:
-    """A pack whose order and reports travel through the exchange; Tune sees only that it goes on."""
+    """A pack that gets its order from the exchange and sends its reports to it; Tune sees only whether it is done."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._pack_id = str(config[PACK_ID])
@@ -98,14 +98,14 @@ class _ExchangedPack:
         return {"done": self._worker.is_done}
 
     def save(self, path: Path) -> None:
-        """Nothing: the worker saves states by time into the state store."""
+        """Do nothing: the worker itself saves states to the state store at intervals."""
 
     def load(self, path: Path) -> None:
-        """Nothing: a pack that is run again gets its states with its order."""
+        """Do nothing: a pack that is run again gets its states with its order."""
 
 
 class _FlatTrial:
-    """One trial under a foreign scheduler, which sees every trace point; training may be some points ahead of it."""
+    """One trial under Tune's scheduler, which gets every trace point; training may be some points ahead of it."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config: TrialConfig = config_from_values(config)
@@ -146,8 +146,8 @@ class _FlatTrial:
 
 
 def _assigned() -> tuple[bool, int]:
-    """Whether `tune.with_resources` gave this trial a GPU, and its CPUs; no GPU and one CPU outside of a Ray worker."""
-    if not ray.is_initialized():  # to ask would start Ray
+    """Whether `tune.with_resources` gave this trial a GPU, and how many CPUs; outside of a Ray worker (False, 1)."""
+    if not ray.is_initialized():  # otherwise the calls below would start Ray
         return False, 1
     context = ray.get_runtime_context()
     if context.worker.mode != ray.WORKER_MODE:

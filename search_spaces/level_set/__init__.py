@@ -1,4 +1,4 @@
-"""The Gaussian-process model of where trials work, and its hyperparameters.
+"""Models with a Gaussian process where trials work, and finds its hyperparameters.
 
-It proposes no points: samplers do. Samplers import it, and so do the edges, figures and tables of a map.
+Samplers import it to propose points, and so does the code for the edges, figures and tables of a map.
 """

@@ -1,11 +1,11 @@
-"""How many threads the linear algebra of numpy and scipy uses: each brings an OpenBLAS with a pool of its own."""
+"""Limits the threads of linear algebra in numpy and scipy, each of which has its own OpenBLAS with a thread pool."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-import scipy.linalg  # type: ignore[import-untyped]  # noqa: F401  (its OpenBLAS has to be there to be found)
+import scipy.linalg  # type: ignore[import-untyped]  # noqa: F401  (loads its OpenBLAS, so that it is found)
 from threadpoolctl import ThreadpoolController
 
 P = ParamSpec("P")
@@ -15,10 +15,10 @@ _pools = ThreadpoolController()
 
 
 def one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:
-    """`function` with one thread for linear algebra.
+    """Decorator that runs `function` with one thread for linear algebra.
 
-    Threads of OpenBLAS wait for each other by spinning, and the cores are busy with trials:
-    `tests/benchmarks/busy_cores.py` has the difference.
+    OpenBLAS's threads wait for each other by spinning, which is slow while trials keep the cores busy;
+    `tests/benchmarks/busy_cores.py` measures how slow.
     """
     wrapped: Callable[P, R] = _pools.wrap(limits=1, user_api="blas")(function)
     return wrapped

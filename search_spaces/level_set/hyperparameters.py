@@ -1,8 +1,9 @@
-"""What binary outcomes say of a latent function's prior: its length scales and amplitude, and the lapse.
+"""Finds hyperparameters from binary outcomes: length scales and amplitude of the latent function's prior, and lapse.
 
-They maximize Laplace's evidence, with the expected (Fisher) information that stays positive where a lapse makes the
-likelihood not concave [Hartmann and Vanhatalo 2019], times log-normal priors, within bounds: without the priors the
-length scales collapse on disjoint regions and the amplitude grows without end on outcomes that can be separated.
+They maximize Laplace's evidence times log-normal priors, within bounds. The evidence uses the expected (Fisher)
+information, which stays positive even though a lapse makes the likelihood not log-concave [Hartmann and Vanhatalo
+2019]. Without the priors, length scales would collapse on disjoint regions, and the amplitude would grow without end on
+outcomes that can be separated.
 
 Shapes: n points of d dimensions.
 """
@@ -21,33 +22,33 @@ from scipy.special import ndtr  # type: ignore[import-untyped]
 Array = NDArray[np.float64]
 
 OFFSET = 0.5
-"""Prior variance of the latent function's mean, relative to that of its variations."""
+"""Prior variance of the latent function's constant offset, relative to that of its variations."""
 PRIOR_LENGTH, PRIOR_AMPLITUDE, PRIOR_LAPSE = 0.4, 5.0, 0.01
 PRIOR_SPREAD = np.array([0.5, 0.5, 1.0])
 """Standard deviations of the logarithms of length scale, amplitude and lapse."""
 BOUNDS = np.log([[0.1, 5.0], [0.5, 20.0], [1e-3, 0.25]])
 MAX_POINTS_FOR_SEARCH = 256
-"""Length scales, amplitude and lapse are found on so many points at most: they need few, and the cost is cubic."""
+"""Most points used to find length scales, amplitude and lapse: few points suffice, and the cost is cubic."""
 SEARCH_OPTIONS = {"maxiter": 30, "ftol": 1e-5}
 MAX_NEWTON_STEPS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Successes among counts, each (n,)."""
+    """Successes among counts at each point, (n,) each."""
 
     successes: Array
     counts: Array
 
     def log_likelihood(self, f: Array, lapse: float) -> float:
-        """Of latent values (n,), each outcome flipped with probability `lapse`."""
+        """Log-likelihood of latent values (n,), if each outcome is flipped with probability `lapse`."""
         p = lapse + (1 - 2 * lapse) * ndtr(f)
         return float(np.sum(self.successes * np.log(p) + (self.counts - self.successes) * np.log1p(-p)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Slopes:
-    """Derivatives of each point's log-likelihood at f, (n,) each; by the latent value unless named by the lapse."""
+    """Derivatives of each point's log-likelihood at f, (n,) each; by the latent value, or as named by the lapse."""
 
     gradient: Array
     observed: Array  # minus the second derivative
@@ -81,13 +82,13 @@ class _Slopes:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """The latent function's covariance at seen points: length scales (d,) and amplitude."""
+    """The prior of the latent function: the length scales (d,) and amplitude of its covariance."""
 
     lengths: Array
     amplitude: float
 
     def covariance(self, a: Array, b: Array) -> Array:
-        """Between points (n, d) and (m, d): (n, m)."""
+        """Covariance between points (n, d) and (m, d); (n, m)."""
         return self.amplitude**2 * (OFFSET + self._bell(a, b))
 
     def slopes(self, points: Array, weights: Array) -> Array:
@@ -103,7 +104,7 @@ class Prior:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mode:
-    """The latent function's most probable values at the seen points, and the Gaussian around them.
+    """The latent function's most probable values at the observed points, and the Gaussian around them.
 
     `alpha` (n,) is the prior precision times the values; `root` (n,) the square root of the expected information, and
     `factor` (n, n) the lower Cholesky factor of 1 + root K root.
@@ -119,7 +120,7 @@ class Mode:
 
 
 def find_mode(covariance: Array, data: Outcomes, lapse: float, alpha: Array) -> Mode:
-    """Newton's method from `alpha`, with steps halved until they climb [Rasmussen and Williams 2006, alg. 3.1]."""
+    """Newton's method from `alpha`, with each step halved until it improves [Rasmussen and Williams 2006, alg. 3.1]."""
     values = covariance @ alpha
     reached = data.log_likelihood(values, lapse) - 0.5 * alpha @ values
     for _ in range(MAX_NEWTON_STEPS):
@@ -165,7 +166,7 @@ def factor_of(covariance: Array, root: Array) -> Array:
 def _evidence_slopes(mode: Mode, prior: Prior, points: Array, lapse: float) -> Array:
     """Derivatives of the log evidence by log lengths, log amplitude and log lapse; (d + 2,).
 
-    The mode moves with them, and the information there with the mode [Rasmussen and Williams 2006, equation 5.23].
+    The mode depends on them, and the information on the mode [Rasmussen and Williams 2006, equation 5.23].
     """
     half = solve_triangular(mode.factor, mode.root[:, None] * mode.covariance, lower=True, check_finite=False)
     spread = np.diag(mode.covariance) - np.sum(half**2, axis=0)
@@ -179,7 +180,7 @@ def _evidence_slopes(mode: Mode, prior: Prior, points: Array, lapse: float) -> A
 
 
 def most_probable_prior(points: Array, data: Outcomes) -> tuple[Prior, float]:
-    """Most probable lengths and amplitude, and the lapse: a climb from the middle of what is expected of them."""
+    """The most probable prior and lapse, by an ascent from the medians of their own priors."""
     every = np.unique(np.linspace(0, len(points) - 1, MAX_POINTS_FOR_SEARCH).astype(int))
     points, data = points[every], Outcomes(data.successes[every], data.counts[every])
     dimension = points.shape[1]

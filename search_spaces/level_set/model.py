@@ -1,11 +1,12 @@
-"""Where a probability crosses a level: a Gaussian-process model of binary outcomes at points of the unit cube.
+"""Models where a probability crosses a level, by a Gaussian process of binary outcomes at points of the unit cube.
 
-A latent function f with a squared-exponential prior gives P(works) = Phi(f); an outcome is then flipped with
-probability `lapse`, so that a mislabelled draw bends no boundary. `hyperparameters` finds length scales, amplitude and
-lapse; the posterior is expectation propagation's [Minka 2001]: where outcomes are certain Laplace's has a mode near
-the boundary's level and a deviation as wide as the prior's, and would call every certain place unknown.
+A latent function f with a squared-exponential prior gives P(works) = Phi(f). An outcome is then flipped with
+probability `lapse`, so that a mislabelled outcome does not bend the boundary. `hyperparameters` finds length scales,
+amplitude and lapse. The posterior is approximated by expectation propagation [Minka 2001], not by Laplace's method:
+where outcomes are certain, Laplace's mode is near the boundary's level and its deviation as wide as the prior's, so
+that every certain place would count as unknown.
 
-Shapes: n points of d dimensions seen, m points asked about.
+Shapes: n observed points of d dimensions, m points to predict at.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ from search_spaces.level_set.hyperparameters import (
 
 MAX_SWEEPS, DAMPING, SWEEP_TOLERANCE = 30, 0.7, 1e-3
 QUADRATURE = np.linspace(-6.0, 6.0, 97)
-"""Places, in the cavity's standard deviations, at which a site's moments are summed."""
+"""Nodes, in standard deviations of the cavity, at which a site's moments are summed."""
 JITTER = 1e-8
 
 
 def _propagated(mode: Mode, data: Outcomes, lapse: float) -> tuple[Array, Array, Array]:
     """`alpha`, `root`, `factor` of the Gaussian that matches every point's moments [Rasmussen and Williams 2006, 3.6].
 
-    All points are updated at once, damped, from Laplace's sites; a site's moments are sums over a grid of its cavity.
+    Starts from Laplace's sites and updates all points at once, damped. A site's moments are sums over a grid of nodes
+    around its cavity's mean.
     """
     covariance = mode.covariance
     tau = mode.slopes.expected
@@ -75,7 +77,7 @@ def _tilted(mean: Array, std: Array, data: Outcomes, lapse: float) -> tuple[Arra
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelSetModel:
-    """A latent function over the unit cube, Gaussian after the outcomes; it is 0 where P(works) crosses `level`.
+    """The Gaussian posterior of a latent function over the unit cube, which is 0 where P(works) crosses `level`.
 
     `lengths` (d,) are the length scales, `lapse` the probability that an outcome is mislabelled.
     """
@@ -102,22 +104,22 @@ class LevelSetModel:
         return mean, self._prior.covariance(points, points) - half.T @ half + JITTER * np.eye(len(points))
 
     def probability(self, points: ArrayLike) -> Array:
-        """P(works) at points (m, d), without mislabelling, averaged over what is not known of the latent; (m,)."""
+        """P(works) at points (m, d) without mislabelling, averaged over the posterior of the latent function; (m,)."""
         mean, std = self.latent(points)
         return np.asarray(ndtr((mean + ndtri(self.level)) / np.hypot(1.0, std)), dtype=float)
 
     def information(self, mean: Array, variance: Array) -> Array:
-        """Expected information of one outcome on the mean of a latent with that mean and variance; (m,) each.
+        """Expected information that an outcome gives about a latent value with that mean and variance; (m,) each.
 
-        Its root times the covariance with another point is the standard deviation of that point's new mean.
+        Its square root times the covariance with another point is the standard deviation of that point's new mean.
         """
         p, slope = self.outcome(mean, variance)
         return np.asarray(slope**2 / (p * (1 - p)), dtype=float)
 
     def outcome(self, mean: Array, variance: Array) -> tuple[Array, Array]:
-        """Probability that an outcome is 1 where the latent has that mean and variance, and its slope by the mean.
+        """Probability p that an outcome is 1 where the latent has that mean and variance, and p's slope by the mean.
 
-        An outcome of 1 moves the mean by the variance times slope / p, one of 0 by minus slope / (1 - p).
+        An outcome of 1 changes the mean by the variance times slope / p, and 0 by the variance times -slope / (1 - p).
         """
         scale = np.sqrt(1.0 + variance)
         margin = (mean + ndtri(self.level)) / scale
@@ -137,10 +139,10 @@ class LevelSetModel:
 
 @one_blas_thread
 def fit(points: ArrayLike, successes: ArrayLike, counts: ArrayLike, level: float = 0.5) -> LevelSetModel:
-    """The model of `successes` (n,) among `counts` (n,) draws at points (n, d) of the unit cube.
+    """Fit the model to `successes` (n,) among `counts` (n,) outcomes at points (n, d) of the unit cube.
 
     Successes may be fractions (a rate times its count). Equal arguments give equal models; equal points are pooled.
-    Raises ValueError for shapes or numbers that are none of this.
+    Raises ValueError for other shapes, points outside of the cube and successes outside of [0, count].
     """
     points, data = _checked(points, successes, counts, level)
     prior, lapse = most_probable_prior(points, data)
@@ -168,8 +170,8 @@ def _checked(points: ArrayLike, successes: ArrayLike, counts: ArrayLike, level: 
     if not (np.all((points >= 0) & (points <= 1)) and 0 < level < 1):
         raise ValueError(f"points in the unit cube and 0 < level < 1 are required, got level {level:g}")
     if not np.all((data.successes >= 0) & (data.successes <= data.counts) & np.isfinite(data.counts)):
-        raise ValueError("0 <= successes <= counts is required of each point")
-    # One site for all draws of a point: a product of several would be matched worse.
+        raise ValueError("0 <= successes <= counts is required for each point")
+    # One site for all outcomes at a point: the product of several sites would be matched worse.
     distinct, inverse = np.unique(points, axis=0, return_inverse=True)
     inverse = inverse.reshape(-1)
     sums = (np.bincount(inverse, weights).astype(float) for weights in (data.successes, data.counts))

@@ -1,4 +1,4 @@
-"""Samplers that propose points: boundary search, TPE, and their trials as Optuna studies.
+"""Samplers that propose points (boundary search, TPE), and a writer of Optuna studies.
 
-They are functions of what they are given and know no sweep. The schedulers import them, and the export to Optuna does.
+Samplers depend only on their arguments and know no sweeps. The schedulers and the export to Optuna import this package.
 """

@@ -1,7 +1,7 @@
-"""Search for a boundary: where in the space outcomes change from works to does not, for one or several boundaries.
+"""Searches for one or several boundaries: where in a space outcomes change from "works" to "does not work".
 
-Nothing is optimized. After a quasi-random design, each point is the one whose outcome is expected to leave the least
-volume on the wrong side of the boundaries (stepwise uncertainty reduction), as `level_set` models them.
+Nothing is optimized. After a quasi-random design, each proposed point is the one whose outcome is expected to leave the
+least volume on the wrong side of the boundaries (stepwise uncertainty reduction), as `level_set` models them.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ Array = NDArray[np.float64]
 Space = Mapping[str, BaseDistribution]
 Params = dict[str, Any]
 Outcomes = Sequence[float | None]
-"""One for each boundary: 1 works, 0 does not, between them a rate, None not known."""
+"""The outcome for each boundary: 1 works, 0 does not, a number between them is a rate, None is unknown."""
 
 STARTUP_PER_DIMENSION = 8
 EXPLORE_EVERY = 4
-"""One point in so many goes on with the quasi-random design, or a region that it missed would never be found."""
+"""One in this many points continues the quasi-random design, to find regions that the design has missed so far."""
 GRID_BITS = 10
 NUM_GRID = 2**GRID_BITS
-"""Quasi-random points, new ones in each call, over which errors are counted."""
+"""Number of quasi-random points, new in each call, over which the expected errors are summed."""
 NUM_CANDIDATES = 128
-"""Those of them that are most likely on the wrong side; one is chosen."""
+"""Number of grid points, the most likely ones on the wrong side, from which a proposed point is chosen."""
 
 
 @one_blas_thread
@@ -54,13 +54,13 @@ def propose_boundary(
 ) -> list[Params]:
     """`num` points to try next, after `history` and while `pending` run; equal arguments give equal points.
 
-    `number` is that of the first one in the whole search, by default as many as are in `history` and `pending`: it
-    tells rounds of one `seed` apart. Raises ValueError for an outcome outside of [0, 1].
+    `number` is the index of the first proposed point in the whole search; it distinguishes rounds with the same `seed`.
+    Its default is the number of points in `history` and `pending`. Raises ValueError for an outcome outside of [0, 1].
     """
     for params, outcomes in history:
         for outcome in outcomes:
             if outcome is not None and not 0 <= outcome <= 1:
-                raise ValueError(f"an outcome is 0, 1 or a rate between them, got {outcome} of {dict(params)}")
+                raise ValueError(f"an outcome is 0, 1 or a rate between them, got {outcome} for {dict(params)}")
     first = len(history) + len(pending) if number is None else number
     num_startup = STARTUP_PER_DIMENSION * len(space)
     is_blind = not any(outcome is not None for _, outcomes in history for outcome in outcomes)
@@ -87,10 +87,10 @@ def _informative(
     rng: np.random.Generator,
     level: float,
 ) -> list[Params]:
-    """`num` points, one after the other, each knowing where the others are, and an outcome that they may have there.
+    """`num` points, one after the other; each takes into account the earlier ones and an outcome imagined for them.
 
-    With imagined outcomes the boundary moves about as far as it is uncertain, and so do the points of a batch; if it
-    stayed where it is, all of them would lie there.
+    Imagined outcomes move the boundary about as far as it is uncertain, which spreads the points of a batch. Without
+    them, all points would be placed on the present boundary.
     """
     fresh = [_decode(space, row) for row in qmc.Sobol(len(space), rng=rng).random_base2(GRID_BITS)]
     tried, successes, counts = pool(space, history)
@@ -121,21 +121,21 @@ def _least_errors(fields: Sequence[_Field]) -> int:
 
 
 class _Field:
-    """The latent function of one boundary at the grid's points and the pending ones, (m,) and (m, m)."""
+    """Mean (m,) and covariance (m, m) of one boundary's latent function at the grid points and the pending points."""
 
     def __init__(self, model: LevelSetModel, points: Array) -> None:
         self.model = model
         self.mean, self.covariance = model.joint(points)
 
     def errors(self) -> Array:
-        """Probability at each point that it is put on the wrong side; (m,)."""
+        """Probability for each point that the model puts it on the wrong side; (m,)."""
         return np.asarray(ndtr(-np.abs(self.mean) / np.sqrt(np.diag(self.covariance))), dtype=float)
 
     def expected_errors(self, candidates: NDArray[np.intp]) -> Array:
-        """Expected sum of `errors` over the grid after one outcome at each of candidates (k,); (k,).
+        """For each of the candidates (k,), the sum of `errors` over the grid expected after an outcome there; (k,).
 
-        The latent value (mean m, deviation s) and its new mean (deviation t) are jointly Gaussian; they differ in sign
-        with probability 2 T(m / s, sqrt(s^2 - t^2) / t), T being Owen's function.
+        The latent value (mean m, deviation s) and its new mean (deviation t) are jointly Gaussian. They differ in sign
+        with probability 2 T(m / s, sqrt(s^2 - t^2) / t), where T is Owen's function.
         """
         variance = np.diag(self.covariance)[:NUM_GRID]
         columns = self.covariance[candidates, :NUM_GRID]
@@ -144,7 +144,7 @@ class _Field:
         return np.asarray(2 * owens_t(self.mean[:NUM_GRID] / np.sqrt(variance), odds).sum(axis=1), dtype=float)
 
     def imagine(self, at: int, rng: np.random.Generator) -> None:
-        """Take in an outcome at that point, drawn as the model expects it."""
+        """Update mean and covariance by an outcome at that point, sampled from the model's prediction."""
         column = self.covariance[at].copy()
         here = np.array([at])
         works, slope = self.model.outcome(self.mean[here], np.diag(self.covariance)[here])
@@ -157,7 +157,7 @@ class _Field:
 
 
 def pool(space: Space, history: Sequence[tuple[Mapping[str, Any], Outcomes]]) -> tuple[Array, Array, Array]:
-    """Distinct points (n, d), and the successes and counts of each boundary there, (n, k) each."""
+    """Distinct points (n, d), and the successes and counts for each boundary there, (n, k) each."""
     rows: dict[tuple[float, ...], Array] = {}
     num = max((len(outcomes) for _, outcomes in history), default=0)
     for params, outcomes in history:
@@ -170,7 +170,7 @@ def pool(space: Space, history: Sequence[tuple[Mapping[str, Any], Outcomes]]) ->
 
 
 def encode(space: Space, params: Mapping[str, Any]) -> list[float]:
-    """Coordinates in the unit cube: one for a number, one for each choice of a category."""
+    """Coordinates in the unit cube: one for a number, and one for each choice of a categorical parameter."""
     coordinates: list[float] = []
     for name, distribution in space.items():
         if isinstance(distribution, CategoricalDistribution):
@@ -184,7 +184,7 @@ def encode(space: Space, params: Mapping[str, Any]) -> list[float]:
 
 
 def _decode(space: Space, row: Array) -> Params:
-    """The parameters at a point (d,) of the unit cube that has one coordinate for each."""
+    """The parameters at a point (d,) of the unit cube with one coordinate for each parameter."""
     return {name: _value(distribution, float(at)) for (name, distribution), at in zip(space.items(), row, strict=True)}
 
 
@@ -203,7 +203,7 @@ def _value(distribution: BaseDistribution, at: float) -> Any:
 
 
 def _edges(distribution: BaseDistribution) -> tuple[float, float]:
-    """Ends of the axis on its scale, half a step wider for steps, so that each has an equal share."""
+    """Ends of the axis on its scale; half a step wider if it has steps, so that each value has an equal share."""
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     half = (distribution.step or 0) / 2 if distribution.low < distribution.high else 0.0
     return _scaled(distribution, distribution.low - half), _scaled(distribution, distribution.high + half)
@@ -214,17 +214,17 @@ def _scaled(distribution: BaseDistribution, value: float) -> float:
 
 
 class BoundarySampler(BaseSampler):
-    """An Optuna sampler proposes trials where they tell most about the boundary between what works and what does not.
+    """An Optuna sampler that proposes trials where they tell most about the boundary between works and does not work.
 
     The study's values are outcomes: 1 works, 0 does not, a number between them is a rate. A study with several values
-    has one boundary for each. The sampler draws at random until a trial is complete and shows which parameters there
-    are, then follows a quasi-random design, then places trials by a Gaussian-process model of all boundaries. It pools
-    trials with equal parameters. It counts running trials as asked, and ignores failed and pruned ones. It draws a
-    parameter at random if some complete trial lacks it.
+    has one boundary for each. Parameters are random until a trial is complete and shows which parameters exist. Then
+    trials follow a quasi-random design, and later a Gaussian-process model of all boundaries. The sampler pools trials
+    with equal parameters, takes running trials into account, and ignores failed and pruned ones. A parameter that some
+    complete trial lacks is always random.
 
     Args:
-        seed: Equal seeds give equal parameters if trials are asked and told in the same order. None draws a new seed.
-        level: The share of trials that work on the boundary, between 0 and 1.
+        seed: Equal seeds give equal parameters if trials are asked and told in the same order. None is a random seed.
+        level: The share of trials on the boundary that work, between 0 and 1.
 
     Raises:
         ValueError: A value of the study is below 0 or above 1. The next `ask` raises it.
@@ -247,12 +247,12 @@ class BoundarySampler(BaseSampler):
         self._level = level
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The parameters that all complete trials share, without those that can take one value only."""
+        """The parameters that all complete trials share, without those that can take only one value."""
         space = intersection_search_space(study.get_trials(deepcopy=False))
         return {name: distribution for name, distribution in space.items() if not distribution.single()}
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Params:
-        """The point that `propose_boundary` gives after the study's complete and running trials."""
+        """The point that `propose_boundary` proposes after the study's complete and running trials."""
         if not search_space:
             return {}
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]

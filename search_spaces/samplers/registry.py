@@ -15,7 +15,7 @@ from search_spaces.space import Space
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What is known of one proposed point: its error after `epoch` epochs, the last ones if `is_complete`."""
+    """The latest result of a proposed point: its error after `epoch` epochs, its last epoch if `is_complete`."""
 
     params: dict[str, float]
     error: float
@@ -24,9 +24,9 @@ class Observation:
 
 
 Propose = Callable[[Space, Sequence[Observation], int, int], list[dict[str, float]]]
-"""Maps a space, what is known, a number of points and a seed to points; equal arguments give equal points.
+"""Maps a space, all observations, a number of points and a seed to points.
 
-Nothing else may enter: a search that is killed proposes again what it had proposed.
+Equal arguments must give equal points: a search that was killed has to propose the same points again.
 """
 
 SAMPLERS: dict[str, Propose | str] = {"tpe": "search_spaces.samplers.tpe:propose"}
@@ -34,7 +34,7 @@ SAMPLERS: dict[str, Propose | str] = {"tpe": "search_spaces.samplers.tpe:propose
 
 
 def sampler(name: str) -> Callable[[Propose], Propose]:
-    """Enter the function that follows as a sampler, here or in a user's module (`--module`)."""
+    """Decorator that registers a function as a sampler, here or in a user's module (`--module`)."""
 
     def enter(propose: Propose) -> Propose:
         SAMPLERS[name] = propose

@@ -1,4 +1,4 @@
-"""Optuna studies of draws that were made elsewhere: for optuna-dashboard, Optuna's own plots and samplers."""
+"""Writes Optuna studies of trials that were run elsewhere, for optuna-dashboard and Optuna's plots and samplers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from optuna.trial import create_trial
 from search_spaces.space import MixedSpace
 
 Draw = tuple[Mapping[str, Any], float]
-"""A point of the space, and whether the draw there worked: 1 or 0."""
+"""The parameters of a trial, and whether it worked: 1 or 0."""
 
 
 def write_study(name: str, space: MixedSpace, draws: Sequence[Draw], storage: str) -> optuna.Study:
-    """A study of that name with these draws as its complete trials, in the place of one that was there.
+    """Write a study of that name, with `draws` as its complete trials; it replaces an existing study.
 
-    Draws outside an axis are left out: Optuna knows values of its distributions only.
+    Trials with values outside an axis are left out, since Optuna accepts only values in its distributions.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if name in optuna.get_all_study_names(storage):

@@ -1,6 +1,6 @@
-"""Search for an optimum: Optuna's TPE proposes points.
+"""Searches for an optimum: Optuna's TPE proposes points.
 
-A pure function of what it is given, so that a search replays: no study lives from one round to the next.
+`propose` depends only on its arguments, so that a search can be replayed. No study is kept from one round to the next.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from search_spaces.samplers.registry import Observation
 from search_spaces.space import Space, round_significant
 
 WORST = 1.0
-"""What is told of a point whose error means nothing (diverged, stuck, failed): no error rate is higher."""
+"""The error reported for a point whose error means nothing (diverged, stuck, failed); no error rate is higher."""
 
 
 def propose(space: Space, history: Sequence[Observation], num: int, seed: int) -> list[dict[str, float]]:
-    """`num` points by TPE after `history`; equal arguments give equal points.
+    """`num` points that TPE proposes after `history`; equal arguments give equal points.
 
-    Points of a round are proposed together, each knowing where the others are (constant liar). Stopped points count
-    less than complete ones, the later stopped the more (as Optuna's TPE ranks pruned trials).
+    Points of a round are proposed together, and each takes the others into account (constant liar). Optuna's TPE ranks
+    stopped points, as pruned trials, below complete ones, and higher the later they were stopped.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions: dict[str, BaseDistribution] = {
@@ -47,5 +47,5 @@ def propose(space: Space, history: Sequence[Observation], num: int, seed: int) -
 
 
 def _within(space: Space, name: str, value: float) -> float:
-    """Rounded, but not out of the axis."""
+    """The value, rounded and limited to the axis."""
     return min(max(round_significant(value), space[name].low), space[name].high)

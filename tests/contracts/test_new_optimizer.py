@@ -144,7 +144,7 @@ def test_its_name_may_be_no_others(lion: Optimizer) -> None:
         register_optimizer("adam", **kind, module=__name__)
     with pytest.raises(ConfigError, match=rf"^an optimizer named 'lion' is registered by {__name__}: choose"):
         register_optimizer("lion", **kind, module="another")
-    with pytest.raises(ConfigError, match=r"^an optimizer's name has small letters, digits and _ only, got 'Li on'$"):
+    with pytest.raises(ConfigError, match=r"^an optimizer's name is a small letter, .* digits and _, got 'Li on'$"):
         register_optimizer("Li on", **kind, module=__name__)
     assert register_optimizer("lion", **kind, module=__name__) is lion, "its own module may say it again"
 

@@ -1,4 +1,4 @@
-"""A trial is a value whose hash is its name: what the name depends on, and what a config refuses."""
+"""A trial is a value whose hash is its name: what the name depends on, and which values a config rejects."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Revised(TwoLayerCNNConfig):
 
 
 def test_golden_trial_id() -> None:
-    """Renaming a trial orphans every stored result: bump `numeric_version` knowingly instead."""
+    """Renaming a trial orphans every stored result: increase `numeric_version` deliberately instead."""
     assert make().trial_id == "acf96025121bb7a0"
     assert make().canonical_json() == (
         '{"activation_power":3,"batch_size":2,"beta1":0.9,"beta2":0.999,"bias_correction":true,"dimension":1000,'

@@ -1,4 +1,4 @@
-"""What a row says of the code that made it."""
+"""What a result row says about the code that produced it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """ResNet and VGG on images: config, models, batches, steps, evaluation and the trial that connects them.
 
-Finding and decoding images is `image_data`'s. The registry loads `workload` by its name; planning imports `config`
-alone, which needs no torch.
+`image_data` finds and decodes the images. The registry loads the module `workload` by name. Planning needs no torch:
+it imports only `workload` and `config`.
 """

@@ -1,7 +1,7 @@
-"""Batches made on a device: gathered where the images lie, on the device too if it holds them; augmented, normalized.
+"""Makes batches on a device: gathers them where the images are stored, and augments and normalizes them on the device.
 
-Shapes: N images, B of a batch, C channels, H = W pixels. Stored images are (N, H, W, C), which gathered and permuted is
-torch's channels_last layout.
+Shapes: N images, B of a batch, C channels, H = W pixels. Stored images are (N, H, W, C); gathered and permuted, they
+have torch's channels_last layout.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from trainables.random_streams import Purpose, stream
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """One epoch's draws for each training image: whether it is mirrored, and where its crop begins, (N, 2)."""
+    """One epoch's random augmentation of each training image: whether it is mirrored (N,), its crop's corner (N, 2)."""
 
     mirrored: Tensor
     corners: Tensor
 
 
 class DeviceImages:
-    """Training and test images as float batches on a device; shared by all members of a process that use them.
+    """Training and test images as float batches on a device; all members in a process that use them share them.
 
-    They lie on `home`: the device, or the host where they are too many for it. Indices of images are given there.
+    They are stored on `home`: the device, or the host if the device has too little memory. Index tensors are on `home`.
     """
 
     def __init__(
@@ -47,33 +47,33 @@ class DeviceImages:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the device that the images take."""
+        """Bytes of device memory that images and labels take."""
         tensors = (self._images, self._test_images, self.labels, self.test_labels)
         return sum(t.nbytes for t in tensors if t.device == self.device)
 
     def stored(self, index_b: Tensor) -> Tensor:
-        """Training images as they are stored (B, H, W, C), on the device."""
+        """The stored training images with these indices (B, H, W, C), moved to the device."""
         return self._images[index_b].to(self.device)
 
     def train_batch(self, stored_b: Tensor, index_b: Tensor, augmentation: Augmentation | None, padding: int) -> Tensor:
-        """Stored training images, augmented by their indices (on the device) and normalized (B, C, H, W)."""
+        """A training batch (B, C, H, W): stored images, augmented by their indices (on the device) and normalized."""
         if augmentation is not None:
             mirrored_b, corners_b2 = augmentation.mirrored[index_b], augmentation.corners[index_b]
             stored_b = _augmented(stored_b, mirrored_b, corners_b2, padding)
         return self._normalized(stored_b)
 
     def plain_batch(self, start: int, stop: int, *, test: bool) -> Tensor:
-        """Images `start` to `stop - 1` of the test or the training set (B, C, H, W), as they are."""
+        """Images `start` to `stop - 1` of the test or the training set (B, C, H, W), normalized but not augmented."""
         return self._normalized((self._test_images if test else self._images)[start:stop].to(self.device))
 
     def _normalized(self, images_bhwc: Tensor) -> Tensor:
-        # To the bit what torchvision's ToTensor and Normalize give: Adam makes a large difference of the smallest.
+        # Bitwise what torchvision's ToTensor and Normalize give: Adam turns the smallest difference into a large one.
         scaled = images_bhwc.permute(0, 3, 1, 2).to(self._dtype).div_(255)
         return scaled.sub_(self._mean).div_(self._std)
 
 
 def _augmented(images_bhwc: Tensor, mirrored_b: Tensor, corners_b2: Tensor, padding: int) -> Tensor:
-    """Each image from its corner of the black border around it, mirrored where `mirrored_b` says so."""
+    """Crop each image, padded by a black border, from its corner; mirror it if `mirrored_b` is true."""
     size = images_bhwc.shape[1]
     steps = torch.arange(size, device=images_bhwc.device)
     padded = pad(images_bhwc, (0, 0, padding, padding, padding, padding))
@@ -84,12 +84,12 @@ def _augmented(images_bhwc: Tensor, mirrored_b: Tensor, corners_b2: Tensor, padd
 
 
 def epoch_order(config: ImageClassifierConfig, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Indices of the training images in the order in which that epoch takes them; a function of the seed alone."""
+    """Indices of the training images in that epoch's order, which depends only on the seed and on their number."""
     return stream(config.seed, Purpose.ORDER, epoch).permutation(config.num_train)
 
 
 def epoch_augmentation(config: ImageClassifierConfig, epoch: int, device: torch.device) -> Augmentation | None:
-    """That epoch's draws; None where nothing is augmented."""
+    """That epoch's random augmentation; None if the config has none."""
     if not (config.augment_flip or config.augment_crop):
         return None
     rng = stream(config.seed, Purpose.AUGMENTATION, epoch)

@@ -1,6 +1,6 @@
-"""The image workload's config and trace point: data set, architecture, training; defaults are the paper's CIFAR-10.
+"""The image workload's config and trace point; the defaults are the paper's CIFAR-10 experiments.
 
-Torch-free, so that planning stays light.
+It does not import torch, so that planning starts fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainables.result import TracePoint
 
 
 class Architecture(StrEnum):
-    """Networks; see `models`."""
+    """The networks that `models` makes."""
 
     RESNET8 = "resnet8"
     RESNET18 = "resnet18"
@@ -28,25 +28,25 @@ class Architecture(StrEnum):
 
 
 SMALLEST_IMAGE = {Architecture.VGG16: 32}
-"""Pixels that an architecture needs at least (8 unless named): VGG halves its maps five times."""
+"""Smallest side in pixels that an architecture can take (8 unless named here): VGG halves its maps five times."""
 LARGEST_ONE_PIXEL_IMAGE = 8
-"""Up to this many pixels a ResNet-18, -50 or -101 halves its maps to a single pixel."""
+"""Largest side in pixels at which the last maps of a ResNet-18, -50 or -101 are a single pixel."""
 
 
 class Normalization(StrEnum):
-    """What follows each convolution."""
+    """The normalization after each convolution."""
 
     BATCH = "batch"
     GROUP = "group"
 
 
 class BatchNormPolicy(StrEnum):
-    """Over which images BatchNorm takes its statistics in training."""
+    """The images over which BatchNorm computes its statistics in training."""
 
     BATCH = "batch"
-    """The whole batch, as one forward pass does."""
+    """The whole batch, in one forward pass."""
     MICRO_BATCH = "micro_batch"
-    """Each micro-batch for itself; the running statistics see them one after another."""
+    """Each micro-batch separately; the running statistics are updated once for each."""
 
 
 _OF_DATASET = Follows(("dataset",))
@@ -56,7 +56,7 @@ _INTEGER = TypeAdapter(int)
 
 
 def whole_number(value: Any) -> int | None:
-    """What an integer field makes of `value` (of 8.0 and "8" too); None where it refuses it."""
+    """The integer that an integer field reads from `value` (8.0 and "8", too); None if the field would reject it."""
     if isinstance(value, bool):
         return None
     try:
@@ -104,7 +104,7 @@ class ImageClassifierConfig(TrialConfig):
     @model_validator(mode="before")
     @classmethod
     def _policy_follows_micro_batch(cls, data: Any) -> Any:
-        """Resolve what follows from other fields, so that one trial has one name."""
+        """Fill in the fields that follow from others, so that one trial has one name."""
         if not isinstance(data, Mapping):
             return data
         values = dict(data)
@@ -112,7 +112,7 @@ class ImageClassifierConfig(TrialConfig):
         if micro is not None and batch is not None and micro >= batch:
             micro = values["micro_batch_size"] = None
         if values.get("normalization") == Normalization.GROUP:
-            values["batchnorm_policy"] = None  # GroupNorm takes no statistics over images
+            values["batchnorm_policy"] = None  # GroupNorm has no statistics over images
         elif values.get("batchnorm_policy") is None:
             values["batchnorm_policy"] = BatchNormPolicy.BATCH if micro is None else BatchNormPolicy.MICRO_BATCH
         return values
@@ -148,19 +148,19 @@ class ImageClassifierConfig(TrialConfig):
 
     @property
     def _smallest_pass(self) -> int:
-        """Images of the smallest forward pass in training."""
+        """Number of images in the smallest forward pass of training."""
         batches = (self.batch_size, self.num_train % self.batch_size or self.batch_size)
         micro = self.micro_batch_size or self.batch_size
         return min(batch % micro or micro for batch in batches)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch; the last one may be smaller."""
+        """Number of batches in an epoch; the last one may be smaller."""
         return -(-self.num_train // self.batch_size)
 
     @property
     def has_small_stem(self) -> bool:
-        """Whether the architecture begins as its CIFAR variant does."""
+        """Whether the architecture has the stem of its CIFAR variant."""
         return self.image_size <= LARGEST_SMALL_IMAGE
 
 
@@ -169,9 +169,9 @@ class ImageTracePoint(TracePoint):
     """The image workload's measurements after an epoch.
 
     `train_*` are means over the epoch's images, each measured in its own step before the update (at epoch 0: over the
-    training set, in evaluation mode); `test_*` are of the weights after the epoch, by BatchNorm's running statistics.
-    `best_test_error` is the lowest one so far, reached at `best_epoch`. `precise_*`, null before the last epoch, are of
-    both splits with statistics that fit the final weights: see `precise_batchnorm`.
+    training set, in evaluation mode). `test_*` are measured with the weights after the epoch and BatchNorm's running
+    statistics. `best_test_error` is the lowest test error so far, reached at `best_epoch`. `precise_*`, null before the
+    last epoch, are measured on both splits with statistics that fit the final weights: see `precise_batchnorm`.
     """
 
     train_top5_error: float
@@ -188,6 +188,6 @@ class ImageTracePoint(TracePoint):
 
     @property
     def losses(self) -> tuple[float, ...]:
-        """Every loss that was measured."""
+        """All measured losses."""
         measured = (self.train_loss, self.test_loss, self.precise_train_loss, self.precise_test_loss)
         return tuple(loss for loss in measured if loss is not None)

@@ -1,4 +1,4 @@
-"""Devices: which are here, the images that lie on them, and how many trials one of them trains at once."""
+"""Opens devices, keeps the images that are stored on them, and decides how many trials a device trains at once."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from trainables.image_data.images import open_images
 from trainables.image_data.selection import Selection
 
 _USED_SHARE = 0.8
-"""Of a GPU's free memory; the rest is left to fragmentation and to what cuDNN asks for meanwhile."""
+"""Share of a GPU's free memory that trials may use; the rest is for fragmentation and cuDNN's temporary memory."""
 
 _IMAGES_SHARE = 0.5
-"""Of a GPU's free memory: what its images may take."""
+"""Share of a GPU's free memory that images may take."""
 
 _logger = logging.getLogger(__name__)
 _resident: WeakSet[DeviceImages] = WeakSet()
 _free_lanes: defaultdict[torch.device, list[Lane]] = defaultdict(list)
-"""Lanes of members that ended: torch deals out 32 streams in turn, and live members must not share one."""
+"""Lanes of members that ended, for reuse: torch deals out 32 streams in turn, and live members must not share one."""
 
 _T = TypeVar("_T")
 
@@ -38,15 +38,15 @@ _T = TypeVar("_T")
 class Lane:
     """A stream of a GPU and the only thread that launches on it.
 
-    Until the process ends torch keeps cuBLAS's scratch memory for each pair of thread and stream, and cuDNN's plans for
-    each thread. A stream that met every thread of a pool would collect gigabytes of it.
+    Until the process ends, torch keeps a cuBLAS workspace for each pair of thread and stream, and cuDNN's plans for
+    each thread. If every thread of a pool used every stream, they would accumulate to gigabytes.
     """
 
     stream: torch.cuda.Stream
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="lane"))
 
     def run(self, function: Callable[[], _T]) -> _T:
-        """Call the function in this lane's thread, its launches on this lane's stream; wait for what it returns."""
+        """Call the function in this lane's thread, with launches on this lane's stream, and return its result."""
         return self._thread.submit(self._on_stream, function).result()
 
     def _on_stream(self, function: Callable[[], _T]) -> _T:
@@ -58,7 +58,7 @@ class Lane:
 class Device:
     """A device of this process.
 
-    `concurrency(peak)` says how many trials may run now, given the largest number that has run at once so far.
+    `concurrency(crowd)` is how many trials may train now, given the largest number that have trained at once so far.
     """
 
     torch_device: torch.device
@@ -66,11 +66,11 @@ class Device:
 
 
 def open_device(kind: str, most_at_once: int) -> Device:
-    """The CPU, or this process's GPU for up to `most_at_once` trials; raises `ConfigError` where there is none."""
+    """The CPU, or this process's GPU for up to `most_at_once` trials; raises `ConfigError` if it sees no GPU."""
     if kind == "cpu":
         return Device(torch.device("cpu"), lambda _: 1)
     if not torch.cuda.is_available():
-        raise ConfigError("device 'cuda' is not there: this process sees no GPU")
+        raise ConfigError("device 'cuda' is not available: torch sees no GPU in this process")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32
     device = torch.device("cuda", torch.cuda.current_device())
     torch.cuda.empty_cache()
@@ -79,9 +79,9 @@ def open_device(kind: str, most_at_once: int) -> Device:
     budget = _USED_SHARE * (torch.cuda.mem_get_info(device)[0] + held)
 
     def room(crowd: int) -> int:
-        """As many as fit by what those that trained at once have reserved; the first one is measured alone.
+        """The number of trials that fit, by the memory that `crowd` of them reserved; the first one trains alone.
 
-        Reserved, since recorded steps keep the memory of their activations without counting as allocated.
+        Reserved memory counts, since recorded steps keep the memory of their activations, which is not allocated then.
         """
         images = max(held, sum(one.num_bytes for one in _resident if one.device == device))
         return fitting(crowd, torch.cuda.max_memory_reserved(device) - images, budget - images, most_at_once)
@@ -90,25 +90,25 @@ def open_device(kind: str, most_at_once: int) -> Device:
 
 
 def fitting(crowd: int, taken: float, budget: float, most: int) -> int:
-    """Trials that fit into `budget` bytes where `crowd` of them took `taken`; at least 1, at most `most`."""
+    """Number of trials that fit into `budget` bytes if `crowd` of them took `taken`; at least 1, at most `most`."""
     if not crowd or taken <= 0:
         return 1
     return max(1, min(most, int(budget * crowd / taken)))
 
 
 def take_lane(device: torch.device) -> Lane:
-    """A lane that no other member in training has."""
+    """A lane that no other member in training uses."""
     free = _free_lanes[device]
     return free.pop() if free else Lane(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 def give_lane_back(lane: Lane) -> None:
-    """The next member may have it, and the memory that torch keeps for it."""
+    """Let a later member use the lane and the memory that torch keeps for it."""
     _free_lanes[lane.stream.device].append(lane)
 
 
 def device_images(config: ImageClassifierConfig, device: torch.device) -> DeviceImages:
-    """The trial's images on that device, shared by the trials of this process."""
+    """The trial's images on that device; all trials in this process that use them share them."""
     selection = Selection(
         config.dataset,
         num_train=config.num_train,
@@ -129,7 +129,7 @@ def _device_images(selection: Selection, digest: str, device: torch.device, dtyp
 
 
 def home(data: ImageData, device: torch.device) -> torch.device:
-    """Where the images are to lie: the device, or the host if they would take too much of what is free on it."""
+    """Where to store the images: on the device, or on the host if they would take too much of its free memory."""
     if device.type != "cuda":
         return device
     needed, free = data.train_images.nbytes + data.test_images.nbytes, torch.cuda.mem_get_info(device)[0]

@@ -1,4 +1,4 @@
-"""What a network does on a whole split, as it is: measured some images at a time, since all of them may take minutes.
+"""Measures a network on a whole split without training it, some images at a time, since a split may take minutes.
 
 Shapes: B images of one pass.
 """
@@ -16,16 +16,16 @@ from trainables.image_classifier.models import memory_format
 from trainables.image_classifier.steps import autocast, batch_sums
 
 _PIXELS = {"cpu": 2**17, "cuda": 2**20}
-"""Of one pass. On a CPU its activations stay in the caches: with 1024 images of 32 pixels resnet8 is far slower.
+"""Pixels in a pass. On a CPU its activations then fit the caches; resnet8 is far slower with 1024 images of 32 pixels.
 
-They bound its memory too, and change results by rounding only.
+The number also bounds the memory of a pass. It changes results only by rounding.
 """
 
 
 class SplitEvaluation:
     """Sums (3,) of loss, top-1 and top-5 misses over the training or the test images, in evaluation mode.
 
-    `position` and `sums` of the images before it are its state.
+    Its state is `position` and the `sums` over the images before it.
     """
 
     def __init__(self, config: ImageClassifierConfig, model: nn.Module, images: DeviceImages, *, test: bool) -> None:
@@ -43,7 +43,7 @@ class SplitEvaluation:
 
     @torch.no_grad()
     def advance(self, num_passes: int) -> None:
-        """Measure up to that many batches more."""
+        """Measure up to `num_passes` more batches."""
         self._model.eval()
         for start in range(self.position, min(self._num, self.position + num_passes * self._batch), self._batch):
             self.position = min(self._num, start + self._batch)
@@ -51,7 +51,7 @@ class SplitEvaluation:
         self._model.train()
 
     def restart(self) -> None:
-        """Begin with the first image again, for other weights."""
+        """Start again with the first image, for new weights."""
         self.position = 0
         self.sums.zero_()
 

@@ -1,7 +1,8 @@
-"""The networks: torchvision's, with the CIFAR stem for small images; initial weights as torchvision draws them.
+"""Makes the networks: torchvision's, with the CIFAR stem for small images and torchvision's initial distributions.
 
-The paper does not print its variants; ours are ResNet with a 3x3 stem and no max-pooling, and VGG16 with BatchNorm and
-a 512 -> classes head. Images of more than 64 pixels get torchvision's ImageNet networks unchanged.
+The paper does not specify its variants. For small images these are ResNets with a 3x3 stem and no max-pooling, and
+VGG16 with BatchNorm and a 512 -> classes head. For images of more than 64 pixels, torchvision's ImageNet networks are
+unchanged.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _RESNETS: dict[Architecture, Callable[..., nn.Module]] = {
     Architecture.RESNET101: resnet101,
 }
 _global_generator = threading.Lock()
-"""Held while torch's global generators are lent to one trial: threads train members side by side."""
+"""Held while one trial uses torch's global generators, since threads train members side by side."""
 
 
 def initial_model(config: ImageClassifierConfig) -> nn.Module:
@@ -40,10 +41,10 @@ def initial_model(config: ImageClassifierConfig) -> nn.Module:
 
 
 def memory_format(config: ImageClassifierConfig, device: torch.device) -> torch.memory_format:
-    """channels_last; torch's default on a GPU that computes in full precision.
+    """channels_last, except on a GPU in full precision: contiguous, torch's default.
 
-    There cuDNN's channels_last convolutions are the slow ones (pytorch#44943; for float64 there are none), and those of
-    BatchNorm wait for the trials beside them (pytorch#80259).
+    There cuDNN's channels_last convolutions are slow (pytorch#44943; float64 has none), and the channels_last kernels
+    of BatchNorm wait for trials that train at the same time (pytorch#80259).
     """
     is_full = config.precision is not Precision.BFLOAT16
     return torch.contiguous_format if device.type == "cuda" and is_full else torch.channels_last
@@ -51,14 +52,14 @@ def memory_format(config: ImageClassifierConfig, device: torch.device) -> torch.
 
 @contextmanager
 def seeded(seed: int, gpus: Sequence[torch.device] = ()) -> Iterator[None]:
-    """Within, torch's global generators stand at `seed` and are this thread's alone; then they go on as before."""
+    """Seed torch's global generators for this thread alone within the context, and restore them afterwards."""
     with _global_generator, torch.random.fork_rng(devices=gpus):
         torch.manual_seed(seed)
         yield
 
 
 def torch_seed(seed: int, purpose: Purpose, *index: int) -> int:
-    """A seed of torch's generators for that purpose."""
+    """A seed for torch's generators, by the trial's seed, the purpose and further indices."""
     return int(stream(seed, purpose, *index).integers(2**63))
 
 
@@ -83,7 +84,7 @@ def _make(config: ImageClassifierConfig) -> nn.Module:
 
 
 def _conv(channels: int, filters: int, size: int, stride: int) -> nn.Conv2d:
-    """A first convolution, drawn as torchvision draws a ResNet's."""
+    """A first convolution, initialized as torchvision initializes a ResNet's."""
     conv = nn.Conv2d(channels, filters, size, stride, padding=size // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
@@ -108,7 +109,7 @@ def _vgg16(config: ImageClassifierConfig, norm: NormLayer) -> nn.Module:
 
 
 class ResNet8(nn.Module):
-    """The CIFAR ResNet of He et al., one block in each of three stages of 16, 32 and 64 filters: for small studies."""
+    """The CIFAR ResNet of He et al. with one block in each stage, of 16, 32 and 64 filters; for small studies."""
 
     def __init__(self, channels: int, num_classes: int, norm: NormLayer) -> None:
         super().__init__()
@@ -136,12 +137,12 @@ def _stage(channels: int, filters: int, norm: NormLayer) -> nn.Module:
 
 
 def without_counters(model: nn.Module) -> None:
-    """Take the batch counters from its BatchNorm layers: they enter no number, and each is an operation a step."""
+    """Remove the batch counters of BatchNorm layers: they change no result, and each costs an operation per step."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.num_batches_tracked = None
 
 
 def has_dropout(model: nn.Module) -> bool:
-    """Whether training draws random numbers of its own."""
+    """Whether training samples dropout masks from torch's generators."""
     return any(isinstance(module, nn.Dropout) for module in model.modules())

@@ -1,8 +1,8 @@
-"""What the weights at a trial's end do once BatchNorm's statistics have caught up with them.
+"""Measures a trial's final weights with BatchNorm statistics that are recomputed for them.
 
-Running statistics move by a tenth in each step. Large batches make few steps: in the end the statistics are still those
-of earlier weights, and the test error is more theirs than the weights'. Here they are taken anew (PreciseBN: Wu and
-Johnson, arXiv 2105.07576): means over one epoch's batches at fixed weights, towards which the running ones go.
+Running statistics move by a tenth in each step. Large batches make few steps, so at the end the statistics still fit
+earlier weights, and dominate the test error. Here they are recomputed (PreciseBN: Wu and Johnson, arXiv 2105.07576) as
+means over one epoch's batches at fixed weights, to which running statistics would converge.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _PREFIX = "precise_"
 
 
 class PreciseErrors:
-    """Sums (3,) of loss, top-1 and top-5 misses over both splits, of a copy of the model with statistics taken anew.
+    """Sums (3,) of loss, top-1 and top-5 misses over both splits, of a copy of the model with recomputed statistics.
 
-    Nothing of the model itself changes. Networks without BatchNorm are measured as they are.
+    The model itself does not change. Networks without BatchNorm are only measured.
     """
 
     def __init__(self, config: ImageClassifierConfig, model: nn.Module, images: DeviceImages) -> None:
@@ -46,7 +46,7 @@ class PreciseErrors:
         return self.on_test.is_done
 
     def means(self) -> dict[str, float]:
-        """The fields of a trace point, once both splits are measured."""
+        """The `precise_*` fields of a trace point; call it once both splits are measured."""
         config = self._config
         splits = (("train", self.on_train, config.num_train), ("test", self.on_test, config.num_test))
         return {
@@ -56,7 +56,7 @@ class PreciseErrors:
         }
 
     def advance(self, num_passes: int) -> None:
-        """Up to that many batches more: first of the statistics, then of each split."""
+        """Process up to `num_passes` more batches: first for the statistics, then for each split."""
         if self._position < self._config.num_train:
             self._take_statistics(num_passes)
         elif not self.on_train.is_done:
@@ -66,7 +66,7 @@ class PreciseErrors:
 
     @torch.no_grad()
     def _take_statistics(self, num_batches: int) -> None:
-        """Train no weights, and draw no masks: BatchNorm alone sees the batches, cut as in training."""
+        """Update only the statistics: BatchNorm alone is in training mode, and batches are split as in training."""
         for layer in self._layers:
             layer.train()
         size = self._config.batch_size
@@ -75,7 +75,7 @@ class PreciseErrors:
             for part in torch.split(batch, self._config.micro_batch_size or size):
                 self._position += len(part)
                 for layer in self._layers:
-                    layer.momentum = len(part) / self._position  # the mean so far, whatever was there before
+                    layer.momentum = len(part) / self._position  # gives the mean over all images so far
                 images = self._images.train_batch(self._images.stored(part), part.to(self._images.device), None, 0)
                 with autocast(self._config, self._images.device):
                     self._model(images.contiguous(memory_format=memory_format(self._config, self._images.device)))
@@ -83,11 +83,11 @@ class PreciseErrors:
 
     @staticmethod
     def has_begun_in(state: State) -> bool:
-        """Whether a trial's state was saved after this began."""
+        """Whether a trial's state was saved after the precise measurement began."""
         return _PREFIX + "position" in state
 
     def state_arrays(self) -> State:
-        """Everything needed to go on exactly here, beside the weights."""
+        """Everything needed to resume exactly here, apart from the weights."""
         return {
             _PREFIX + "position": np.array(self._position),
             _PREFIX + "statistics": flat(self._statistics()),

@@ -1,4 +1,4 @@
-"""What an image trial saves, between tensors of a network and plain arrays."""
+"""Converts the tensors that an image trial saves to flat arrays, and back."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 def flat(tensors: Iterable[Tensor]) -> np.ndarray[Any, Any]:
-    """All numbers of the tensors in one vector, in the logical order of their indices."""
+    """All numbers of the tensors in one vector, in index order whatever their memory format."""
     parts = [tensor.detach().cpu().contiguous().reshape(-1) for tensor in tensors]
     return torch.cat(parts).numpy().copy() if parts else np.zeros(0, np.float32)
 
 
 @torch.no_grad()
 def fill(tensors: Iterable[Tensor], flat: np.ndarray[Any, Any]) -> None:
-    """Inverse of `flat`, into tensors that are there."""
+    """Inverse of `flat`: copies the numbers into existing tensors."""
     values, start = torch.from_numpy(np.array(flat)), 0
     for tensor in tensors:
         tensor.copy_(values[start : start + tensor.numel()].reshape(tensor.shape))

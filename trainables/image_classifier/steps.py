@@ -1,4 +1,4 @@
-"""One optimizer step of an image classifier, written out.
+"""One optimizer step of an image classifier: forward and backward passes, the update, and sums of loss and misses.
 
 Shapes: B images of a batch.
 """
@@ -22,23 +22,23 @@ TOP = 5
 
 
 class Step(Protocol):
-    """Trains one batch; `sums` (3,) adds up loss, top-1 and top-5 misses of its images, each before the update."""
+    """Trains one batch, and adds its loss, top-1 and top-5 misses, measured before the update, to `sums` (3,)."""
 
     engine: str
     sums: Tensor
     augmentation: Augmentation | None
 
     def __call__(self, index_b: Tensor) -> None:
-        """Train the images with these indices, which lie where the images do."""
+        """Train the images with these indices, a tensor on the images' `home`."""
         ...
 
     def close(self) -> None:
-        """Free what a replay needs; it is not called again."""
+        """Release what replays need; the step is not called afterwards."""
         ...
 
 
 class EagerStep:
-    """Forward and backward of each micro-batch, then one update: the loop that anyone would write."""
+    """Forward and backward passes of each micro-batch, then one update, as in a plain torch loop."""
 
     def __init__(
         self,
@@ -56,43 +56,43 @@ class EagerStep:
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
 
     def __call__(self, index_b: Tensor) -> None:
-        """Train the images with these indices, some at a time where the config says so."""
+        """Train the images with these indices, in micro-batches if the config has them."""
         self.optimizer.zero_grad(set_to_none=True)
         for part in torch.split(index_b, self.config.micro_batch_size or len(index_b)):
             self._backward(self.images.stored(part), part.to(self.device), len(part) / len(index_b))
         self.optimizer.step()
 
     def train_whole(self, stored_b: Tensor, index_b: Tensor) -> None:
-        """Train these stored images in one pass; all tensors are on the device."""
+        """Train these stored images in one pass; both tensors are on the device."""
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(stored_b, index_b, 1.0)
         self.optimizer.step()
 
     def _backward(self, stored_b: Tensor, index_b: Tensor, share: float) -> None:
-        """Add the gradients of `share` times the mean loss of these images, and their sums."""
+        """Add the gradients of `share` times the mean loss of these images, and add their loss and misses to `sums`."""
         images = self.images.train_batch(stored_b, index_b, self.augmentation, self.config.augment_crop)
         images = images.contiguous(memory_format=self._memory_format)
         with autocast(self.config, self.device):
             logits = self.model(images)
         labels = self.images.labels[index_b]
         loss = cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
-        # In this thread: torch has one for all backward passes of a device, and members would queue in it.
+        # In this thread: torch otherwise runs all backward passes of a device in one thread, where members would queue.
         with torch.autograd.set_multithreading_enabled(False):
             (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
         self.sums += batch_sums(logits.detach(), labels, loss.detach())
 
     def rehearse(self, mutable: Sequence[Tensor]) -> None:
-        """A step on copies of the first image, and back: a device then has the memory that training takes."""
+        """Train a step on copies of the first image and undo it, so that the memory of training is reserved."""
         with put_back([*mutable, self.sums]):
             self(torch.zeros(self.config.batch_size, dtype=torch.int64, device=self.images.home))
 
     def close(self) -> None:
-        """Nothing: there is no recording."""
+        """Do nothing: an eager step has no recording."""
 
 
 @contextmanager
 def put_back(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Afterwards the tensors have the values again that they had before."""
+    """Restore the tensors' values at the end of the context."""
     before = [tensor.clone() for tensor in tensors]
     try:
         yield
@@ -102,21 +102,22 @@ def put_back(tensors: Sequence[Tensor]) -> Iterator[None]:
 
 
 def autocast(config: ImageClassifierConfig, device: torch.device) -> AbstractContextManager[Any]:
-    """Products in bfloat16 where the config says so; weights, moments, losses and statistics stay in float32."""
+    """Compute products in bfloat16 if the config says so; weights, moments, losses and statistics stay in float32."""
     is_bfloat16 = config.precision is Precision.BFLOAT16
     # no cache: a recorded graph must cast the weights anew in each replay
     return torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16, cache_enabled=False)
 
 
 def batch_sums(logits: Tensor, labels_b: Tensor, mean_loss: Tensor | None = None) -> Tensor:
-    """Sums over a batch of loss, top-1 and top-5 misses (3,), float64; an output that is no number is a miss.
+    """Sums over a batch of loss, top-1 and top-5 misses (3,), float64; an output of nan counts as a miss.
 
-    Among equal outputs, frequent in bfloat16, a miss is the share of their orders that puts the right one too low.
+    Outputs are often equal in bfloat16. Then a miss counts in part: as the share of the orders of the equal outputs in
+    which the right class ranks too low.
     """
     if mean_loss is None:
         mean_loss = cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels_b)
     own = logits.gather(1, labels_b[:, None])
-    # Rank by comparison, not by sorting. What is no number ranks before the right class: all of them if it is itself.
+    # Rank by comparison, not by sorting. A nan ranks before the right class; if the right class is nan, all outputs do.
     better = (~(logits <= own)).sum(dim=1).double()
     equal = (logits == own).sum(dim=1).clamp(min=1)
     hits = [((k - better) / equal).clamp(0, 1) for k in (1, min(TOP, logits.shape[1]))]

@@ -1,4 +1,4 @@
-"""One image classifier in training: what a slice does, what it measures, and its exact state between any two slices.
+"""Trains one image classifier: what a slice does, what it measures, and the exact state between any two slices.
 
 Shapes: B images of a batch, P weights of all parameters in one vector.
 """
@@ -42,19 +42,19 @@ from trainables.torch_threads import torch_threads
 
 _T = TypeVar("_T")
 
-# A step is warmed up without being recorded, which torch finds worth a warning.
+# torch warns about capturable=True when a step runs without being recorded, as in the warm-up.
 warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
 
 
 class ImageTrainer(Trainer):
-    """Trains step by step on one device; a unit is a step, or a batch of evaluation."""
+    """Trains step by step on one device. A unit of work is a training step or a batch of evaluation."""
 
     point_type = ImageTracePoint
 
     def __init__(self, member: Member, engine: str, device: torch.device, num_threads: int) -> None:
         self.config = cast(ImageClassifierConfig, member.config)
         self.engine = self._used_engine = engine
-        self.slices_grow = device.type == "cuda"  # it works on while Python runs ahead
+        self.slices_grow = device.type == "cuda"  # a GPU computes while Python launches the next steps
         self._device, self._num_threads = device, num_threads
         self._epoch = self._step_count = self._position = 0
         self._lane: Lane | None = None
@@ -63,11 +63,11 @@ class ImageTrainer(Trainer):
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """Number of epochs trained."""
         return self._epoch
 
     def run(self, function: Callable[[], _T]) -> _T:
-        """With its number of threads; on a GPU in a lane of its own: trials side by side do not wait for each other."""
+        """Call the function with the trial's number of threads; on a GPU in its own lane, so trials do not queue."""
 
         def with_threads() -> _T:
             with torch_threads(self._num_threads):
@@ -81,7 +81,7 @@ class ImageTrainer(Trainer):
         return self._lane.run(with_threads)
 
     def arrays(self) -> State:
-        """Weights, optimizer, and how far this epoch is trained and measured."""
+        """Weights, buffers, optimizer state, and how far this epoch is trained and measured."""
         moments = {name: flat(self._moments(name)) for name in ("exp_avg", "exp_avg_sq")} if self._has_moments else {}
         return {
             "epoch": np.array(self._epoch),
@@ -97,15 +97,15 @@ class ImageTrainer(Trainer):
         }
 
     def digests(self) -> Digests:
-        """Of images, initial weights and the first epoch's batch order."""
+        """Hashes of the images, the initial weights and the first epoch's batch order."""
         return Digests(self.config.dataset_digest, self._init_digest, digest(epoch_order(self.config, 0)))
 
     def outcome(self, trace: Sequence[TracePoint]) -> Outcome:
-        """By the number of classes."""
+        """The outcome, by the thresholds for the data's number of classes."""
         return outcome(trace, self.config.num_classes)
 
     def provenance(self) -> Provenance:
-        """The engine that trains in the end: a step that cannot be recorded runs eagerly."""
+        """Where and with what it trains; the engine is eager if the step could not be recorded."""
         where = provenance(self._used_engine, self._device.type, self._num_threads)
         if self._device.type != "cuda":
             return where
@@ -113,13 +113,13 @@ class ImageTrainer(Trainer):
         return replace(where, device_name=name, peak_memory_bytes=peak)
 
     def close(self) -> None:
-        """Give back the memory of the recorded step, then the stream."""
+        """Release the recorded step's memory, then the lane."""
         self._closing.close()
 
-    # --- beginning and going on ---
+    # --- starting and resuming ---
 
     def begin(self, state: State | None, trace: Sequence[TracePoint]) -> None:
-        """Make the model, its optimizer and its step on the device."""
+        """Make the model, its optimizer and its step on the device, and restore `state` if given."""
         config = self.config
         self._trace = cast(Sequence[ImageTracePoint], trace)
         self._images = device_images(config, self._device)
@@ -154,23 +154,23 @@ class ImageTrainer(Trainer):
     def _make_step(self) -> Step:
         augmentation = epoch_augmentation(self.config, 0, self._device)
         step = EagerStep(self.config, self._model, self._optimizer, self._images, augmentation, self._device)
-        # A recording of micro-batches would be as long as they are many, and they are launched fast enough.
+        # A recording would grow with the number of micro-batches, which are launched fast enough without it.
         if self.engine == "graph-cuda" and not self._has_dropout and self.config.micro_batch_size is None:
             return GraphStep(step, self._mutable())
-        if self._device.type == "cuda":  # measuring comes first, and says little of how many members there is room for
+        if self._device.type == "cuda":  # evaluation comes first, and its memory does not tell how many members fit
             with self._dropout_stream():
                 step.rehearse(self._mutable())
         return step
 
     def _mutable(self) -> list[Tensor]:
-        """Every tensor that a step changes."""
+        """All tensors that a step changes."""
         moments = [t for state in self._optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
         return [*(w.detach() for w in self._parameters), *self._model.buffers(), *moments]
 
     def _restore(self, state: State) -> None:
         weights = np.asarray(state["weights"])
         if weights.size != sum(w.numel() for w in self._parameters):
-            raise ValueError(f"a state of {weights.size} weights is not this trial's")
+            raise ValueError(f"a state with {weights.size} weights is not this trial's")
         fill(self._parameters, weights)
         fill(self._float_buffers(), state["buffers"])
         self._epoch, self._step_count = int(state["epoch"]), int(state["step"])
@@ -195,7 +195,7 @@ class ImageTrainer(Trainer):
         return [self._optimizer.state[w][name] for w in self._parameters]
 
     def _float_buffers(self) -> list[Tensor]:
-        """Running statistics; the counters beside them enter no number."""
+        """Running statistics, without BatchNorm's batch counters, which change no result."""
         return [buffer for buffer in self._model.buffers() if buffer.is_floating_point()]
 
     # --- training ---
@@ -213,10 +213,10 @@ class ImageTrainer(Trainer):
             self._step.augmentation.corners.copy_(augmentation.corners)
 
     def train_slice(self, size: int) -> TracePoint | None:
-        """Up to that many steps, or batches of evaluation, of this epoch; returns when the device has done them.
+        """Run up to `size` training steps or evaluation batches of this epoch; returns when the device has finished.
 
-        Evaluated are the test images after each epoch, and before the first one and after the last the training images
-        too.
+        The test images are evaluated after each epoch and before the first one; the training images are evaluated
+        before the first epoch and after the last one.
         """
         point = self._do(size)
         if self._device.type == "cuda":
@@ -255,7 +255,7 @@ class ImageTrainer(Trainer):
         return seeded(torch_seed(self.config.seed, Purpose.DROPOUT, self._step_count), gpus)
 
     def _end_epoch(self) -> ImageTracePoint:
-        """The point of an epoch, or of the initial weights; training goes on to the next."""
+        """Return the point of this epoch, or of the initial weights, and start the next epoch."""
         on_train, on_test = self._evaluations
         sums = on_train.sums
         if self._trace:

@@ -1,4 +1,4 @@
-"""The image workload: packs of ResNet and VGG trials (figures 1, 2 and 7-12). Planning loads no torch."""
+"""The image workload: packs of ResNet and VGG trials (figures 1, 2 and 7-12). Only `open` imports torch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ENGINES = {"cpu": ("eager-cpu",), "cuda": ("graph-cuda", "eager-cuda")}
 """Engines of each kind of device, the fastest first."""
 
 MOST_SIDE_BY_SIDE = 8
-"""Trials whose launches one Python process can feed to a GPU."""
+"""The most trials for which one Python process can launch GPU work fast enough."""
 
-# Multiply-adds of one image's forward pass, in units of 10^6: at 32 pixels with the CIFAR stem, at 224 without.
+# Multiply-adds of one image's forward pass in units of 10^6: small at 32 pixels with the CIFAR stem, large at 224.
 _SMALL_MEGA_PRODUCTS = {
     Architecture.RESNET8: 12.5,
     Architecture.RESNET18: 556,
@@ -38,7 +38,7 @@ _LARGE_MEGA_PRODUCTS = {
 }
 _PASSES = 3
 """A step costs about three forward passes: forward, gradients of the activations, gradients of the weights."""
-# From the benchmark on one core: they balance packs and forecast, they decide nothing.
+# From the benchmark on one core; used only to balance packs and to forecast time.
 _SECONDS_PER_MEGA_PRODUCT = 2.5e-5
 _SECONDS_PER_STEP = 3e-3
 _SECONDS_PER_TRIAL = 0.5
@@ -64,7 +64,7 @@ class ImageClassifier:
     reads_data_sets = True
 
     def config(self, values: Mapping[str, Any]) -> TrialConfig:
-        """The config of these values, what they leave open of the images filled in from the data's manifest."""
+        """The config that the values describe; missing fields of the images are filled in from the data's manifest."""
         given = {**values}
         fields = ImageClassifierConfig.model_fields
         if not given.get("dataset_digest") and set(given) <= set(fields):
@@ -74,7 +74,7 @@ class ImageClassifier:
                 asked, is_so = whole_number(given.get(name)), getattr(held, name)
                 if name in ("num_classes", "channels") and asked not in (None, is_so):
                     raise ConfigError(f"{name} of {held.dataset!r} is {is_so}, got {asked}")
-                if asked is not None or given.get(name) is None:  # else the config's own rules name the fault
+                if asked is not None or given.get(name) is None:  # otherwise the config's rules report the fault
                     given[name] = is_so
         return make_config(ImageClassifierConfig, given)
 
@@ -101,11 +101,11 @@ class ImageClassifier:
         return int(_WEIGHTS[c.architecture] * _BYTES_PER_WEIGHT + activations)
 
     def side_by_side(self, device: str) -> int:
-        """On a GPU several, as its memory allows (measured where it trains); a small batch leaves most of it idle."""
+        """Several on a GPU, of which small batches use little; the device limits them by its memory. One on a CPU."""
         return MOST_SIDE_BY_SIDE if device == "cuda" else 1
 
     def last_engine(self, device: str) -> str | None:
-        """On a GPU the one that records no steps: a fault in a recording stays with the process, which is then lost."""
+        """On a GPU the eager engine, since a failure in a recorded step makes the process unusable; None on a CPU."""
         return ENGINES[device][-1] if len(ENGINES[device]) > 1 else None
 
     def check_rule(self, optimizer: Optimizer) -> None:
@@ -113,12 +113,12 @@ class ImageClassifier:
         check_torch_rule(optimizer)
 
     def check_certificates(self, optimizer: Optimizer) -> None:
-        """Every optimizer will do: no trial of images is stopped, whatever it is."""
+        """Accept every optimizer: image trials have no certificate that stops them, so nothing can be missing."""
 
     def open(
         self, members: Sequence[Member], device: str = "cpu", engine: str | None = None, num_threads: int = 1
     ) -> MemberPackRun:
-        """Start or resume a pack; raises `ConfigError` for a device or engine that is not there."""
+        """Start or resume a pack; raises `ConfigError` for a device or engine that is not available."""
         if device not in ENGINES:
             raise ConfigError(unknown_name("device", device, ENGINES))
         if engine is not None and engine not in ENGINES[device]:
@@ -136,7 +136,7 @@ class ImageClassifier:
 
 
 def _selection(values: Mapping[str, Any]) -> Selection:
-    """Which images these values name; a value of a wrong type is left to the config's own rules."""
+    """The selection of images in these values; the config's rules report values of a wrong type."""
     fields = ImageClassifierConfig.model_fields
     return Selection(
         dataset=str(values.get("dataset", fields["dataset"].default)),

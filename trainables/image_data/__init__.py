@@ -1,5 +1,5 @@
-"""Images from files to arrays in a cache that all processes share: finding, reading, decoding, selecting.
+"""Finds, reads, selects and decodes images into a cache of arrays that all processes of a machine share.
 
-There is no torch and no training here. `image_classifier` imports this package, and `orchestrator` does to name and
-check data sets.
+The package does not train; torchvision, which it imports when needed, reads and downloads some of the files.
+`image_classifier` imports the package, and `orchestrator` does so to name and check data sets.
 """

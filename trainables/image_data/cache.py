@@ -1,8 +1,8 @@
-"""Decoded images in entries of a cache that all processes of a machine map into memory.
+"""Caches decoded images in entries that all processes of a machine map into memory.
 
-An entry holds the selected images of one data set, decoded once: `manifest.json` and four arrays. It is written under
-another name and renamed, so an entry is whole or not there; who opens it hashes its content, since a damaged disk tells
-nobody.
+An entry has the selected images of one data set, decoded once: `manifest.json` and four arrays. It is written under
+another name and then renamed, so an entry is complete or absent. A process that opens an entry checks the hash of its
+content, since a disk may be damaged without raising errors.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ CACHE_VARIABLE = "LAMBDA_ATLAS_CACHE"
 """Environment variable: the folder of decoded images."""
 
 FORMAT = 2
-"""In every entry's name and manifest: raised when the same files and selection are decoded to other pixels."""
+"""Part of every entry's name and manifest; increased when the same files and selection decode to different pixels."""
 _CHUNK = 4096
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What an entry holds: its digest is the content's name, the same on every machine."""
+    """Describes the content of an entry. The digest identifies the content; it is the same on every machine."""
 
     dataset: str
     digest: str
@@ -75,7 +75,7 @@ def cache_root() -> Path:
 
 
 def entry_of(found: Found, selection: Selection, cache: Path) -> Path:
-    """The folder of that selection of these files, as they are now."""
+    """The folder of the entry for that selection of these files in their current version."""
     key = hashlib.sha256(repr((FORMAT, found.layout, found.fingerprint, selection)).encode()).hexdigest()[:16]
     return cache / selection.dataset / key
 
@@ -90,7 +90,7 @@ def entries(cache: Path, dataset: str) -> Iterator[tuple[Path, Manifest]]:
 
 
 def read_manifest(entry: Path) -> Manifest | None:
-    """The entry's manifest; None if it has none, or another format's."""
+    """The entry's manifest; None if the manifest is missing, unreadable or of another format."""
     try:
         values: dict[str, Any] = json.loads((entry / "manifest.json").read_text())
         if values.get("format") != FORMAT:
@@ -98,35 +98,35 @@ def read_manifest(entry: Path) -> Manifest | None:
         values |= {name: tuple(values[name]) for name in ("mean", "std", "class_names")}
         return Manifest(**{**values, "selection": Selection(**values["selection"])})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None  # not there, or not ours: it is made anew
+        return None  # missing or foreign: the entry is built anew
 
 
 def is_whole(entry: Path, held: Manifest) -> bool:
-    """Whether every array has the size that was written."""
+    """Whether every array's file has the size in the manifest."""
     sizes = {name: (entry / name).stat().st_size if (entry / name).is_file() else -1 for name in held.file_sizes}
     return sizes == held.file_sizes
 
 
 def intact_images(entry: Path, held: Manifest) -> ImageData | None:
-    """The entry's arrays if they hold exactly what its manifest names: reads all of them."""
+    """The entry's arrays if their digest is the manifest's, else None; reads all of their content."""
     try:
         images = mapped(entry, held)
         return images if _digest(images) == held.digest else None
-    except (OSError, ValueError):  # gone, or an array's header is damaged
+    except (OSError, ValueError):  # a file is missing, or an array's header is damaged
         return None
 
 
 def mapped(entry: Path, held: Manifest) -> ImageData:
-    """The entry's arrays, unread; raises OSError or ValueError for what is no array."""
-    # "c": writes would stay in this process; torch warns of arrays that cannot be written
+    """The entry's arrays without reading them; raises OSError or ValueError if a file is missing or is not an array."""
+    # "c": writes would stay in this process; torch warns about read-only arrays
     arrays = [np.load(entry / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in _ARRAYS]
     return ImageData(held, *arrays)
 
 
 def build(found: Found, selection: Selection, entry: Path) -> Manifest:
-    """Decode the selection into `entry`; of processes that try at once, one does it and the others wait.
+    """Decode the selection into `entry`; if several processes try at once, one decodes and the others wait.
 
-    Raises `DataError` for images that are partial or corrupt, and a cache that cannot be written.
+    Raises `DataError` if images are missing or corrupt, or if the cache cannot be written.
     """
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -134,13 +134,13 @@ def build(found: Found, selection: Selection, entry: Path) -> Manifest:
             held = read_manifest(entry)
             if held is not None and intact_images(entry, held):
                 return held
-            for left_behind in entry.parent.glob(f".{entry.name}.tmp-*"):  # of killed builders: we hold the lock
+            for left_behind in entry.parent.glob(f".{entry.name}.tmp-*"):  # of killed processes, since we hold the lock
                 shutil.rmtree(left_behind, ignore_errors=True)
             scratch = entry.parent / f".{entry.name}.tmp-{uuid.uuid4().hex}"
             scratch.mkdir()
             try:
                 held = _write_entry(found, selection, scratch)
-                shutil.rmtree(entry, ignore_errors=True)  # a damaged one; who has mapped it keeps it
+                shutil.rmtree(entry, ignore_errors=True)  # a damaged entry; processes that have mapped it keep it
                 scratch.rename(entry)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -166,7 +166,7 @@ def _write_entry(found: Found, selection: Selection, folder: Path) -> Manifest:
     chosen_test = choose(found.name, "test", source.test.labels, num_classes, selection.num_test, seed=0)
     first = source.train.read(int(chosen_train[0]))
     if selection.image_size is None and first.shape[0] != first.shape[1]:
-        raise DataError(f"images of {found.name!r} are {first.shape[1]}x{first.shape[0]}: give them an image_size")
+        raise DataError(f"images of {found.name!r} are {first.shape[1]}x{first.shape[0]}, not square: set image_size")
     size, channels = selection.image_size or first.shape[0], first.shape[2]
     splits = (("train", source.train, chosen_train), ("test", source.test, chosen_test))
 
@@ -179,7 +179,7 @@ def _write_entry(found: Found, selection: Selection, folder: Path) -> Manifest:
 
     try:
         write(channels)
-    except ColourAmongGreyError:  # the first image was grey, and others are not
+    except ColourAmongGreyError:  # the first image is grey, but another one is not
         channels = 3
         write(channels)
     sizes = {f"{name}.npy": (folder / f"{name}.npy").stat().st_size for name in _ARRAYS}
@@ -204,16 +204,16 @@ def _write_entry(found: Found, selection: Selection, folder: Path) -> Manifest:
     mean, std = channel_statistics(data.train_images)
     held = replace(held, digest=_digest(data), mean=mean, std=std)
     (folder / "manifest.json").write_text(json.dumps(asdict(held), indent=1))
-    for path in folder.iterdir():  # a rename must not overtake its content, not even in a power cut
+    for path in folder.iterdir():  # the content must be on disk before the rename, in case of a power cut
         with path.open("rb") as file:
             os.fsync(file.fileno())
     return held
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
-    """An array of bytes in a file whose disk space is taken at once: a full disk is an error, not a SIGBUS later."""
+    """An array of bytes in a file whose disk space is allocated now: a full disk raises here, not as SIGBUS later."""
     array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    if hasattr(os, "posix_fallocate"):  # macOS has none
+    if hasattr(os, "posix_fallocate"):  # macOS lacks it
         with path.open("rb+") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array

@@ -1,4 +1,4 @@
-"""From a source to arrays: which images are chosen, how they get their size, what is measured of them."""
+"""Turns a source into arrays: chooses images, decodes and resizes them, and computes channel statistics."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from trainables.image_data.selection import LARGEST_SMALL_IMAGE
 from trainables.random_streams import Purpose, stream
 
 _PIXELS_AT_ONCE = 1024 * 32 * 32
-"""Pixels that are converted to integers of 8 bytes at once."""
+"""Number of pixels converted to 8-byte integers at once."""
 _IMAGES_AT_ONCE = 4096
-"""Images that are waiting for a thread: a million of them would need gigabytes for that alone."""
+"""Number of images submitted to the threads at once: a million waiting tasks alone would need gigabytes."""
 _RESIZE_MARGIN = 8 / 7
-"""Images are resized to this times the wanted size before the centre is cut out, as 256 is to 224."""
+"""Images are resized to this multiple of the requested size before the centre is cropped, as 256 is of 224."""
 
 
 def count_classes(name: str, train: Split, test: Split) -> int:
-    """Number of classes; raises `DataError` unless labels number them from 0, all trained on, and no split is empty."""
+    """Return the number of classes.
+
+    Raises `DataError` if a split is empty, the labels do not number the classes from 0, or a class has no training
+    image.
+    """
     if not len(train.labels) or not len(test.labels):
         raise DataError(f"{name!r} has {len(train.labels)} training and {len(test.labels)} test images")
     num_classes = int(train.labels.max()) + 1
@@ -30,7 +34,7 @@ def count_classes(name: str, train: Split, test: Split) -> int:
         train_range, test_range = (f"{split.labels.min()} to {split.labels.max()}" for split in (train, test))
         raise DataError(
             f"labels of {name!r} run from {train_range} in training and from {test_range} in the test images: they "
-            "number two or more classes from 0, the same in both"
+            "have to number two or more classes from 0, the same in both"
         )
     present = np.unique(train.labels)
     if len(present) < num_classes:
@@ -45,21 +49,21 @@ def count_classes(name: str, train: Split, test: Split) -> int:
 def choose(
     name: str, split: str, labels: npt.NDArray[np.int64], num_classes: int, num: int | None, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Indices of `num` images, equally many of each class (to within one), rising; a smaller subset lies in a larger.
+    """Indices of `num` images, equally many of each class (to within one), in rising order.
 
-    All images where `num` is None or their number.
+    A smaller subset is contained in every larger one. If `num` is None or the number of images, all are chosen.
     """
     if num is None or num == len(labels):
         return np.arange(len(labels))
     if num > len(labels):
-        raise DataError(f"{name!r} has {len(labels)} {split} images, {num} are asked")
+        raise DataError(f"{name!r} has {len(labels)} {split} images, {num} are requested")
     chosen = []
     for label in range(num_classes):
         of_class = np.flatnonzero(labels == label)
         wanted = num // num_classes + (label < num % num_classes)
         if wanted > len(of_class):
             raise DataError(
-                f"{name!r} has {len(of_class)} {split} images of class {label}, {wanted} are asked: {num} over "
+                f"{name!r} has {len(of_class)} {split} images of class {label}, {wanted} are requested: {num} over "
                 f"{num_classes} classes"
             )
         chosen.append(stream(seed, Purpose.SUBSET, label).permutation(of_class)[:wanted])
@@ -67,11 +71,11 @@ def choose(
 
 
 class ColourAmongGreyError(Exception):
-    """An image has three channels where there is room for one."""
+    """An image has three channels, but the array has only one."""
 
 
 def decode(name: str, split: Split, chosen: npt.NDArray[np.int64], images: Pixels, image_size: int | None) -> None:
-    """Fill `images` (N, H, W, C) with the chosen images; raises `ColourAmongGreyError` if C is too few for one."""
+    """Fill `images` (N, H, W, C) with the chosen images; raises `ColourAmongGreyError` if C is too few for an image."""
 
     def fill(position: int) -> None:
         index = int(chosen[position])
@@ -81,12 +85,11 @@ def decode(name: str, split: Split, chosen: npt.NDArray[np.int64], images: Pixel
         (height, width, channels), wanted = pixels.shape, images.shape[1:]
         if (height, width) != wanted[:2]:
             raise DataError(
-                f"image {index} of {name!r} is {width}x{height}, the first one {wanted[1]}x{wanted[0]}: give them an "
-                "image_size"
+                f"image {index} of {name!r} is {width}x{height}, the first one {wanted[1]}x{wanted[0]}: set image_size"
             )
         if channels > wanted[2]:
             raise ColourAmongGreyError
-        images[position] = pixels  # a grey one into each channel
+        images[position] = pixels  # a grey image is copied to each channel
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for start in range(0, len(chosen), _IMAGES_AT_ONCE):
@@ -95,11 +98,11 @@ def decode(name: str, split: Split, chosen: npt.NDArray[np.int64], images: Pixel
 
 
 def _sized(pixels: Pixels, size: int) -> Pixels:
-    """The centre `size` pixels of the resized image, as torchvision's Resize and CenterCrop give them, to the pixel.
+    """Resize an image and crop its centre to `size` pixels, exactly as torchvision's Resize and CenterCrop do.
 
     An image that already has this size is returned unchanged, so passing the data set's own size equals passing None.
-    Up to 64 pixels an image with a side no longer than `size` keeps its pixels too, within a zero border (28 for 32
-    pixels, say).
+    If `size` is up to 64, an image with a side no longer than `size` is not resized but padded with zeros, e.g. from 28
+    to 32 pixels.
     """
     height, width = pixels.shape[:2]
     if (height, width) == (size, size):
@@ -120,7 +123,7 @@ def _sized(pixels: Pixels, size: int) -> Pixels:
 
 
 def channel_statistics(images: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel in [0, 1], from exact integer sums."""
+    """Mean and standard deviation of each channel, with pixels scaled to [0, 1], from exact integer sums."""
     sums = np.zeros((2, images.shape[-1]), np.uint64)
     at_once = max(1, _PIXELS_AT_ONCE // (images.shape[1] * images.shape[2]))
     for start in range(0, len(images), at_once):

@@ -1,7 +1,7 @@
-"""The images of a trial: planned with by their manifest, opened by their digest, decoded into the cache if need be.
+"""Finds a trial's images: their manifest for planning, and the arrays by digest; decodes them into the cache if needed.
 
-The driver needs only manifests: where it has no images, their digest is read from `manifest.json` of an entry of the
-cache that was copied there without its arrays.
+The driver needs only manifests. On a machine without the images, it reads the digest from the `manifest.json` of a
+cache entry, which can be copied there without its arrays.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def data_root() -> Path:
 
 
 def manifest(selection: Selection) -> Manifest:
-    """The manifest of that selection, decoding the images if no entry holds them yet; raises `DataError`.
+    """The manifest of that selection; decodes the images if no entry of the cache has them yet. Raises `DataError`.
 
-    Without images on this machine, that of the one entry with this selection.
+    If this machine has no images, this is the manifest of the only cache entry with this selection.
     """
     return _manifest(selection, data_root(), cache_root())
 
@@ -56,7 +56,9 @@ def _manifest(selection: Selection, data: Path, cache: Path) -> Manifest:
         known = [m for _, m in entries(cache, selection.dataset) if m.selection == selection]
         if len({m.digest for m in known}) > 1:
             digests = ", ".join(sorted({m.digest for m in known}))
-            raise DataError(f"{cache} knows several {selection.dataset!r} ({digests}): delete what is outdated")
+            raise DataError(
+                f"{cache} has several versions of {selection.dataset!r} ({digests}): delete the outdated ones"
+            )
         if known:
             _logger.warning(
                 "no images of %r in %s: those in the cache are used", selection.dataset, data / selection.dataset
@@ -69,9 +71,9 @@ def _manifest(selection: Selection, data: Path, cache: Path) -> Manifest:
 
 
 def open_images(selection: Selection, digest: str) -> ImageData:
-    """The images with that digest; decodes them from this machine's own files if no entry holds them.
+    """The images with that digest; decodes them from this machine's files if no entry of the cache has them.
 
-    Raises `DataError` if they are missing, or are others than the driver planned with.
+    Raises `DataError` if they are missing, or if they are not the images that the driver planned with.
     """
     return _open_images(selection, digest, data_root(), cache_root())
 
@@ -99,7 +101,7 @@ def _open_images(selection: Selection, digest: str, data: Path, cache: Path) -> 
 
 
 def _of_digest(digest: str, dataset: str, cache: Path) -> tuple[ImageData | None, list[tuple[Path, Selection]]]:
-    """The first intact images with that digest, and the damaged ones found before them."""
+    """The first intact images with that digest, and the damaged entries found before them."""
     damaged: list[tuple[Path, Selection]] = []
     for entry, held in entries(cache, dataset):
         if held.digest == digest and is_whole(entry, held):
@@ -111,17 +113,17 @@ def _of_digest(digest: str, dataset: str, cache: Path) -> tuple[ImageData | None
 
 
 def _mend(found: Found, damaged: Sequence[tuple[Path, Selection]], cache: Path) -> None:
-    """Decode those entries anew, each with its own selection, which is perhaps another with the same images."""
+    """Decode damaged entries anew, each with its own selection, since other selections may have the same images."""
     for entry, selection in damaged:
         _logger.warning("the decoded images in %s are damaged: they are decoded anew", entry)
         if entry == entry_of(found, selection, cache):
             build(found, selection, entry)
-        else:  # of files that are no more
+        else:  # its files have changed or are gone
             shutil.rmtree(entry, ignore_errors=True)
 
 
 def missing(name: str, data: Path) -> str:
-    """What to do about a data set without images there."""
+    """The message for a data set without images in `data`: what to do about it."""
     known = known_names(data)
     if name not in known:
         return unknown_name("data set", name, known) + f"; images of your own go into {data / name}"

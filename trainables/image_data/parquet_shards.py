@@ -1,4 +1,7 @@
-"""Image files in the hub's Parquet shards: labels at once, images some rows at a time, since ImageNet is 140 GB."""
+"""Reads images from the Hugging Face hub's Parquet shards: all labels at once, but images by row group.
+
+ImageNet is 140 GB, too much to read at once.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from trainables.errors import DataError
 
 _IMAGE_COLUMNS, _LABEL_COLUMNS = ("img", "image"), ("label", "fine_label", "labels")
 _GROUPS_AT_HAND = 2
-"""Row groups in memory: images are asked for in rising order, by threads that are a few rows apart."""
+"""Number of row groups kept in memory: threads that are a few rows apart read the images in rising order."""
 
 
 class Shards:
@@ -44,7 +47,7 @@ class Shards:
         return f"{self._files[0]}{f' and the {more} after it' if more else ''}"
 
     def content(self, index: int) -> bytes:
-        """The image file in that row; may be called by several threads."""
+        """The bytes of the image file in that row; several threads may call it."""
         group = int(np.searchsorted(self._begins, index, side="right")) - 1
         with self._lock:
             images = self._images(group)
@@ -56,7 +59,7 @@ class Shards:
 
     def _read(self, group: int) -> pa.ChunkedArray[Any]:
         i, group_of_file = self._groups[group]
-        # opened anew each time: thousands of open shards are more than a process may have
+        # opened anew each time: with thousands of shards a process would run out of file descriptors
         with pq.ParquetFile(self._files[i], metadata=self._metadata[i], memory_map=True) as file:
             return file.read_row_group(group_of_file, [self._image_columns[i]])[0]
 

@@ -1,6 +1,6 @@
-"""Image files of each layout: torchvision's pickles and idx files, the hub's Parquet, trees of class folders.
+"""Reads image files of each layout: torchvision's pickles and idx files, the hub's Parquet, and class folders.
 
-A reader lists labels without decoding an image, so that a subset is chosen first and only that is decoded.
+A reader lists the labels without decoding image files, so that a subset can be chosen first and only it is decoded.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from trainables.errors import DataError, first_line
 Pixels = npt.NDArray[np.uint8]
 
 PUBLISHED = ("cifar10", "cifar100", "fashion_mnist")
-"""Data sets that torchvision can download; CIFAR under its own name is checked against the published files."""
+"""Data sets that torchvision can download; CIFAR under its published name is checked against the published files."""
 
 IMAGENET = "imagenet"
-"""The paper has experiments on it; its images are fetched by hand."""
+"""The paper has experiments on it; users have to download its images themselves."""
 
 CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 FASHION_FOLDER = "FashionMNIST"
@@ -40,7 +40,7 @@ TRAIN_NAMES, TEST_NAMES = ("train",), ("test", "val", "validation", "valid")
 class Split:
     """Images of one split: `labels` (N,) int64, and `read`, which decodes image i as (H, W, C).
 
-    A grey image may have one channel where others have three.
+    A grey image may have one channel even if others have three.
     """
 
     labels: npt.NDArray[np.int64]
@@ -49,7 +49,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Undecoded images; `class_names` may be empty where the files have none."""
+    """Undecoded images; `class_names` is empty if the files have no class names."""
 
     train: Split
     test: Split
@@ -57,7 +57,7 @@ class Source:
 
 
 class Files(Protocol):
-    """A data set's files, of a known layout."""
+    """A data set's files, with a known layout."""
 
     @property
     def name(self) -> str:
@@ -66,7 +66,7 @@ class Files(Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where they lie."""
+        """The folder with the files."""
         ...
 
     @property
@@ -76,14 +76,17 @@ class Files(Protocol):
 
 
 def parquet_files(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The shards of the first of these splits that is there."""
+    """The shards of the first of these splits that exists."""
     place = _parquet_place(folder)
     found = [sorted(place.glob(f"{name}*.parquet")) for name in names] if place is not None else []
     return next(filter(None, found), [])
 
 
 def _parquet_place(folder: Path) -> Path | None:
-    """Where the training shards are: the folder, its `data`, or a folder named as the hub's only configuration."""
+    """The folder with the training shards: the folder itself, its `data`, or the only other subfolder with shards.
+
+    On the hub such a subfolder has the name of a configuration.
+    """
     subfolders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     with_shards = [path for path in (folder, *subfolders) if any(path.glob(f"{TRAIN_NAMES[0]}*.parquet"))]
     for usual in (folder, folder / "data"):
@@ -96,7 +99,7 @@ def _parquet_place(folder: Path) -> Path | None:
 
 
 def class_folder(folder: Path, names: Sequence[str]) -> Path | None:
-    """The folder of the first of these splits that is there."""
+    """The folder of the first of these splits that exists."""
     for name in names:
         if (folder / name).is_dir() and class_folders(folder / name):
             return folder / name
@@ -104,17 +107,17 @@ def class_folder(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def class_folders(split: Path) -> list[Path]:
-    """The folders of its classes, without hidden ones."""
+    """The class folders of a split, without hidden ones."""
     return [path for path in split.iterdir() if path.is_dir() and not is_hidden(path.name)]
 
 
 def is_hidden(place: str) -> bool:
-    """Whether what lies there in a data set's folder is none of it: a file browser's, macOS's `._` twin of an image."""
+    """Whether a path in a data set's folder is hidden and thus not part of it, e.g. macOS's `._` twin of an image."""
     return place.startswith(".") or f"{os.sep}." in place
 
 
 def _of_arrays(images: Any, labels: Any) -> Split:
-    """A split that is decoded already; grey images get their channel axis."""
+    """A split of arrays that are already decoded; grey images get a channel axis."""
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} images have {len(labels)} labels")
     pixels = np.asarray(images, np.uint8)
@@ -157,13 +160,13 @@ def _md5(path: Path) -> str:
 
 
 def _open_idx(found: Files) -> Source:
-    """Four idx files, packed or not: in torchvision's folder, or as Debian's dataset-fashion-mnist installs them."""
+    """Four idx files, gzipped or not: in torchvision's folder, or as Debian's dataset-fashion-mnist installs them."""
     from torchvision import datasets
 
     is_fashion = "fashion_mnist" in (found.layout, found.name)
     with _unpacked(found.folder / FASHION_FOLDER / "raw" if found.layout == "fashion_mnist" else found.folder) as root:
         train, test = (datasets.FashionMNIST(str(root), train=is_train) for is_train in (True, False))
-    class_names = tuple(train.classes) if is_fashion else ()  # others come in these files too, MNIST for one
+    class_names = tuple(train.classes) if is_fashion else ()  # other data sets have idx files too, e.g. MNIST
     return Source(_of_arrays(train.data, train.targets), _of_arrays(test.data, test.targets), class_names)
 
 
@@ -186,7 +189,7 @@ def _unpacked(folder: Path) -> Iterator[Path]:
 
 def _open_parquet(found: Files) -> Source:
     train, test = (_parquet_split(found, names) for names in (TRAIN_NAMES, TEST_NAMES))
-    # The hub's ImageNet hides the labels of its test split (all -1): the validation split is what it is tested on.
+    # The hub's ImageNet hides the labels of its test split (all -1), so the validation split is used for testing.
     if (test.labels < 0).all() and parquet_files(found.folder, TEST_NAMES[1:]):
         test = _parquet_split(found, TEST_NAMES[1:])
     return Source(train, test, ())
@@ -237,24 +240,24 @@ def _open_folders(found: Files) -> Source:
 
 
 def _decoded(content: Callable[[], bytes], where: str, *, keeps_grey: bool) -> Pixels:
-    """An image file's pixels, (H, W, 3), or (H, W, 1) of a grey one; raises `DataError` naming the file."""
+    """An image file's pixels, (H, W, 3), or (H, W, 1) if grey and `keeps_grey`; raises `DataError` naming the file."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content())) as image:
             if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels are {image.mode}, 8-bit ones are needed")  # PIL would clip them
+                raise ValueError(f"its pixels are {image.mode}, 8-bit ones are required")  # PIL would clip them
             if keeps_grey and image.mode == "L":
                 return np.asarray(image)[..., None]
-            # PIL warns of a palette's transparency unless it may keep it for a moment
+            # converting a palette with transparency directly to RGB makes PIL warn
             opaque = image.convert("RGBA") if image.mode == "P" else image
             return np.asarray(opaque.convert("RGB"))
-    except UnidentifiedImageError as error:  # its text is a buffer's address
-        raise DataError(f"{where} is no usable image (no known format): replace it") from error
-    except Exception as error:  # whatever a torn, foreign or missing file raises
+    except UnidentifiedImageError as error:  # its message has only a buffer's address
+        raise DataError(f"{where} is not a usable image (no known format): replace it") from error
+    except Exception as error:  # whatever a damaged, foreign or missing file raises
         if isinstance(error, OSError) and error.strerror:
             raise DataError(f"{where} cannot be read ({error.strerror})") from error
-        raise DataError(f"{where} is no usable image ({first_line(error)}): replace it") from error
+        raise DataError(f"{where} is not a usable image ({first_line(error)}): replace it") from error
 
 
 READERS: dict[str, Callable[[Files], Source]] = {
@@ -265,4 +268,4 @@ READERS: dict[str, Callable[[Files], Source]] = {
     "parquet": _open_parquet,
     "folders": _open_folders,
 }
-"""How each layout is read."""
+"""The reader of each layout."""

@@ -1,4 +1,4 @@
-"""Which images of a data set a trial has, and at what size."""
+"""Describes which images of a data set a trial uses, and at what size."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from trainables.errors import DataError
 
 _RANGES = {"num_train": (1, 10**9), "num_test": (1, 10**9), "subset_seed": (0, 2**63 - 1), "image_size": (8, 1024)}
-"""What `ImageClassifierConfig` allows too; here it is asked before anything is decoded."""
+"""The ranges that `ImageClassifierConfig` also allows; here they are checked before any image is decoded."""
 
 LARGEST_SMALL_IMAGE = 64
-"""Up to this many pixels an architecture is its CIFAR variant (see `models`), and smaller images are padded."""
+"""Up to this image size in pixels, architectures have their CIFAR variant (`models`) and smaller images are padded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which images of a data set, and at what size; None: all of them, as they are."""
+    """Which images of a data set, and at what size; None takes all images, at the size that they have."""
 
     dataset: str
     num_train: int | None = None

@@ -1,4 +1,4 @@
-"""Where images come from: the files of a data set in the data folder, their layout and fingerprint, their download."""
+"""Finds a data set's files in the data folder, with their layout and fingerprint, and downloads published data sets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LOOKS_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A data set's files: which layout they have, and a fingerprint of names, sizes and times that tells them apart."""
+    """A data set's files: their layout, and a fingerprint of names, sizes and times that changes if they do."""
 
     name: str
     folder: Path
@@ -40,7 +40,7 @@ class Found:
     fingerprint: str
 
     def open(self) -> Source:
-        """List the images; raises `DataError` for what is partial or corrupt."""
+        """List the images; raises `DataError` if files are missing or corrupt."""
         try:
             return READERS[self.layout](self)
         except DataError:
@@ -53,7 +53,7 @@ class Found:
 
 
 def find_images(name: str, data_root: Path) -> Found | None:
-    """The files of that data set in `data_root/name`, or, for torchvision's, in `data_root`; None if there are none."""
+    """The files of that data set in `data_root/name` or, for torchvision's, in `data_root`; None if there are none."""
     if Path(name).name != name or name.startswith("."):
         raise DataError(f"a data set's name is that of a folder in {data_root}, got {name!r}")
     try:
@@ -61,7 +61,7 @@ def find_images(name: str, data_root: Path) -> Found | None:
             layout = _layout(name, folder, is_own=folder != data_root)
             if layout is not None:
                 return Found(name, folder, layout, _fingerprint(_files(folder, layout)))
-    except OSError as error:  # a link to nowhere, or no permission
+    except OSError as error:  # a dangling link, or no permission
         raise DataError(f"images of {name!r} cannot be read ({error.filename}: {error.strerror})") from error
     return None
 
@@ -73,7 +73,7 @@ def known_names(data_root: Path) -> list[str]:
 
 
 def download(name: str, data_root: Path) -> None:
-    """Let torchvision fetch a published data set into `data_root/name`; raises `DataError` where it cannot."""
+    """Let torchvision download a published data set into `data_root/name`; raises `DataError` if that fails."""
     from torchvision import datasets
 
     kinds = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "fashion_mnist": datasets.FashionMNIST}
@@ -85,14 +85,14 @@ def download(name: str, data_root: Path) -> None:
         kinds[name](str(data_root / name), download=True)
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
-            (data_root / name).rmdir()  # nothing came
+            (data_root / name).rmdir()  # succeeds only if nothing was downloaded
         raise DataError(
             f"{name} could not be downloaded ({first_line(error)}): put its files in {data_root / name}"
         ) from error
 
 
 def _layout(name: str, folder: Path, *, is_own: bool) -> str | None:
-    """How the images lie in a folder; in the data root itself (not `is_own`) only under torchvision's own names."""
+    """The layout of a folder's images, None without any; in the data root (not `is_own`) only torchvision's folders."""
     for layout, subfolder in CIFAR_FOLDERS.items():
         if (folder / subfolder).is_dir() and (is_own or name == layout):
             return layout
@@ -108,7 +108,7 @@ def _layout(name: str, folder: Path, *, is_own: bool) -> str | None:
 
 
 def _files(folder: Path, layout: str) -> Iterator[Path]:
-    """What a fingerprint is made of: files, and class folders with all that is in them."""
+    """The files that a fingerprint covers; a class folder stands for all files in it."""
     if layout in CIFAR_FOLDERS:
         yield from (folder / CIFAR_FOLDERS[layout]).iterdir()
     elif layout == "fashion_mnist":
@@ -124,14 +124,14 @@ def _files(folder: Path, layout: str) -> Iterator[Path]:
 
 
 def _fingerprint(paths: Iterator[Path]) -> str:
-    # In threads: a network's file system takes its time for each of a million files.
+    # In threads: a network file system is slow to answer for each of a million files.
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as threads:
         facts = sorted(threads.map(_facts, paths))
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def _facts(path: Path) -> tuple[str, str]:
-    """The place of a file or folder, and a digest of names, sizes and times of all that it is."""
+    """The path of a file or folder, and a digest of the names, sizes and times of all files in it."""
     lines: list[str] = []
     if path.is_dir():
         _look(os.fspath(path), "", lines)

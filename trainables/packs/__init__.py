@@ -1,4 +1,4 @@
-"""Several trials trained by one worker: orders, the worker's loop, the pack in training, saved states.
+"""Trains several trials in one worker: pack orders, the worker's loop, the pack in training, saved states.
 
-How one trial trains belongs to its workload. Workloads and `orchestrator` import this package.
+How a trial trains is up to its workload. Workloads and `orchestrator` import this package.
 """

@@ -1,4 +1,4 @@
-"""`PackExchange`: where orders wait for workers and reports for the driver. Without ray: its process starts fast."""
+"""`PackExchange`: keeps orders for the workers and reports for the driver. It imports no ray, so it starts fast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainables.packs.orders import PackOrder
 
 
 class PackExchange:
-    """Hands pack orders to workers and their reports to the driver, past Tune's result log; runs as an async actor."""
+    """Passes orders to workers and their reports to the driver, bypassing Tune's result log; runs as an async actor."""
 
     def __init__(self) -> None:
         self._orders: dict[str, PackOrder] = {}
@@ -27,19 +27,19 @@ class PackExchange:
             self._offered.notify_all()
 
     async def fetch(self, pack_id: str) -> PackOrder:
-        """The order of that id; waits for it, since a worker may be quicker than the driver."""
+        """Return the order of that pack; waits for it, since a worker may ask before the driver has offered it."""
         async with self._offered:
             await self._offered.wait_for(lambda: pack_id in self._orders)
             return self._orders[pack_id]
 
     async def report(self, pack_id: str, reports: Sequence[Report]) -> list[str]:
-        """Take a pack's reports; returns its members that the driver has recorded by now."""
+        """Take a pack's reports; returns the trial_ids of its members that the driver has recorded so far."""
         self._reports.extend(reports)
         self._news.set()
         return [m.config.trial_id for m in self._orders[pack_id].members if m.config.trial_id in self._recorded]
 
     async def news(self, wait_seconds: float) -> None:
-        """Return when there are reports to drain, on `wake`, or after that long."""
+        """Wait until there are reports to drain, `wake` is called or `wait_seconds` have passed."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), wait_seconds)
 
@@ -48,13 +48,13 @@ class PackExchange:
         self._news.set()
 
     async def drain(self) -> list[Report]:
-        """All reports since the last call."""
+        """Return all reports since the last call."""
         reports, self._reports = self._reports, []
         self._news.clear()
         return reports
 
     async def acknowledge(self, trial_ids: Collection[str]) -> None:
-        """The driver has recorded these trials."""
+        """Note that the driver has recorded these trials; later calls of `report` tell their workers."""
         open_ids = {member.config.trial_id for order in self._orders.values() for member in order.members}
         self._recorded.update(open_ids.intersection(trial_ids))
 

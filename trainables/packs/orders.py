@@ -1,4 +1,4 @@
-"""A pack on its way to a worker: which trials it trains, how far, and where."""
+"""The order for a pack that a worker is to run: which trials it trains, up to which epochs, and on which device."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from trainables.registry import place_of
 
 @dataclass(frozen=True, slots=True)
 class MemberOrder:
-    """One trial of a pack: trained to `until_epoch` (None: its last), from the state in file `state_path` if any.
+    """One trial of a pack, to be trained to `until_epoch` (None: its last epoch).
 
-    `may_stop`: see `Member`.
+    Training resumes from the state in the file `state_path` (None: from the initial weights). `may_stop`: see `Member`.
     """
 
     config: TrialConfig
@@ -23,16 +23,16 @@ class MemberOrder:
 
     @property
     def last_epoch(self) -> int:
-        """The epoch after which this order is fulfilled."""
+        """The epoch at which the worker stops training the trial."""
         return self.until_epoch or self.config.num_epochs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackOrder:
-    """Members to be trained by one worker on its `device`, with `num_threads` where that is the CPU.
+    """Members to be trained by one worker on `device`; on the CPU with `num_threads` threads.
 
     Their states are saved under `states_root` every `checkpoint_seconds`. `engine`: see `Workload.open`. `workload` is
-    where theirs lies, `module:class`: the worker may be a fresh process, which knows no user's module.
+    the place of their workload, `module:class`: the worker may be a new process that has imported no user's module.
     """
 
     pack_id: str

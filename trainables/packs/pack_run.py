@@ -1,4 +1,4 @@
-"""A pack in training, whatever its members are: one after another, or several at once where a device has room."""
+"""Trains a pack of any workload: its members one after another, or several at once where a device has the memory."""
 
 from __future__ import annotations
 
@@ -20,48 +20,48 @@ _threads = ThreadPoolExecutor(64, thread_name_prefix="member")
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """What a member raised, as text: an exception keeps its frames, and with them their tensors on the device."""
+    """An exception of a member as text, since an exception object keeps its frames and thus their tensors alive."""
 
     text: str
     is_out_of_memory: bool
 
 
 class MemberRun(Protocol):
-    """One trial in training; opened lazily, so that a fault in its data is its own."""
+    """One trial in training. Its first `advance` opens the data, so that a fault in them fails this trial alone."""
 
     @property
     def config(self) -> TrialConfig:
-        """What is trained."""
+        """The config of the trial."""
         ...
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a state to save."""
+        """Whether it has a state to save."""
         ...
 
     def advance(self, deadline: float) -> Report:
-        """Train until the deadline (of `time.monotonic`; at least one slice) or the end."""
+        """Train until the deadline (a time of `time.monotonic`; at least one slice) or the end."""
         ...
 
     def failed(self, error: str) -> Report:
-        """The report of a trial that raised `error`."""
+        """The report of a trial that raised an exception, whose traceback is `error`."""
         ...
 
     def state_arrays(self) -> State:
-        """Everything needed to go on exactly here."""
+        """Everything needed to resume exactly here."""
         ...
 
     def close(self) -> None:
-        """Give back what it holds of the device; nothing is called after it."""
+        """Release its resources on the device; no method is called afterwards."""
         ...
 
 
 class MemberPackRun:
-    """Trains up to `concurrency(crowd)` members at once, each in a thread; none can disturb another.
+    """Trains up to `concurrency(crowd)` members at once, each in its own thread.
 
-    `crowd` is the most that have trained at once so far. When several do not fit into memory together, each that ran
-    out waits and goes on from its last saved state; from then on a waiting one begins only while fewer than half as
-    many train.
+    `crowd` is the largest number that have trained at once so far. If several members do not fit into memory together,
+    each one that ran out waits and later resumes from its last saved state. From then on a waiting member starts only
+    while fewer than half as many members train as when memory ran out.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class MemberPackRun:
         return not (self._active or self._waiting)
 
     def advance(self, seconds: float) -> list[Report]:
-        """Train for about `seconds` of wall time; the reports of all members that moved."""
+        """Train for about `seconds` of wall time; returns the reports of all members that trained."""
         deadline = time.monotonic() + seconds
         reports: list[Report] = []
         while not self.is_done:
@@ -94,7 +94,7 @@ class MemberPackRun:
         return reports
 
     def states(self) -> dict[str, State]:
-        """States of the members in training or put back, and of those that ended and are not forgotten yet."""
+        """States of the members that are training, wait with a state, or have ended and are not forgotten yet."""
         states = self._kept | {m.config.trial_id: m.state for m in self._waiting if m.state is not None}
         for trial_id, (member, run) in self._active.items():
             if run.has_begun:
@@ -126,9 +126,9 @@ class MemberPackRun:
         return reports
 
     def _begin_members(self) -> list[Report]:
-        """Open as many as there is room for; where there is room for several, each takes its first step alone.
+        """Open as many members as fit; if several fit, each trains its first slice alone.
 
-        A first step records it for the device, where nothing else may be under way meanwhile.
+        The first slice may record a CUDA graph, and nothing else may use the device meanwhile.
         """
         reports: list[Report] = []
         room = max(1, min(self._concurrency(self._crowd), self._most))
@@ -145,7 +145,7 @@ class MemberPackRun:
         return reports
 
     def _settled(self, run: MemberRun, outcome: Report | _Fault, shared_memory: bool) -> list[Report]:
-        """The member's report; none if it ran out of memory that it shared, and is to go on with fewer beside it."""
+        """The member's report; no report if it ran out of shared memory and waits to resume beside fewer members."""
         trial_id = run.config.trial_id
         if shared_memory and _is_out_of_memory(outcome):
             self._waiting.append(self._active.pop(trial_id)[0])
@@ -165,9 +165,9 @@ class MemberPackRun:
 def _moved(run: MemberRun, deadline: float) -> Report | _Fault:
     try:
         return run.advance(deadline)
-    except Exception as error:  # a failing member is a row with its traceback; its neighbours go on
+    except Exception as error:  # a failing member becomes a row with its traceback; the others continue
         is_out_of_memory = memory_ran_out(error)
-        # Another fault of a GPU stays with the process: the pack is lost, none of its trials.
+        # Any other GPU error makes the process unusable: this run of the pack is lost, but its trials are retried.
         if type(error).__name__ == "AcceleratorError" and not is_out_of_memory:  # by name: torch may be absent
             raise
         return _Fault("".join(traceback.format_exception(error)), is_out_of_memory)

@@ -1,7 +1,8 @@
-"""Member states in a folder or an object store: one file a save, by trial_id, so that any later pack can go on from it.
+"""Saves members' states in a folder or an object store, one file for each save.
 
-Files are `.npz` archives without pickles, and whole: a kill at any moment leaves no half of one. The epochs of all
-members come first in a file, so that an index needs its beginning and its end only.
+A file has its states by trial_id, so that any later pack can resume from them. Files are `.npz` archives without
+pickles, and always complete: a kill at any moment leaves no partial file. The epochs of all members are the first
+arrays in a file, so that `index` reads only its beginning and its end.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ _SUFFIX = ".npz"
 _EPOCH = "epoch"
 _ABANDONED_NS = 600 * 10**9
 _READ_AHEAD = 2**22
-"""Bytes of one request: an object store answers slowly, and numpy asks for little at a time."""
+"""Bytes of one read request: an object store is slow to answer, and numpy reads little at a time."""
 _DAMAGE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class StateStore:
-    """States of half-done packs under one folder or URI, shared by the driver and all workers."""
+    """States of unfinished packs under one folder or URI, which the driver and all workers share."""
 
     def __init__(self, root: str) -> None:
         self._files, self._root = open_root(root)
 
     def save(self, pack_id: str, states: Mapping[str, State]) -> None:
-        """Replace the pack's earlier saves by one file with these states."""
+        """Replace all earlier files of the pack with one file of these states."""
         earlier = self._paths(pack_id)
         if states:
             buffer = io.BytesIO()
@@ -50,9 +51,9 @@ class StateStore:
             self._delete(old)
 
     def index(self, pack_id: str | None = None) -> dict[str, str]:
-        """The file with the furthest state of each trial_id that has one, among all files or one pack's.
+        """The file with the furthest state of each trial_id, among all files or those of one pack.
 
-        Of two in the same epoch, which may last hours, that is the one saved later.
+        Of two states in the same epoch, which may last hours, the later saved one counts as further.
         """
         return self._furthest(self._paths(pack_id))
 
@@ -65,17 +66,17 @@ class StateStore:
         return {trial_id: path for trial_id, (_, _, path) in furthest.items()}
 
     def find(self, pack_id: str) -> dict[str, str]:
-        """As `index`, empty where the store does not answer: a state only saves time."""
+        """Like `index`, but empty if the store does not answer, since trials can be trained without a saved state."""
         try:
             return self.index(pack_id)
         except OSError as error:
-            _logger.warning("states of %s were not found: %s", pack_id, error)
+            _logger.warning("states of %s could not be looked up: %s", pack_id, error)
             return {}
 
     def sizes(self, trial_ids: Collection[str]) -> dict[str, int]:
-        """Bytes of these trials' own files, of which one that stopped early has one; by one listing.
+        """Bytes of the files of single trials, which trials that stopped early have; takes one listing.
 
-        Empty where the store does not answer.
+        Empty if the store does not answer.
         """
         sizes: Counter[str] = Counter()
         try:
@@ -84,11 +85,11 @@ class StateStore:
                 if trial_id in trial_ids and info.base_name.endswith(_SUFFIX):
                     sizes[trial_id] += info.size
         except OSError as error:
-            _logger.warning("states were not listed: %s", error)
+            _logger.warning("saved states could not be listed: %s", error)
         return dict(sizes)
 
     def load(self, path: str, trial_id: str) -> State | None:
-        """One member's state; None, so that it starts anew, if the file has gone or is damaged."""
+        """One member's state; None, so that it starts anew, if the file is missing or damaged."""
         prefix = f"{trial_id}/"
         try:
             with self._open(path) as arrays:
@@ -98,17 +99,18 @@ class StateStore:
             return None
 
     def collect(self, recorded: Collection[str]) -> None:
-        """Delete every file that is the furthest of no trial but `recorded` ones, if the store answers.
+        """Keep only files with the furthest state of a trial that is not in `recorded`; delete all others.
 
-        So goes the last save of a pack whose members were stopped early later on; and what a killed writer left.
+        This deletes, e.g., the last save of a pack whose members all stopped early afterwards, and what killed writers
+        left behind. Does nothing if the store does not answer.
         """
         try:
             self._collect(recorded)
         except OSError as error:
-            _logger.warning("old states are left: %s", error)
+            _logger.warning("old states could not be deleted: %s", error)
 
     def _collect(self, recorded: Collection[str]) -> None:
-        paths = self._paths()  # first: what is saved from here on is not judged
+        paths = self._paths()  # listed first, so that files saved from here on are kept
         needed = {path for trial_id, path in self._furthest(paths).items() if trial_id not in recorded}
         for path in paths:
             if path not in needed:
@@ -126,7 +128,7 @@ class StateStore:
         return self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
 
     def _epochs(self, path: str) -> dict[str, int]:
-        """Epoch of each trial in a file; empty if it vanished meanwhile or is not a whole archive."""
+        """Epoch of each trial in a file; empty if the file was deleted meanwhile or is not a complete archive."""
         try:
             with self._open(path) as arrays:
                 names = [name for name in arrays.files if name.endswith(f"/{_EPOCH}")]
@@ -138,9 +140,9 @@ class StateStore:
 
     @contextmanager
     def _open(self, path: str) -> Iterator[Any]:
-        """A file's arrays by name, each read when it is asked for."""
+        """A file's arrays by name; each is read when it is accessed."""
         with self._files.open_input_file(path) as file:
-            raw: Any = file  # lacks a method of the type that BufferedReader asks for, and does not need it
+            raw: Any = file  # lacks a method that BufferedReader's type annotation demands, but not its code
             with io.BufferedReader(raw, _READ_AHEAD) as ahead, np.load(ahead, allow_pickle=False) as arrays:
                 yield arrays
 

@@ -1,4 +1,4 @@
-"""One trial in training: the loop that every workload shares, and the `Trainer` that a workload brings to it."""
+"""Trains one trial: the loop that all workloads share, and `Trainer`, the part that each workload implements."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from trainables.result import Outcome, Provenance, TracePoint, TrialResult
 _T = TypeVar("_T")
 
 _SHORT = 0.1
-"""A slice is short if it takes less than this share of the time that is left."""
+"""A slice is short if it takes less than this share of the remaining time."""
 
 
 class Digests(NamedTuple):
-    """Equal where two trials see the same data, initial weights and batches."""
+    """Hashes that are equal if two trials see the same data, initial weights and batches."""
 
     data: str
     init: str
@@ -33,66 +33,66 @@ class Digests(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """A certificate that the trial ends stuck, and the epochs after which its trainer found it."""
+    """A certificate of how the trial ends, and the epoch at which it was found."""
 
     certificate: Certificate
     epoch: int
 
 
 class Trainer(Protocol):
-    """What a workload brings: one model that trains in slices, and its exact state between any two of them.
+    """What a workload implements of a trial: a model that trains in slices and has an exact state between any two.
 
-    A workload subclasses it and inherits what it has no need to say. The constructor must not fail: what can (data that
-    are not there, a state that does not fit) is for `begin`, where a fault is the trial's own row.
+    A workload subclasses it and overrides the defaults as needed. The constructor must not fail. Whatever can fail
+    (missing data, a state that does not fit) belongs in `begin`, where a failure becomes this trial's row.
     """
 
     engine: str
-    """The engine that was asked for; a state is continued by its own engine only."""
+    """The requested engine; a state is resumed only by the engine that saved it."""
     point_type: type[TracePoint]
-    """What `train_slice` returns, and what a saved trace is made of again."""
+    """The type of the points that `train_slice` returns and that a saved trace is restored to."""
     slices_grow: bool = False
-    """Whether several units of work may be one slice, where one alone takes too little time to be worth a look."""
+    """Whether a slice may have several units of work, because one unit is too short to read the clock after each."""
     proof: Proof | None = None
 
     @property
     @abstractmethod
     def epoch(self) -> int:
-        """Epochs done; asked once it has begun."""
+        """Number of epochs trained; read only after `begin`."""
         ...
 
     @abstractmethod
     def begin(self, state: State | None, trace: Sequence[TracePoint]) -> None:
-        """Make the model and go on from `state` (None: from the start).
+        """Make the model and resume from `state` (None: start from the initial weights).
 
-        `trace` are the points so far; the run adds to it each point that `train_slice` returns.
+        `trace` has the points so far. The run appends to it each point that `train_slice` returns.
         """
         ...
 
     @abstractmethod
     def train_slice(self, size: int) -> TracePoint | None:
-        """Train or measure, up to `size` units of work, but not past a point; the point that this completed, if any.
+        """Train or measure for up to `size` units of work, but not past a trace point; returns a point it completed.
 
-        The first point is of the initial weights. What a unit is (a step, an epoch) is the workload's choice.
+        The first point is of the initial weights. The workload chooses what a unit is (a step, an epoch).
         """
         ...
 
     @abstractmethod
     def arrays(self) -> State:
-        """Copies of all that `begin` needs to go on exactly here, but for what the run saves itself."""
+        """Copies of all that `begin` needs to resume exactly here, except for what the run itself saves."""
         ...
 
     @abstractmethod
     def digests(self) -> Digests:
-        """Of what the trial was given; asked once it has begun."""
+        """Hashes of the data, initial weights and batch order; called only after `begin`."""
         ...
 
     @abstractmethod
     def outcome(self, trace: Sequence[TracePoint]) -> Outcome:
-        """The class of a trial that ran to its last epoch or diverged."""
+        """The outcome of a trial that ran to its last epoch or diverged."""
         ...
 
     def continues(self, state: State) -> bool:
-        """Whether it can go on from a state of its own engine; else the trial starts anew."""
+        """Whether it can resume from a state that its engine saved; if not, the trial starts anew."""
         return True
 
     def provenance(self) -> Provenance:
@@ -100,16 +100,16 @@ class Trainer(Protocol):
         return provenance(self.engine)
 
     def run(self, function: Callable[[], _T]) -> _T:
-        """Call the function where the trial is to train: in a thread of its own, say, or with some settings."""
+        """Call the function in the thread or with the settings that training needs."""
         return function()
 
     def close(self) -> None:
-        """Give back what it holds of the device; nothing is called after it."""
+        """Release its resources on the device; no method is called afterwards."""
         return
 
 
 class TrialRun:
-    """One trial in training, as a pack holds it: slices until a deadline, the trace, the exact state, the result."""
+    """One trial of a pack in training: trains slices until a deadline; keeps the trace, the exact state, the result."""
 
     def __init__(self, member: Member, trainer: Trainer) -> None:
         self.config = member.config
@@ -127,11 +127,11 @@ class TrialRun:
         return self._trainer.run(lambda: self._advance(deadline))
 
     def failed(self, error: str) -> Report:
-        """The report of a trial that raised `error`."""
+        """The report of a trial that raised an exception, whose traceback is `error`."""
         return Report(self.config.trial_id, self._epochs_done, (), self._make_result(Outcome.FAILED, error))
 
     def state_arrays(self) -> State:
-        """Everything needed to go on exactly here."""
+        """Everything needed to resume exactly here."""
         return {
             **self._trainer.arrays(),
             "trace": np.array([astuple(point) for point in self._trace], np.float64),
@@ -140,7 +140,7 @@ class TrialRun:
         }
 
     def close(self) -> None:
-        """Give back what the trainer holds of the device."""
+        """Release the trainer's resources on the device."""
         self._trainer.close()
 
     # --- training ---
@@ -155,7 +155,7 @@ class TrialRun:
         return Report(self.config.trial_id, self._epochs_done, points, self._result() if self._has_ended else None)
 
     def _begin(self) -> None:
-        """What a state holds is the run's only once the trainer has accepted it: a failed row mixes no halves."""
+        """Take trace and time from a state only once the trainer has accepted it, so that a failed row has neither."""
         state, self._given_state = self._given_state, None
         if state is not None and not self._continues(state):
             state = None
@@ -167,7 +167,7 @@ class TrialRun:
         self.has_begun = True
 
     def _continues(self, state: State) -> bool:
-        """Another engine rounds differently: its half of a trajectory is not continued."""
+        """Whether to resume from a state: not from another engine's, which rounds differently."""
         return str(state["engine"]) == self._trainer.engine and self._trainer.continues(state)
 
     def _train_until(self, deadline: float) -> None:
@@ -180,7 +180,7 @@ class TrialRun:
             now = time.monotonic()
             if now >= deadline:
                 break
-            # Slices grow while they are short beside what is left: the clock is asked often only near the deadline.
+            # Slices grow while they are short beside the remaining time, so the clock is read often only near the end.
             if self._trainer.slices_grow:
                 size = size * 2 if now - started < _SHORT * (deadline - now) else max(1, size // 2)
 
@@ -194,7 +194,7 @@ class TrialRun:
 
     @property
     def _ran_to_end(self) -> bool:
-        """Training on would change nothing: it was the last epoch, or the weights are no numbers any more."""
+        """Whether further training would change nothing: the last epoch is done, or loss or weights are not finite."""
         return self._epochs_done >= self.config.num_epochs or not is_finite(self._trace[-1])
 
     @property
@@ -211,7 +211,7 @@ class TrialRun:
         return self._make_result(Outcome.UNFINISHED)
 
     def _stopped_result(self) -> TrialResult:
-        """As of the epoch of its certificate, also if the state that it was resumed from had gone further."""
+        """The result as of the certificate's epoch, even if the state it resumed from was at a later epoch."""
         assert self._trainer.proof is not None
         epoch = self._trainer.proof.epoch
         trace = tuple(point for point in self._trace if point.epoch <= epoch)
@@ -219,7 +219,7 @@ class TrialRun:
 
     def _make_result(self, ending: Outcome, error: str | None = None) -> TrialResult:
         digests = self._trainer.digests() if self.has_begun else (None, None, None)
-        proof = self._trainer.proof  # that of a stuck end stays also where the trial diverged: it was wrong
+        proof = self._trainer.proof  # a proof of a stuck end stays even if the trial diverged: it was wrong
         if proof is None and ending is Outcome.DIVERGED and not is_finite(self._trace[-1]):
             proof = Proof(Certificate.NON_FINITE, self._epochs_done)
         return TrialResult(
@@ -240,7 +240,7 @@ class TrialRun:
 
 
 def points_from_rows(point_type: type[TracePoint], rows: Iterable[npt.NDArray[np.float64]]) -> list[TracePoint]:
-    """Inverse of `astuple`, as a state keeps a trace; what was not known yet is None again."""
+    """Trace points from the rows of a saved trace, the inverse of `astuple`; nan in an optional field is None again."""
     types = get_type_hints(point_type)
     field_types = [types[field.name] for field in fields(point_type)]
     return [point_type(*map(_from_number, field_types, row.tolist())) for row in rows]

@@ -1,4 +1,4 @@
-"""The worker's loop around a pack: advance, report, save states by time."""
+"""Runs a pack on a worker: trains it, reports, and saves states at intervals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _logger = logging.getLogger(__name__)
 REPORT_SECONDS = 1.0
 """Wall time between two reports of a pack."""
 TUNE_STEP_SECONDS = 30.0
-"""Between two results of a pack that Tune sees: each costs the driver more than a millisecond, and tells it nothing."""
+"""Wall time between two results of a pack for Tune: each costs the driver over a millisecond and tells it nothing."""
 
 
 class PackWorker:
@@ -39,7 +39,7 @@ class PackWorker:
         return self._run.is_done
 
     def step(self, seconds: float = REPORT_SECONDS) -> list[Report]:
-        """Train for about `seconds` and save the states when it is time."""
+        """Train for about `seconds`, and save the states once `checkpoint_seconds` have passed since the last save."""
         reports = [self._completed(report) for report in self._run.advance(seconds)]
         self._keep_unfinished(reports)
         if not self.is_done and time.monotonic() - self._saved_at >= self._order.checkpoint_seconds:
@@ -48,11 +48,11 @@ class PackWorker:
         return reports
 
     def forget(self, trial_ids: Collection[str]) -> None:
-        """Members that are recorded need no state any more."""
+        """Drop the states of members whose results are safely recorded."""
         self._run.forget(trial_ids)
 
     def _keep_unfinished(self, reports: Sequence[Report]) -> None:
-        """A trial that stops before its last epoch may go on in another pack: its state has a file of its own."""
+        """Save each trial that stopped before its last epoch in its own file: it may resume in another pack."""
         for report in reports:
             if report.result is not None and report.result.outcome is Outcome.UNFINISHED:
                 self._save(report.trial_id, {report.trial_id: self._run.states()[report.trial_id]})
@@ -60,7 +60,7 @@ class PackWorker:
     def _save(self, name: str, states: Mapping[str, State]) -> None:
         try:
             self._store.save(name, states)
-        except OSError as error:  # a state saves time after a kill; a trial that can go on without must go on
+        except OSError as error:  # a saved state only saves time after a kill, so training continues without it
             _logger.warning("states of %s were not saved: %s", name, error)
 
     def _state(self, member: MemberOrder) -> State | None:

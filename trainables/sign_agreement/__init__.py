@@ -1,4 +1,4 @@
-"""The two-layer network, each update compared with sign descent's.
+"""The workload that compares the updates of a two-layer network with those of sign descent.
 
-Training itself is `two_layer_cnn`'s. The registry loads `workload` by its name.
+`two_layer_cnn` trains the network. The registry loads the module `workload` by name.
 """

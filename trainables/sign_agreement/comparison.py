@@ -1,4 +1,4 @@
-"""How far Adam's updates are SignSGD's, weight by weight: one epoch in plain numpy, whatever engine trains.
+"""Compares Adam's updates with SignSGD's, weight by weight, over one epoch in plain numpy, whichever engine trains.
 
 Shapes: B samples of a batch, d coordinates, m filters of each class (columns r < m: class +1, the others: class -1).
 """
@@ -18,14 +18,14 @@ from trainables.two_layer_cnn.patch_data import PatchData, PatchSamples
 from trainables.two_layer_cnn.state import Floats, epoch_orders
 
 SAME_SIZE_FACTOR = 2.0
-"""Sizes within this factor of each other are the same: the theory's orders of magnitude allow any constant."""
+"""Sizes within this factor of each other count as the same: the theory's orders of magnitude allow any constant."""
 
 Matrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Updates:
-    """One step: the gradient (d, 2m), lambda w in it where the decay is coupled, and m / (sqrt(v) + epsilon)."""
+    """One step: the gradient (d, 2m), which includes lambda w if the decay is coupled, and m / (sqrt(v) + epsilon)."""
 
     gradient: Matrix
     update: Matrix
@@ -33,7 +33,7 @@ class Updates:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Shares of all weights and steps; see `SignAgreementTracePoint`."""
+    """Shares over all weights and steps; see `SignAgreementTracePoint`."""
 
     large_share: float
     same_sign_large: float
@@ -43,13 +43,13 @@ class Agreement:
 
 
 class AdamSteps:
-    """Adam or AdamW, equations (3.4)-(3.6), from a given state on; `weights` (d, 2m) is where it stands."""
+    """Adam or AdamW, equations (3.4)-(3.6), resumed from a given state; `weights` (d, 2m) are its current weights."""
 
     def __init__(
         self, config: TwoLayerCNNConfig, data: PatchData, weights: Floats, moments: tuple[Floats, Floats], step: int
     ) -> None:
         if config.optimizer not in (Optimizer.ADAM, Optimizer.ADAMW):
-            raise ConfigError(f"the steps that are compared are adam's or adamw's, got optimizer {config.optimizer}")
+            raise ConfigError(f"only steps of adam and adamw can be compared, got optimizer {config.optimizer}")
         self._config = config
         self.weights = np.array(weights, np.float64)
         self._first, self._second = (np.array(moment, np.float64) for moment in moments)
@@ -59,7 +59,7 @@ class AdamSteps:
         self._class_signs = np.repeat([1.0, -1.0], config.num_filters)
 
     def epoch(self, epoch: int) -> Iterator[Updates]:
-        """Train the epoch that begins after `epoch` epochs, step by step."""
+        """Train the next epoch after `epoch` epochs, and yield its steps."""
         order = epoch_orders(self._config, epoch, epoch + 1)[0]
         for start in range(0, self._config.num_train, self._config.batch_size):
             yield self._train(order[start : start + self._config.batch_size])
@@ -97,8 +97,8 @@ class AdamSteps:
 
 
 def agreement(steps: Iterator[Updates], threshold: float) -> Agreement:
-    """Compare each update with sign(gradient); a gradient is large if it is at least `threshold` in size."""
-    counts = np.zeros((2, 3))  # large and small gradients; all, same sign, same size too
+    """Compare each update with sign(gradient); a gradient is large if its absolute value is at least `threshold`."""
+    counts = np.zeros((2, 3))  # rows: large, small gradients; columns: all, same sign, same sign and size
     for step in steps:
         is_large = np.abs(step.gradient) >= threshold
         same_sign = np.sign(step.update) == np.sign(step.gradient)
@@ -122,7 +122,7 @@ def _share(part: float, whole: float) -> float:
 
 
 def _noise_patches(samples: PatchSamples, dimension: int) -> Matrix:
-    """Xi of each sample (n, d)."""
+    """The noise patch xi of each sample, dense; (n, d)."""
     noise = np.zeros((len(samples.labels), dimension))
     np.put_along_axis(noise, samples.support.astype(np.int64), samples.values, axis=1)
     return noise

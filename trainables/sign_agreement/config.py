@@ -12,7 +12,7 @@ from trainables.two_layer_cnn.config import TwoLayerCNNConfig, TwoLayerCNNTraceP
 
 
 class SignAgreementConfig(TwoLayerCNNConfig):
-    """A trial of the synthetic workload whose updates are compared with SignSGD's as it goes."""
+    """A trial of the synthetic workload whose updates are compared with SignSGD's during training."""
 
     workload: Literal["sign_agreement"] = "sign_agreement"  # type: ignore[assignment]
 
@@ -25,13 +25,13 @@ class SignAgreementConfig(TwoLayerCNNConfig):
 
 @dataclass(frozen=True, slots=True)
 class SignAgreementTracePoint(TwoLayerCNNTracePoint):
-    """How far Adam's updates are SignSGD's, over the steps of the epoch that follows, and where SignSGD has gone since.
+    """How far Adam's updates agree with SignSGD's over the steps of the next epoch, and how far both runs have moved.
 
-    A weight's gradient is large in a step if |g| >= eta, which it is in a share `large_share` of all weights and steps.
-    Of these (`_large`) and of the others (`_small`; nan where there are none) `same_sign` is the share whose update
-    has SignSGD's sign, `same_size` of those that also lie within a factor of 2 of its size. `travelled` is
-    ||W - W_0||, `sign_*` are of SignSGD (SignSGDW beside AdamW) run from the same W_0 on the same batches, and
-    `sign_distance` is ||W - W_sign||.
+    A weight's gradient is large in a step if |g| >= eta; `large_share` is the share of large ones among all weights and
+    steps. Among large (`_large`) and other gradients (`_small`), `same_sign` is the share whose update has SignSGD's
+    sign, and `same_size` the share whose update is also within a factor of 2 of SignSGD's size (nan without gradients).
+    `travelled` is ||W - W_0||. `sign_*` are measured on SignSGD (SignSGDW beside AdamW), run from the same W_0 on the
+    same batches. `sign_distance` is ||W - W_sign||.
     """
 
     large_share: float

@@ -1,4 +1,4 @@
-"""The workload of Mechanism 3: a two-layer CNN trial beside SignSGD's, and how far their updates agree (Lemma C.2)."""
+"""The workload of Mechanism 3: trains a two-layer CNN beside SignSGD, and compares their updates (Lemma C.2)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from trainables.two_layer_cnn.trial import TwoLayerCNNTrainer, make_engine
 from trainables.two_layer_cnn.workload import TwoLayerCNN
 
 _SHADOW = "sign_"
-"""Prefix of the arrays of SignSGD's state."""
+"""Prefix of the names of the arrays in SignSGD's state."""
 _SECONDS_PER_COMPARED_WEIGHT = 5e-8
 
 
 class SignAgreementTrainer(TwoLayerCNNTrainer):
-    """A trial of Adam or AdamW, and one of SignSGD or SignSGDW in step with it."""
+    """Trains a trial of Adam or AdamW, and SignSGD or SignSGDW to the same epochs beside it."""
 
     point_type = SignAgreementTracePoint
 
     def begin(self, state: State | None, trace: Sequence[TracePoint]) -> None:
-        """Both trials, from the same weights."""
+        """Start or resume both trainings; they start from the same weights."""
         from trainables.two_layer_cnn.state import TrainState, initial_state
 
         super().begin(state, trace)
@@ -42,7 +42,7 @@ class SignAgreementTrainer(TwoLayerCNNTrainer):
             )
 
     def arrays(self) -> State:
-        """Both states."""
+        """The states of both trainings."""
         shadow = {f"{_SHADOW}{name}": array for name, array in self._shadow.arrays().items()}
         return {**super().arrays(), **shadow}
 
@@ -68,7 +68,7 @@ class SignAgreementTrainer(TwoLayerCNNTrainer):
 
 
 class SignAgreement(TwoLayerCNN):
-    """The synthetic workload, its updates compared with SignSGD's."""
+    """The synthetic workload with updates that are compared with SignSGD's."""
 
     config_type = SignAgreementConfig
     trace_point_type = SignAgreementTracePoint
@@ -87,7 +87,7 @@ class SignAgreement(TwoLayerCNN):
 
 
 def sign_config(config: TwoLayerCNNConfig) -> TwoLayerCNNConfig:
-    """The trial of SignSGD (SignSGDW for AdamW) that goes with a trial of Adam: the decay and all else are the same."""
+    """The config of SignSGD (SignSGDW for AdamW) for a trial of Adam; the decay and all other fields are the same."""
     optimizer = entry_of(config.optimizer, SIGN_DESCENTS, "the sign descent that it is compared with")
     values = config.model_dump(exclude={*MOMENT_FIELDS, "workload"})
     return cast(TwoLayerCNNConfig, make_config(TwoLayerCNNConfig, {**values, "optimizer": optimizer}))

@@ -36,7 +36,7 @@ class TwoLayerCNNConfig(TrialConfig):
     @field_validator("noise_std", mode="before")
     @classmethod
     def _default_noise_std(cls, value: Any, info: ValidationInfo) -> Any:
-        """Resolve sigma_p = 1/sqrt(s), so that the default and the same number given by hand are one trial."""
+        """Fill in sigma_p = 1/sqrt(s), so that the default and the same number given explicitly are one trial."""
         if value is None and "noise_sparsity" in info.data:
             return 1 / math.sqrt(info.data["noise_sparsity"])
         return value
@@ -53,7 +53,7 @@ class TwoLayerCNNConfig(TrialConfig):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch; the last one may be smaller."""
+        """Number of batches in an epoch; the last one may be smaller."""
         return -(-self.num_train // self.batch_size)
 
 
@@ -61,8 +61,8 @@ class TwoLayerCNNConfig(TrialConfig):
 class TwoLayerCNNTracePoint(TracePoint):
     """The quantities of figures 3-6, for class j = +1 (`positive`) and j = -1 (`negative`).
 
-    `feature_learning` is max_r <w_jr, j v>; `noise_min` and `noise_max` are the minimum and the maximum over
-    the training samples i with y_i = j of max_r <w_jr, xi_i>; nan for a class without samples.
+    `feature_learning` is max_r <w_jr, j v>. `noise_min` and `noise_max` are the minimum and the maximum of
+    max_r <w_jr, xi_i> over the training samples i with y_i = j, and nan if the class has no samples.
     """
 
     train_error_positive: float

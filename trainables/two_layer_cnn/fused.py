@@ -1,9 +1,9 @@
-"""The fused CPU engine of the two-layer CNN: the whole training loop compiled, over sparse data and vector registers.
+"""The fused CPU engine of the two-layer CNN: compiles the whole training loop, on sparse data and vector registers.
 
-Layout: weights, moments and gradient are (d, 2m), one row a coordinate: columns r < m are the filters of class +1, the
-others those of class -1. A sample's patches touch s + 1 rows, so forward and backward cost O(s m); the optimizer's
-update is the O(d m) part, and the square root and the reciprocal in it are what bounds a step at small batches.
-`TrainState`'s moments hold m / (1 - beta1) and v / (1 - beta2) here.
+Layout: weights, moments and gradient are (d, 2m), with one row per coordinate; columns r < m are the filters of class
++1, the others those of class -1. A sample's patches touch s + 1 rows, so forward and backward passes cost O(s m). The
+optimizer's update costs O(d m); its square root and reciprocal dominate the time of a step at small batches.
+This engine stores m / (1 - beta1) and v / (1 - beta2) as the moments of `TrainState`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from trainables.two_layer_cnn.subnormals import flushed_subnormals
 
 _FIRST = np.uint32(0)
 
-# Bounds and division checks would stop the vectorizer; error_model="numpy" gives IEEE results instead of exceptions.
+# Bounds and division checks would prevent vectorization; error_model="numpy" gives IEEE results, not exceptions.
 _compiled = njit(error_model="numpy", boundscheck=False, cache=True, nogil=True)
 
 
 class _Samples(NamedTuple):
-    """Sparse samples as the kernels read them; see `PatchSamples`."""
+    """Sparse samples in the form that the kernels read; see `PatchSamples`."""
 
     labels: Any
     support: Any
@@ -47,7 +47,7 @@ class _Samples(NamedTuple):
 
 
 class _Network(NamedTuple):
-    """What the kernels know of the network: +1 and -1 by class (1, 2m), q, and a tuple whose length is the width 2m."""
+    """The kernels' description of the network: +1 and -1 by class (1, 2m), q, and a tuple of length 2m, the width."""
 
     class_signs: Any
     q: int
@@ -55,16 +55,16 @@ class _Network(NamedTuple):
 
 
 class _Gradient(NamedTuple):
-    """Sum over the batch (d, 2m), zero wherever `touched` (d,) is not set."""
+    """The gradient's sum over the batch (d, 2m); rows whose flag in `touched` (d,) is not set are zero."""
 
     rows: Any
     touched: Any
 
 
 class _Rule(NamedTuple):
-    """The optimizer's numbers, in the precision of the weights but for the last ones, from which step sizes are made.
+    """The optimizer's numbers in the precision of the weights; `exact_*`, for step sizes and epsilon, are in float64.
 
-    `coupled` is lambda where it enters the gradient, else 0; `keep` is 1 - eta lambda where it is decoupled, else 1.
+    `coupled` is lambda if the decay enters the gradient, else 0. `keep` is 1 - eta lambda if it is decoupled, else 1.
     """
 
     coupled: Any
@@ -99,11 +99,12 @@ def _sparse_dot(W: Any, samples: _Samples, i: int, width: Any) -> Any:
 
 @_compiled
 def _noise_slope(W: Any, gradient: _Gradient, samples: _Samples, i: int, scale: Any, network: _Network) -> Any:
-    """-l_j act'(<w, xi_i>) / B of all filters: times xi_i, the gradient of sample i's noise patch (`scale` is q/B).
+    """Return -l_j act'(<w, xi_i>) / B for all filters; times xi_i it is the gradient of sample i's noise patch.
 
-    Adds that of its signal patch, -l_j act'(<w, yv>) y v / B, which touches the first coordinate only. The softmax of
-    two classes depends on F_+1 - F_-1 alone, and l_j = j y / (1 + exp(y (F_+1 - F_-1))): this does not round to 0 where
-    torch's 1 - softmax does, beyond margins of 17 in float32.
+    Also adds the gradient of the signal patch, -l_j act'(<w, yv>) y v / B, which touches only the first coordinate.
+    `scale` is q/B. The softmax of two classes depends only on F_+1 - F_-1, with
+    l_j = j y / (1 + exp(y (F_+1 - F_-1))). Beyond margins of 17 in float32, torch's 1 - softmax rounds to 0, but this
+    does not.
     """
     G, width = gradient.rows, network.width
     one = W.dtype.type(1)
@@ -121,7 +122,7 @@ def _noise_slope(W: Any, gradient: _Gradient, samples: _Samples, i: int, scale: 
 
 @_compiled
 def _scatter(gradient: _Gradient, samples: _Samples, i: int, slope: Any, width: Any) -> None:
-    """Add `slope` times xi_i."""
+    """Add `slope` times xi_i to the gradient."""
     G = gradient.rows
     for k in range(samples.support.shape[1]):
         row = samples.support[i, k]
@@ -131,7 +132,7 @@ def _scatter(gradient: _Gradient, samples: _Samples, i: int, slope: Any, width: 
 
 @_compiled
 def _take_gradient(W: Any, gradient: _Gradient, row: Any, coupled: Any, width: Any) -> Any:
-    """Batch gradient + lambda_coupled * w of one coordinate; clears what it read."""
+    """Return the batch gradient + lambda_coupled * w of one coordinate, and reset the gradient there to zero."""
     decay = coupled * load_row(W, row, width)
     if not gradient.touched[row]:
         return decay
@@ -143,9 +144,9 @@ def _take_gradient(W: Any, gradient: _Gradient, row: Any, coupled: Any, width: A
 
 @_compiled
 def _update_adam(W: Any, M: Any, V: Any, gradient: _Gradient, rule: _Rule, step: int, width: Any) -> None:
-    """Equations (3.4)-(3.6) as torch.optim writes them, on m / (1 - beta1) and v / (1 - beta2).
+    """Equations (3.4)-(3.6) in the form of torch.optim, on m / (1 - beta1) and v / (1 - beta2).
 
-    These sums need one multiplication less each; what is left of the constants goes into the step size and epsilon.
+    Each of these sums needs one multiplication less; the factors are put into the step size and epsilon instead.
     """
     number = W.dtype.type
     correction1, correction2 = 1.0, 1.0
@@ -187,7 +188,7 @@ def _train_epochs(
     rule: _Rule,
     step: int,
 ) -> int:
-    """Train one epoch for each row of `orders`; returns the number of steps taken so far."""
+    """Train one epoch for each row of `orders`, after `step` steps; returns the new number of steps."""
     number = W.dtype.type
     for epoch in range(orders.shape[0]):
         for start in range(0, orders.shape[1], batch_size):
@@ -207,7 +208,7 @@ def _train_epochs(
 
 @_compiled
 def _probe(W: Any, samples: _Samples, network: _Network, margins: Any, noise: Any) -> None:
-    """Fill margins (N,) with F_+1 - F_-1, and noise (N, 2m) with <w_jr, xi_i> unless it has no rows."""
+    """Fill `margins` (N,) with F_+1 - F_-1, and `noise` (N, 2m) with <w_jr, xi_i> unless `noise` has no rows."""
     width = network.width
     signs = load_row(network.class_signs, _FIRST, width)
     for i in range(samples.labels.shape[0]):
@@ -219,14 +220,14 @@ def _probe(W: Any, samples: _Samples, network: _Network, margins: Any, noise: An
 
 
 IS_ADAM = {Optimizer.ADAM: True, Optimizer.ADAMW: True, Optimizer.SIGNSGD: False, Optimizer.SIGNSGDW: False}
-"""Which optimizers `_update_adam` trains, and which `_update_sign`.
+"""Whether `_update_adam` (True) or `_update_sign` (False) trains an optimizer.
 
-No `OptimizerTable`, since a third update needs its place in the compiled loop, `_train_epochs`.
+This is not an `OptimizerTable`, since a further update would have to be compiled into the loop, `_train_epochs`.
 """
 
 
 class FusedEngine:
-    """Trains one member at a time, at one thread; bitwise the same alone and in any pack."""
+    """Trains one member at a time with one thread; its numbers are bitwise the same alone and in any pack."""
 
     name = "fused-cpu"
 
@@ -238,7 +239,7 @@ class FusedEngine:
         signs = np.repeat(np.array([[1, -1]], self._number), config.num_filters, axis=1)
         self._network = _Network(signs, config.activation_power, (0,) * signs.size)
         shape = (config.dimension, signs.size)
-        # the state's arrays lie in the other quarters
+        # the state's arrays begin in the other quarters of a page
         self._gradient = _Gradient(
             place(np.zeros(shape, self._number), quarter=3), np.zeros(config.dimension, np.bool_)
         )
@@ -264,7 +265,7 @@ class FusedEngine:
                 state.epoch += len(orders)
 
     def probe(self, state: TrainState) -> Probe:
-        """Outputs on both sets and noise products on the training set."""
+        """Outputs on the training and the test set, and noise products on the training set."""
         train_margins = np.empty(len(self._train.labels), self._number)
         test_margins = np.empty(len(self._test.labels), self._number)
         noise = np.empty((len(train_margins), state.weights.shape[1]), self._number)

@@ -1,4 +1,4 @@
-"""Where matrices lie in memory, for kernels that walk several of them in step."""
+"""Places matrices in memory for kernels that read and write several of them row by row."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _LINE_BYTES = 64
 
 
 def place(matrix: npt.NDArray[Any], quarter: int) -> npt.NDArray[Any]:
-    """Copy whose rows each begin on a cache line, the first one at the given quarter (0-3) of a memory page.
+    """Copy a matrix so that each row begins on a cache line, and the first row at that quarter (0-3) of a memory page.
 
-    Large arrays of numpy all begin 16 bytes into a page: every vector then straddles two lines, and a load from one
-    array waits for a store to another whose address has the same last 12 bits.
+    Large numpy arrays all begin 16 bytes into a page. Every vector would then straddle two cache lines, and a load from
+    one array would wait for a store to another array at an address with the same last 12 bits.
     """
     rows, width = matrix.shape
     padded_width = -(-width * matrix.itemsize // _LINE_BYTES) * _LINE_BYTES // matrix.itemsize

@@ -16,18 +16,19 @@ from trainables.random_streams import Purpose, digest, stream
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig
 
 _KEPT = 20
-"""Data sets a process keeps: the seeds of a sweep, at about 20 MB each for the paper's sizes."""
+"""Number of data sets that a process keeps, enough for a sweep's seeds; about 20 MB each for the paper's sizes."""
 _SUPPORT_CHUNK = 1024
-"""Samples whose supports are drawn at once: bounds memory at 8 MB for d = 1000."""
+"""Number of samples whose supports are sampled at once; limits memory to 8 MB for d = 1000."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PatchSamples:
     """N samples in sparse form.
 
-    `labels` (N,) is y in {-1, +1}; `support` (N, s + 1) holds the noise patch's coordinates, 0 first (the feature
-    noise), then s others in rising order; `values` (N, s + 1) the numbers there, -alpha*y first; `signal_first` (N,)
-    tells which patch comes first (filters are shared and summed over patches, so it never changes an output).
+    `labels` (N,) are y in {-1, +1}. `support` (N, s + 1) has the noise patch's nonzero coordinates: first 0 (the
+    feature noise), then s others in rising order. `values` (N, s + 1) has the noise patch's values there, -alpha*y
+    first. `signal_first` (N,) tells whether the signal patch is the first one; it never changes an output, since
+    filters are shared and summed over patches.
     """
 
     labels: npt.NDArray[np.floating[Any]]
@@ -36,7 +37,7 @@ class PatchSamples:
     signal_first: npt.NDArray[np.bool_]
 
     def astype(self, number: type[np.floating[Any]]) -> PatchSamples:
-        """The same samples with labels and values of another float type; kept, since many trials share them."""
+        """The same samples with labels and values of another float type; cached, since many trials share them."""
         return _cast(self, np.dtype(number))
 
     def part(self, start: int, stop: int) -> PatchSamples:
@@ -56,7 +57,7 @@ class PatchSamples:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PatchData:
-    """Training and test samples of one seed, and the digest of their numbers."""
+    """Training and test samples of one seed, and a digest of both."""
 
     train: PatchSamples
     test: PatchSamples
@@ -64,7 +65,7 @@ class PatchData:
 
 
 def patch_data(config: TwoLayerCNNConfig) -> PatchData:
-    """The data of a trial; made once a process for each (seed, sizes), whatever the optimizer."""
+    """The data of a trial; sampled once per process for each (seed, sizes), whatever the optimizer."""
     assert config.noise_std is not None
     return _patch_data(
         seed=config.seed,
@@ -82,7 +83,7 @@ def _patch_data(
     seed: int, num_train: int, num_test: int, dimension: int, sparsity: int, noise_std: float, feature_noise: float
 ) -> PatchData:
     train_stream, test_stream = stream(seed, Purpose.TRAIN_DATA), stream(seed, Purpose.TEST_DATA)
-    # The experiments fix 100 training samples of each label; the test labels are fair coins as in Definition 3.1.
+    # The experiments have exactly 100 training samples of each label; test labels are fair coins as in Definition 3.1.
     balanced = np.where(np.arange(num_train) % 2 == 0, 1.0, -1.0)
     coins = test_stream.choice([-1.0, 1.0], size=num_test)
     samples = partial(

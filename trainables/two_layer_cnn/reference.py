@@ -25,7 +25,7 @@ def network_outputs(weights_jrd: Tensor, x_bpd: Tensor, q: int) -> Tensor:
 
 
 class ReferenceEngine:
-    """The training loop as anyone would write it."""
+    """The training loop as a plain torch user would write it."""
 
     name = "reference"
 
@@ -60,7 +60,7 @@ class ReferenceEngine:
     @torch_threads(1)
     @flushed_subnormals()
     def probe(self, state: TrainState) -> Probe:
-        """Outputs on both sets and noise products on the training set."""
+        """Outputs on the training and the test set, and noise products on the training set."""
         weights_jrd = self._filters(state.weights)
         noise = torch.from_numpy(self._data.train.values).to(self._dtype)[:, :, None]
         rows = weights_jrd.reshape(-1, weights_jrd.shape[-1]).T[
@@ -73,7 +73,7 @@ class ReferenceEngine:
         )
 
     def moments(self, state: TrainState) -> tuple[Floats, Floats]:
-        """First and second moment (d, 2m) of equations (3.4) and (3.5), as the state has them."""
+        """First and second moment (d, 2m) of equations (3.4) and (3.5), which this engine's states hold unscaled."""
         return state.first_moment, state.second_moment
 
     def _margins(self, weights_jrd: Tensor, samples: PatchSamples) -> Floats:

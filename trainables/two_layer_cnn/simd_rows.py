@@ -1,9 +1,9 @@
-"""SIMD rows for numba: a fixed number of floats held in vector registers, with arithmetic that reads like the formula.
+"""SIMD rows for numba: a fixed number of floats in vector registers, with operators, so that code reads like a formula.
 
-Numba's loop vectorizer gives up on short inner loops over two-dimensional arrays; a `Row` names what is wanted instead.
-The width is part of the type and is given by a tuple of that length, so that one function compiles once for each width.
-Operations are IEEE-exact and in a fixed order, so that results do not depend on the width of the machine's registers;
-the one exception is `reciprocal_row`, whose last bit in float32 may differ between types of processors.
+Numba's vectorizer fails on short inner loops over two-dimensional arrays, so a `Row` asks for the vectors explicitly.
+The width is part of the type and given by a tuple of that length; a function is compiled once for each width.
+Operations are IEEE-exact and in a fixed order, so that results do not depend on the width of the machine's registers.
+The only exception is `reciprocal_row`, whose last bit in float32 may differ between types of processors.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def store_row(typing: Any, array: Any, index: Any, row: Any) -> Any:
 
 @intrinsic
 def sum_row(typing: Any, row: Any) -> Any:
-    """Sum of a row by halving: a fixed tree, whatever the machine."""
+    """Sum of a row by repeated halving, in the same order on every machine."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         parts = _unpack(builder, args[0])
@@ -121,7 +121,7 @@ def sqrt_row(typing: Any, row: Any) -> Any:
 
 @intrinsic
 def reciprocal_row(typing: Any, row: Any) -> Any:
-    """1/z of each number, finite and not 0; in float32 by the processor's estimate and a Newton step, to about 1e-7."""
+    """1/z of each finite nonzero number; in float32 the processor's estimate and a Newton step, exact to about 1e-7."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         def reciprocal(part: Any) -> Any:
@@ -135,7 +135,7 @@ def reciprocal_row(typing: Any, row: Any) -> Any:
 
 @intrinsic
 def fma_row(typing: Any, left: Any, right: Any, addend: Any) -> Any:
-    """`left * right + addend`, rounded once; each a row or a number, one of them a row."""
+    """`left * right + addend`, rounded once; each is a row or a number, and at least one is a row."""
     row = next(kind for kind in (left, right, addend) if isinstance(kind, Row))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -184,7 +184,7 @@ def sign_row(typing: Any, row: Any) -> Any:
 
 
 def _define_operator(function: Callable[[Any, Any], Any], instruction: str) -> None:
-    """Let rows, or a row and a number, be combined by a Python operator."""
+    """Define a Python operator for two rows, or for a row and a number."""
 
     @intrinsic
     def combine(typing: Any, left: Any, right: Any) -> Any:
@@ -229,7 +229,7 @@ def _pack(builder: Any, parts: Sequence[Any]) -> Any:
 def _part_pointers(
     context: Any, builder: Any, array_type: Any, array: Any, index: Any, parts: Sequence[Any]
 ) -> list[Any]:
-    """Pointers to the vectors of one row of an array, as pointers of their vector types."""
+    """Pointers to the vectors that make up one row of an array, each typed as its vector."""
     view = context.make_array(array_type)(context, builder, array)
     stride = cgutils.unpack_tuple(builder, view.strides, 2)[0]
     index = builder.zext(index, stride.type) if index.type.width < stride.type.width else index

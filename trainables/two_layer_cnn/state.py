@@ -1,4 +1,4 @@
-"""What both engines of the two-layer CNN share: a trial's state in training, its first state, and what is measured.
+"""What both engines of the two-layer CNN share: the training state, the initial state and the measured quantities.
 
 Shapes: d coordinates, m filters of each class (columns r < m: class +1, the others: class -1), N samples.
 """
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.floating[Any]]
 class TrainState:
     """Weights and moments (d, 2m) after `epoch` epochs and `step` optimizer steps; without Adam the moments stay zero.
 
-    A state belongs to its engine: the moments are in the engine's own scale.
+    Only the engine that made a state can resume it, since each engine scales the moments in its own way.
     """
 
     epoch: int
@@ -33,7 +33,7 @@ class TrainState:
     second_moment: Floats
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Copies of everything, under the field names."""
+        """Copies of all fields as arrays, by field name."""
         return {name: np.array(getattr(self, name)) for name in self.__slots__}
 
     @classmethod
@@ -41,7 +41,7 @@ class TrainState:
         """Inverse of `arrays`; raises `ValueError` if weights and moments differ in shape or type."""
         matrices = [arrays[name] for name in ("weights", "first_moment", "second_moment")]
         if len({(matrix.shape, matrix.dtype) for matrix in matrices}) != 1:
-            raise ValueError(f"a state's arrays differ: {[(matrix.shape, matrix.dtype.name) for matrix in matrices]}")
+            raise ValueError(f"a state's matrices differ: {[(matrix.shape, matrix.dtype.name) for matrix in matrices]}")
         return cls(int(arrays["epoch"]), int(arrays["step"]), *_placed(*matrices))
 
 
@@ -54,19 +54,19 @@ def initial_state(config: TwoLayerCNNConfig) -> TrainState:
 
 
 def _placed(*matrices: npt.NDArray[Any]) -> Iterator[Floats]:
-    """Copies in different quarters of a page; the last quarter is left for an engine's gradient."""
+    """Copies that begin in different quarters of a memory page; the last quarter is for an engine's gradient."""
     return (place(matrix, quarter) for quarter, matrix in enumerate(matrices))
 
 
 def epoch_orders(config: TwoLayerCNNConfig, start: int, stop: int) -> npt.NDArray[np.uint32]:
-    """Sample orders (epochs, n) of the epochs from `start` on: up to `stop`, or to the end of the block they lie in."""
+    """Sample orders (epochs, n) of epochs `start` to `stop - 1`, but not past the end of the block of `start`."""
     block, first = divmod(start, ORDER_BLOCK_EPOCHS)
     return order_block(config.seed, config.num_train, block)[first : first + stop - start]
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a trace point is computed from.
+    """The network's products and outputs from which a trace point is computed.
 
     `train_margins` and `test_margins` (N,) are F_+1 - F_-1; `noise` (n, 2m) is <w_jr, xi_i> on the training samples.
     """
@@ -77,7 +77,7 @@ class Probe:
 
 
 class Engine(Protocol):
-    """One way to train: the reference and the fused engine differ in nothing but speed and rounding."""
+    """Trains and measures states. The reference and the fused engine differ only in speed and rounding."""
 
     name: str
 
@@ -86,7 +86,7 @@ class Engine(Protocol):
         ...
 
     def probe(self, state: TrainState) -> Probe:
-        """Measure `state` on both sets."""
+        """Measure `state` on the training and the test set."""
         ...
 
     def moments(self, state: TrainState) -> tuple[Floats, Floats]:

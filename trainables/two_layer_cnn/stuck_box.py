@@ -1,21 +1,24 @@
-"""The certificate that a trial of the two-layer CNN is stuck: a box that no weight can leave, whatever batches come.
+"""Certifies that a trial of the two-layer CNN is stuck, by a box that no weight can leave, whatever the later batches.
 
-One weight w with gradient g = h + lambda w, where the loss gives |h| <= G. Two facts on every update u of Adam:
+Let one weight w have the gradient g = h + lambda w, where the loss gives |h| <= G. Two facts hold for every update u of
+Adam:
 
 - |u| <= c = (1 - beta1) / sqrt((1 - beta2) (1 - beta1^2 / beta2)), by Cauchy-Schwarz on the sums that m and v are. Bias
-  correction keeps this: it multiplies by sqrt(1 - beta2^t) / (1 - beta1^t), the t terms of the sums bring a factor
+  correction keeps this bound: it multiplies by sqrt(1 - beta2^t) / (1 - beta1^t), the t terms of the sums give a factor
   sqrt(1 - rho^2t), and (1 - rho^2t) (1 - beta2^t) <= (1 - beta1^t)^2, since rho^2 beta2 = beta1^2.
-- While g keeps one sign, what the past adds against that sign fades: after j steps |u| <= c rho^j there, with
-  rho = beta1 / sqrt(beta2), since m forgets by beta1 and sqrt(v) by at most sqrt(beta2).
+- While g keeps one sign, the past gradients' contribution against that sign fades: after j steps an update against it
+  has |u| <= c rho^j, with rho = beta1 / sqrt(beta2), since a step multiplies the past in m by beta1, and sqrt(v) falls
+  at most to sqrt(beta2) times its value.
 
-Coupled decay: above G / lambda the gradient is positive, so that a weight which crosses this line goes at most
-eta c (1 + rho + rho^2 + ...) beyond it. All weights with |w| <= G / lambda + eta c (`inner`) thus stay in
-|w| <= r = G / lambda + eta c / (1 - rho) (`outer`), as long as G holds in the outer box. G follows from r, larger
-for a larger r: the least r that agrees with its own G is found by iteration from below. SignSGD has c = 1, rho = 0.
+Coupled decay: above G / lambda the gradient is positive, so a weight that crosses this line moves at most
+eta c (1 + rho + rho^2 + ...) beyond it. All weights with |w| <= G / lambda + eta c (`inner`) thus stay within
+|w| <= r = G / lambda + eta c / (1 - rho) (`outer`), as long as G holds in the outer box. G follows from r and grows
+with it. The least r that is consistent with its own G is found by iteration from below. SignSGD has c = 1, rho = 0.
 
-Decoupled decay: |w| <= eta c / (1 - |1 - eta lambda|), once inside, whatever the gradients are.
+Decoupled decay: a weight with |w| <= eta c / (1 - |1 - eta lambda|) keeps this bound, whatever the gradients are.
 
-A box certifies a stuck end if its largest loss and its largest norm are a stuck trial's. Epsilon makes updates smaller.
+A box certifies a stuck end if its largest loss and its largest norm are those of a stuck trial. Epsilon only makes
+updates smaller.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from trainables.two_layer_cnn.patch_data import PatchData
 from trainables.two_layer_cnn.state import TrainState
 
 SLACK = 1.01
-"""On every bound: room for the rounding of the engines."""
+"""Factor on every bound, as a margin for the engines' rounding."""
 LEAST_EPSILON = 1e-15
 """Below it, sums that round to zero in float32 could make updates larger than c."""
 _MOST_ITERATIONS = 200
@@ -45,7 +48,7 @@ Radii = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class WeightBox:
-    """Bounds (d,) on |w_jr[k]|: weights that are within `inner` stay within `outer` for ever."""
+    """Bounds (d,) on |w_jr[k]|: weights that are within `inner` stay within `outer` in all later steps."""
 
     inner: Radii
     outer: Radii
@@ -56,7 +59,7 @@ class WeightBox:
 
 
 class Bounds(Protocol):
-    """What weights within radii (d,) can do."""
+    """Bounds that hold for all weights within radii (d,)."""
 
     def is_stuck_within(self, radii: Radii, initial_norm: float) -> bool:
         """Whether every set of weights within `radii` has the loss and the norm of a stuck trial."""
@@ -68,7 +71,7 @@ class Bounds(Protocol):
 
 
 def stuck_box(config: TwoLayerCNNConfig, data: PatchData, initial_norm: float) -> WeightBox | None:
-    """The box of a trial, None if none certifies a stuck end; there is none where nothing bounds an update."""
+    """The box of a trial; None if no box certifies a stuck end, e.g. if the optimizer's updates have no known bound."""
     if config.optimizer not in LARGEST_STEPS or config.weight_decay == 0:
         return None
     if config.optimizer.has_moments and config.epsilon_value < LEAST_EPSILON:
@@ -76,7 +79,7 @@ def stuck_box(config: TwoLayerCNNConfig, data: PatchData, initial_norm: float) -
     bounds = Reach(config, data)
     if config.optimizer.is_coupled:
         return coupled_box(config, bounds, initial_norm)
-    # Small steps round: a float32 weight that is kept by 1 - 1e-9 is kept whole.
+    # Rounding can cancel a small decay: a float32 weight times 1 - 1e-9 is unchanged.
     number = np.dtype(config.precision.value).type
     kept = abs(float(number(1 - config.learning_rate * config.weight_decay))) + float(np.finfo(number).eps)
     if kept >= 1:
@@ -87,12 +90,12 @@ def stuck_box(config: TwoLayerCNNConfig, data: PatchData, initial_norm: float) -
 
 
 def largest_step(config: TwoLayerCNNConfig) -> tuple[float, float]:
-    """The largest change of a weight by one update, eta c, and rho."""
+    """The largest change eta c of a weight in one update, and rho."""
     return LARGEST_STEPS.of(config.optimizer)(config)
 
 
 def check_bound(optimizer: Optimizer) -> None:
-    """Raise `ConfigError` for an optimizer whose trials never have a certificate."""
+    """Raise `ConfigError` for an optimizer without a bound on its updates, whose trials have no certificates."""
     LARGEST_STEPS.of(optimizer)
 
 
@@ -117,11 +120,11 @@ LARGEST_STEPS = OptimizerTable[Callable[[TwoLayerCNNConfig], tuple[float, float]
         Optimizer.SIGNSGDW: _sign_step,
     },
 )
-"""The bound on an update of each optimizer, as proved above; without one there is no certificate."""
+"""The bound on each optimizer's update, as proved above; an optimizer without a bound has no certificates."""
 
 
 def coupled_box(config: TwoLayerCNNConfig, bounds: Bounds, initial_norm: float) -> WeightBox | None:
-    """The smallest box of coupled decay that agrees with its own gradients, None if a network in it might train."""
+    """The smallest box for coupled decay that is consistent with its gradients; None if a network in it might train."""
     step, rho = largest_step(config)
     radii = np.full(config.dimension, step / (1 - rho))
     for _ in range(_MOST_ITERATIONS):
@@ -137,7 +140,7 @@ def coupled_box(config: TwoLayerCNNConfig, bounds: Bounds, initial_norm: float) 
 
 
 class Reach:
-    """What weights within a box can do: bounds on outputs and gradients over the training set."""
+    """Bounds on outputs and gradients over the training set, for all weights within a box."""
 
     def __init__(self, config: TwoLayerCNNConfig, data: PatchData) -> None:
         self._q, self._num_filters = config.activation_power, config.num_filters
@@ -153,14 +156,14 @@ class Reach:
         norm = math.sqrt(2 * self._num_filters * float(np.square(radii).sum()))
         if not SLACK * norm < STUCK_NORM_SHARE * initial_norm:
             return False
-        # a sample's |log(1 + exp(-z)) - log 2| grows in |z|, faster for negative z
+        # a sample's |log(1 + exp(-z)) - log 2| grows with |z|, and faster for negative z
         loss_change = float(np.logaddexp(0, SLACK * self._margins(radii)).mean()) - math.log(2)
         return loss_change < STUCK_LOSS_TOLERANCE * trivial_loss(TwoLayerCNNConfig.num_classes)
 
     def largest_gradient(self, radii: Radii) -> Radii:
-        """The largest |dL/dw_jr[k]| (d,) of any batch: the mean over those samples where it is largest."""
+        """The largest |dL/dw_jr[k]| (d,) of any batch: the mean over the samples with the largest gradients."""
         products = self._products(radii)
-        softness = 1 / (1 + np.exp(-self._margins(radii)))  # |l_j| at most
+        softness = 1 / (1 + np.exp(-self._margins(radii)))  # upper bound of |l_j|
         noise_slope = softness * self._q * products ** (self._q - 1)
         by_sample = noise_slope[:, None] * self._values
         by_sample[:, 0] += softness * self._q * radii[0] ** (self._q - 1)  # coordinate 0 has the signal too
@@ -172,11 +175,11 @@ class Reach:
         return np.bincount(coordinates, largest, minlength=self._dimension) / self._batch_size
 
     def _products(self, radii: Radii) -> Radii:
-        """|<w, xi_i>| (n,) at most."""
+        """Upper bounds (n,) of |<w, xi_i>|."""
         products: Radii = (self._values * radii[self._support]).sum(axis=1)
         return products
 
     def _margins(self, radii: Radii) -> Radii:
-        """|F_+1 - F_-1| (n,) at most: both are sums of m non-negative terms a patch."""
+        """Upper bounds (n,) of |F_+1 - F_-1|: both outputs are sums of m non-negative terms per patch."""
         margins: Radii = self._num_filters * (radii[0] ** self._q + self._products(radii) ** self._q)
         return margins

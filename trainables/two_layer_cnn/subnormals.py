@@ -1,7 +1,7 @@
-"""Flush subnormal floats to zero in the calling thread while the training loop runs.
+"""Flushes subnormal floats to zero in the calling thread while the training loop runs.
 
-Moments of coordinates that no batch touches decay into the subnormal range, where processors are several times slower;
-what is lost by flushing lies below 1e-37 in float32, 29 orders of magnitude under epsilon.
+Moments of coordinates that no batch touches decay into the subnormal range, where processors are several times slower.
+Flushing changes float32 numbers by less than 1e-37, 29 orders of magnitude below epsilon.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _swap_control(set_bits: int, clear_bits: int) -> int:
 
 @contextmanager
 def flushed_subnormals() -> Iterator[None]:
-    """Within, subnormals of this thread are zero (x86-64 and AArch64; elsewhere nothing happens)."""
+    """Flush subnormals to zero in this thread within the context (x86-64 and AArch64; elsewhere do nothing)."""
     if not _FLUSH_BITS:
         yield
         return

@@ -1,4 +1,4 @@
-"""Trace points of the two-layer CNN: when and what is measured."""
+"""Measures the trace points of the two-layer CNN, and says at which epochs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ POINTS_PER_DECADE = 10
 
 @cache
 def trace_epochs(num_epochs: int) -> tuple[int, ...]:
-    """Epochs that are measured: 0, ten a decade on a grid that does not depend on `num_epochs`, and the last one."""
+    """Epochs that are measured: 0, ten per decade on a grid that does not depend on `num_epochs`, and the last one."""
     decades = math.ceil(math.log10(num_epochs)) + 1
     grid = {round(10 ** (k / POINTS_PER_DECADE)) for k in range(decades * POINTS_PER_DECADE)}
     return tuple(sorted({0, num_epochs} | {epoch for epoch in grid if epoch <= num_epochs}))
 
 
-@np.errstate(invalid="ignore", over="ignore")  # the outputs of a diverged trial are inf or nan, and are recorded so
+@np.errstate(invalid="ignore", over="ignore")  # the outputs of a diverged trial are inf or nan, and recorded as such
 def trace_point(config: TwoLayerCNNConfig, data: PatchData, state: TrainState, probe: Probe) -> TwoLayerCNNTracePoint:
-    """Measure one state; an output of exactly 0, or nan, counts as an error."""
+    """Measure one state; a margin F_+1 - F_-1 of exactly 0 or nan counts as a misclassification."""
     y_train, y_test = data.train.labels, data.test.labels
     train_margins, test_margins = y_train * probe.train_margins, y_test * probe.test_margins
     train_wrong, test_wrong = ~(train_margins > 0), ~(test_margins > 0)

@@ -1,4 +1,4 @@
-"""The two-layer CNN in training: slices of epochs, what is measured, the certificate, the exact state."""
+"""Trains one two-layer CNN: slices of epochs, trace points, the certificate and the exact state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class TwoLayerCNNTrainer(Trainer):
-    """Trains epoch by epoch. No slice passes an epoch that is measured."""
+    """Trains in slices of epochs; a slice ends at the latest at the next epoch that is measured."""
 
     point_type: type[TwoLayerCNNTracePoint] = TwoLayerCNNTracePoint
     slices_grow = True
@@ -35,15 +35,15 @@ class TwoLayerCNNTrainer(Trainer):
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """Number of epochs trained."""
         return self._state.epoch
 
     def continues(self, state: State) -> bool:
-        """Not a state of an earlier version, which looked for no certificates."""
+        """Whether to resume from a state: not from one of an earlier version, which did not look for certificates."""
         return "certificate_epoch" in state
 
     def begin(self, state: State | None, trace: Sequence[TracePoint]) -> None:
-        """Make the data, the engine and the weights."""
+        """Make the data, the engine and the weights, or take the weights from `state`."""
         from trainables.two_layer_cnn.patch_data import patch_data
         from trainables.two_layer_cnn.state import TrainState, initial_state
 
@@ -52,14 +52,14 @@ class TwoLayerCNNTrainer(Trainer):
         self._engine = make_engine(self.engine, self.config, self._data)
         self._state = initial_state(self.config) if state is None else TrainState.from_arrays(state)
         if self._state.weights.shape != (self.config.dimension, 2 * self.config.num_filters):
-            raise ValueError(f"a state of shape {self._state.weights.shape} is not this trial's")
+            raise ValueError(f"a state with weights of shape {self._state.weights.shape} is not this trial's")
         if trace:
             self._initial_norm = trace[0].weight_norm
         if state is not None and state["certificate_epoch"] >= 0:
             self.proof = Proof(Certificate.WEIGHT_BOX, int(state["certificate_epoch"]))
 
     def train_slice(self, size: int) -> TracePoint | None:
-        """Train up to `size` epochs, and measure where this epoch has a point; the initial weights come first."""
+        """Train up to `size` epochs and measure if the last one has a point; the first call only measures epoch 0."""
         if self._trace:
             self._train(min(self._next_measured_epoch(), self._state.epoch + size))
         if self._state.epoch not in trace_epochs(self.config.num_epochs):
@@ -72,12 +72,12 @@ class TwoLayerCNNTrainer(Trainer):
         return point
 
     def arrays(self) -> State:
-        """The state in training, and where it was certified (-1: nowhere)."""
+        """The state in training, and the epoch at which it was certified (-1: not certified)."""
         certificate_epoch = -1 if self.proof is None else self.proof.epoch
         return {**self._state.arrays(), "certificate_epoch": np.array(certificate_epoch)}
 
     def digests(self) -> Digests:
-        """Of data, initial weights and the first epochs' batch order: equal for the halves of a pair."""
+        """Hashes of data, initial weights and the first epochs' batch order; equal for the two trials of a pair."""
         from trainables.random_streams import digest
         from trainables.two_layer_cnn.state import epoch_orders, initial_state
 
@@ -85,14 +85,14 @@ class TwoLayerCNNTrainer(Trainer):
         return Digests(self._data.digest, digest(initial_state(self.config).weights), digest(orders))
 
     def outcome(self, trace: Sequence[TracePoint]) -> Outcome:
-        """One of two classes is right."""
+        """The outcome, by the thresholds for two classes."""
         return outcome(trace, self.config.num_classes)
 
     def _train(self, until_epoch: int) -> None:
         self._engine.train(self._state, until_epoch)
 
     def _point(self) -> TwoLayerCNNTracePoint:
-        """Measure the state as it is."""
+        """Measure the current state."""
         return trace_point(self.config, self._data, self._state, self._engine.probe(self._state))
 
     @cached_property
@@ -107,7 +107,7 @@ class TwoLayerCNNTrainer(Trainer):
 
 
 def make_engine(name: str, config: TwoLayerCNNConfig, data: PatchData) -> Engine:
-    """Engines are imported when used: the fused one without torch, the reference without compilation."""
+    """Make the engine of that name, importing it only now: `fused-cpu` needs no torch, and `reference` no numba."""
     if name == "fused-cpu":
         from trainables.two_layer_cnn.fused import FusedEngine
 

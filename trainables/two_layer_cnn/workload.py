@@ -20,7 +20,7 @@ from trainables.two_layer_cnn.trial import TwoLayerCNNTrainer
 
 ENGINES = ("fused-cpu", "reference")
 
-# Seconds on one core, from the fused engine's benchmark: they balance packs and forecast, they decide nothing.
+# Seconds on one core, from the fused engine's benchmark; used only to balance packs and to forecast time.
 _SECONDS_PER_WEIGHT_UPDATE = 3.6e-10
 _SECONDS_PER_SAMPLE_PRODUCT = 1.6e-10
 _SECONDS_PER_PROBED_PRODUCT = 6e-11
@@ -39,11 +39,11 @@ class TwoLayerCNN:
     _trainer_type = TwoLayerCNNTrainer
 
     def config(self, values: Mapping[str, Any]) -> TrialConfig:
-        """The config of these values; raises `ConfigError` with every fault in one line."""
+        """The config that the values describe; raises `ConfigError` with every fault in one line."""
         return make_config(self.config_type, values)
 
     def pack_key(self, config: TrialConfig) -> Hashable:
-        """Members of a pack share sizes; optimizer, rates, batch size and seed may differ."""
+        """Members of a pack share all sizes; optimizer, rates, batch size and seed may differ."""
         c = _own(config)
         sizes = (c.num_train, c.num_test, c.dimension, c.noise_sparsity, c.num_filters)
         return c.workload, c.precision, *sizes, c.noise_std, c.feature_noise
@@ -59,18 +59,18 @@ class TwoLayerCNN:
         return _SECONDS_PER_TRIAL + update + samples + probes
 
     def memory(self, config: TrialConfig) -> int:
-        """Bytes of weights, moments, gradient and samples of the member in training."""
+        """Bytes of weights, moments, gradient and samples of a member in training."""
         c = _own(config)
         itemsize = np.dtype(c.precision.value).itemsize
         samples = (c.num_train + c.num_test) * (c.noise_sparsity + 1) * (2 * itemsize + 12)
         return 4 * c.dimension * 2 * c.num_filters * itemsize + samples
 
     def side_by_side(self, device: str) -> int:
-        """One: each member has the core's cache to itself."""
+        """One, so that each member has the core's cache to itself."""
         return 1
 
     def last_engine(self, device: str) -> str | None:
-        """None: the reference engine would take the time of thirty trials for one."""
+        """None: on the reference engine, one trial would take as long as thirty."""
         return None
 
     def check_rule(self, optimizer: Optimizer) -> None:
@@ -78,7 +78,7 @@ class TwoLayerCNN:
         check_torch_rule(optimizer)
 
     def check_certificates(self, optimizer: Optimizer) -> None:
-        """Without a bound on its updates no box holds a trial's weights (`stuck_box`)."""
+        """Raise `ConfigError` for an optimizer without a bound on its updates: no box holds its weights."""
         from trainables.two_layer_cnn.stuck_box import check_bound
 
         check_bound(optimizer)
@@ -86,7 +86,7 @@ class TwoLayerCNN:
     def open(
         self, members: Sequence[Member], device: str = "cpu", engine: str | None = None, num_threads: int = 1
     ) -> MemberPackRun:
-        """Start or resume a pack; raises `ConfigError` for a device or engine that is not there."""
+        """Start or resume a pack; raises `ConfigError` for a device or engine that is not available."""
         if device != "cpu":
             raise ConfigError(f"the two-layer CNN trains on device 'cpu', got {device!r}")
         if engine is not None and engine not in ENGINES:
@@ -99,7 +99,7 @@ class TwoLayerCNN:
 
 
 def _fastest_engine(config: TrialConfig) -> str:
-    """By the member, not by the pack: its numbers are the same in any pack."""
+    """Chosen for each member, not for the pack, so that its numbers are the same in any pack."""
     if not find_spec("numba"):
         return "reference"
     from trainables.two_layer_cnn.fused import IS_ADAM

@@ -143,7 +143,7 @@ def test_a_sweep_of_one_workload_takes_no_other(folder: Path) -> None:
         ("--workload cifar10_resnet8", "no images of 'cifar10' in"),
         ("--workload imagenet_resnet50", "put them there as train/CLASS/*.JPEG and val/CLASS/*.JPEG or as "),
         ("--workload tiny_resnet8", "batch_size <= num_train is required, got B=64, n=48"),
-        ("--workload tiny_resnet8 --set num_train=1e6", "'tiny' has 48 training images, 1000000 are asked"),
+        ("--workload tiny_resnet8 --set num_train=1e6", "'tiny' has 48 training images, 1000000 are requested"),
         ("--workload tiny_vgg16 --set batch_size=16", "vgg16 needs images of 32 pixels, got 16: image_size=32"),
         ("--workload tiny_resnet8 --set architecture=resnet9", "unknown architecture 'resnet9'; did you mean"),
         ("--workload tiny_resnet8 --set batch_size=16 --data nowhere", "got 'nowhere', which is no folder"),

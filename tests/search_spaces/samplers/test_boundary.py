@@ -187,7 +187,7 @@ def test_a_batch_keeps_clear_of_itself_and_of_what_runs(disc: list[Any]) -> None
 
 
 def rounds_with_a_lag(seed: int, edge: float) -> list[tuple[float, bool]]:
-    """Six rounds of eight points on a line that works below `edge`; each knows of all results but the last round's."""
+    """Six rounds of eight points on a line that works below `edge`; each lacks only the results of the round before."""
     space, rounds = {"x": FloatDistribution(0.0, 1.0)}, list[list[tuple[dict[str, Any], tuple[float]]]]()
     for k in range(6):
         history = [draw for drawn in rounds[: max(0, k - 1)] for draw in drawn]
@@ -199,7 +199,7 @@ def rounds_with_a_lag(seed: int, edge: float) -> list[tuple[float, bool]]:
 
 @pytest.mark.slow
 def test_rounds_that_do_not_know_of_each_other_close_in_on_a_sharp_edge() -> None:
-    """Points that all lay where the edge is believed to be would leave a gap of a fortieth of the line."""
+    """If all points were placed on the estimated edge, a gap of a fortieth of the line would remain."""
     gaps = []
     for seed, edge in enumerate(np.random.default_rng(0).uniform(0.15, 0.85, 8)):
         drawn = rounds_with_a_lag(seed, edge)
@@ -244,7 +244,7 @@ def test_a_value_that_is_no_outcome_is_refused(outcome: float) -> None:
 
 
 def two_edges(trial: optuna.Trial) -> tuple[float, float]:
-    """Adam works below a small weight decay, AdamW below a hundredfold one."""
+    """Adam works below a small weight decay, AdamW below one a hundred times as large."""
     decay, batch_size = trial.suggest_float("weight_decay", 1e-6, 1.0, log=True), trial.suggest_int("batch_size", 2, 64)
     return float(decay < 1e-4 / batch_size**0.5), float(decay < 1e-2 / batch_size**0.5)
 
@@ -318,7 +318,7 @@ def blas_threads() -> set[int]:
 
 
 class WatchedPoints:
-    """Points that notice, when they are read, how many threads linear algebra has."""
+    """Points that record, when they are read, how many threads linear algebra has."""
 
     def __init__(self) -> None:
         self.threads: set[int] = set()
@@ -329,7 +329,7 @@ class WatchedPoints:
 
 
 class WatchedParams(dict[str, Any]):
-    """A tried point that notices the same."""
+    """A tried point that records the same."""
 
     threads: ClassVar[set[int]] = set()
 

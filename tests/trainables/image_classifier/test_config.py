@@ -1,4 +1,4 @@
-"""An image trial's config: what it refuses, what it fills in from the images, and that one trial has one name."""
+"""An image trial's config: which values it rejects, what it fills in from the images; one trial has one name."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def make(**values: Any) -> ImageClassifierConfig:
-    """Without a look at images: all that they would tell is given."""
+    """A config whose image fields are all given, so that no images are read."""
     config = make_config(ImageClassifierConfig, {**BASE, **IMAGES, "dataset_digest": "0123456789abcdef", **values})
     assert isinstance(config, ImageClassifierConfig)
     return config
 
 
 def complete(**values: Any) -> ImageClassifierConfig:
-    """What the images tell is filled in from them."""
+    """A config whose missing image fields are filled in from the images."""
     config = config_from_values({"workload": "image_classifier", "dataset": "tiny16", **BASE, **values})
     assert isinstance(config, ImageClassifierConfig)
     return config
@@ -62,7 +62,7 @@ def fault(**values: Any) -> str:
 
 
 def test_golden_trial_id() -> None:
-    """Renaming a trial orphans every stored result: bump `numeric_version` knowingly instead."""
+    """Renaming a trial orphans every stored result: increase `numeric_version` deliberately instead."""
     assert make().canonical_json() == (
         '{"architecture":"resnet18","augment_crop":0,"augment_flip":false,"batch_size":8,"batchnorm_policy":"batch",'
         '"beta1":0.9,"beta2":0.99,"bias_correction":true,"channels":3,"dataset":"cifar10",'
@@ -303,8 +303,8 @@ def test_two_layer_cnn_has_no_bfloat16() -> None:
 
 
 def test_more_images_than_there_are_is_one_line() -> None:
-    assert fault(num_train=60) == "'tiny16' has 48 training images, 60 are asked"
-    assert fault(num_test=30) == "'tiny16' has 24 test images, 30 are asked"
+    assert fault(num_train=60) == "'tiny16' has 48 training images, 60 are requested"
+    assert fault(num_test=30) == "'tiny16' has 24 test images, 30 are requested"
 
 
 def test_an_unknown_data_set_is_answered_with_the_nearest_name() -> None:

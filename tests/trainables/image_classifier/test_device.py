@@ -1,4 +1,4 @@
-"""A step on a GPU as far as a machine without one can tell: torch's fake tensors know devices, types and shapes."""
+"""A step on a GPU, tested without a GPU: torch's fake tensors have devices, types and shapes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tensors without numbers. Backward passes need a real GPU: each leaves a gradient as its weight is."""
+    """Tensors without numbers. Backward passes need a real GPU; here they give each weight a gradient like itself."""
 
     def backward(loss: torch.Tensor) -> None:
         assert loss.device == GPU
@@ -169,7 +169,7 @@ def test_tensor_cores_get_channels_last_and_full_precision_what_cudnn_is_fast_at
 
 
 def test_a_lane_does_all_its_work_in_one_thread_of_its_own() -> None:
-    """What torch keeps belongs to pairs of a thread and a stream."""
+    """torch keeps memory for each pair of a thread and a stream."""
     lanes = Lane(None), Lane(None)  # type: ignore[arg-type]  # without a GPU there are no streams to launch on
     threads = [lane.run(threading.get_ident) for _ in range(5) for lane in lanes]
     assert threads[:2] * 5 == threads
@@ -181,7 +181,7 @@ def test_a_lane_does_all_its_work_in_one_thread_of_its_own() -> None:
 
 @pytest.mark.parametrize("part", ["_mean", "labels"])
 def test_a_part_that_was_left_behind_is_found(fake: None, part: str) -> None:
-    """The fake device does tell."""
+    """The tests here can fail: fake tensors raise for a tensor on the wrong device."""
     step, _ = step_of()
     setattr(step.images, part, getattr(step.images, part).to("cpu"))
     with pytest.raises(RuntimeError, match="device"):

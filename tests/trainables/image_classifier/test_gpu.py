@@ -159,7 +159,7 @@ def test_forty_trials_in_one_process_train_side_by_side_and_leave_no_memory_behi
 
 @contextmanager
 def memory(num_bytes: float) -> Iterator[None]:
-    """Within, torch may take that many bytes of the GPU."""
+    """Limit torch to that many bytes of GPU memory within the context."""
     total = torch.cuda.get_device_properties(GPU).total_memory
     torch.cuda.set_per_process_memory_fraction(num_bytes / total, GPU)
     try:
@@ -170,7 +170,7 @@ def memory(num_bytes: float) -> Iterator[None]:
 
 
 def pack_of_eight(configs: Sequence[ImageClassifierConfig]) -> dict[str, TrialResult]:
-    """All at once, whatever the room for them."""
+    """Train all members at once, whatever the memory."""
     members = [Member(config, config.num_epochs) for config in configs]
     return ended(MemberPackRun(members, lambda m: TrialRun(m, ImageTrainer(m, "graph-cuda", GPU, 1)), lambda _: 8))
 

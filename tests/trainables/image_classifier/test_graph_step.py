@@ -1,4 +1,4 @@
-"""Steps that are recorded once and replayed train as written-out ones, to the bit: see `tests/support/recording.py`."""
+"""Steps that are recorded once and replayed train bitwise like eager ones: see `tests/support/recording.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image workload trains as plain torchvision and torch.optim do; what it adds, as a few lines of torch do."""
+"""The image workload trains like plain torchvision and torch.optim; what it adds equals a few lines of torch."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_networks_for_small_images_are_torchvisions_with_another_stem(architectu
 
 
 def plain_losses(config: ImageClassifierConfig, num_steps: int, *, tuned: bool) -> list[float]:
-    """A DataLoader, torchvision and torch.optim, as anyone writes it; `tuned`: channels_last and the fused rule."""
+    """A plain loop with a DataLoader, torchvision and torch.optim; `tuned`: channels_last and the fused rule."""
     data, dtype = data_of(config), getattr(torch, config.precision.value)
     normalize = torchvision.transforms.Normalize(data.manifest.mean, data.manifest.std)
     x_nchw = normalize(torch.from_numpy(np.array(data.train_images)).permute(0, 3, 1, 2).contiguous().to(dtype) / 255)
@@ -223,7 +223,7 @@ def test_training_equals_a_plain_loop_with_torchs_default_kernels(architecture: 
 
 
 def test_the_trial_is_its_steps() -> None:
-    """The whole run's trace is what its single steps give: batches in order, the last and smaller one included."""
+    """The trace of a whole run equals that of its single steps: batches in order, including the smaller last one."""
     config = make_config(batch_size=20, num_epochs=2)
     losses = our_losses(config, 6)
     sizes = [len(b) for b in batches(config, 6)]
@@ -265,7 +265,7 @@ def test_evaluation_does_not_depend_on_how_it_is_cut(pixels: int, monkeypatch: p
 
 
 def test_measuring_may_be_cut_anywhere_and_goes_on_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large network takes minutes for it: nobody waits, and a kill costs no more of it than of training."""
+    """Evaluating a large network takes minutes, so it is sliced and saved like training."""
     monkeypatch.setitem(evaluation._PIXELS, "cpu", 5 * 8 * 8)
     config = make_config(num_epochs=1, batch_size=24)
     opened, name = workload("image_classifier"), config.trial_id
@@ -293,7 +293,7 @@ def test_measuring_may_be_cut_anywhere_and_goes_on_exactly(monkeypatch: pytest.M
 
 
 def test_what_a_graph_records_is_the_step() -> None:
-    """Images that were gathered before it, all in one pass."""
+    """The graph trains images that were gathered before it, all in one pass."""
     config = make_config(augment_crop=2)
     (called, model), (recorded, other) = our_step(config), our_step(config)
     for index_b in batches(config, 3):
@@ -305,7 +305,7 @@ def test_what_a_graph_records_is_the_step() -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "signsgdw"])
 def test_a_rehearsed_step_leaves_no_trace(optimizer: str) -> None:
-    """A GPU's memory is measured by it before training begins."""
+    """A rehearsed step only measures the memory that training needs on a GPU."""
     config = make_config(optimizer=optimizer, augment_flip=True)
     step, model = our_step(config)
     mutable = mutable_of(step, model)
@@ -326,7 +326,7 @@ def mutable_of(step: EagerStep, model: nn.Module) -> list[Tensor]:
 
 
 def ask_the_host(eager: EagerStep, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the step read a number that lies on the device, which no recording can hold."""
+    """Make the step read a number from the device, which cannot be recorded."""
     train = eager.train_whole
 
     def asking(stored_b: Tensor, index_b: Tensor) -> None:
@@ -529,7 +529,7 @@ def test_augmentation_changes_training_and_is_reproducible() -> None:
 
 
 def final_model(config: ImageClassifierConfig) -> nn.Module:
-    """As the product leaves it after the last step, in training mode."""
+    """The product's model after the last step, in training mode."""
     step, model = our_step(config)
     model.train()
     for index_b in batches(config, config.num_epochs * config.steps_per_epoch):
@@ -643,7 +643,7 @@ def test_misses_are_those_of_topk_and_no_number_is_a_miss() -> None:
 
 
 def test_equal_outputs_miss_as_often_as_a_random_order_of_them_would() -> None:
-    """As bfloat16 makes them: eight bits leave few values for nearly equal outputs."""
+    """Equal outputs are frequent in bfloat16, whose eight bits round nearly equal outputs to the same value."""
     generator = torch.Generator().manual_seed(1)
     logits, labels = torch.randint(3, (50, 10), generator=generator), torch.randint(10, (50,), generator=generator)
     num_orders = 4000
@@ -678,7 +678,7 @@ def test_outcomes() -> None:
 
 
 def test_outputs_that_are_no_numbers_at_the_end_are_no_error_rate() -> None:
-    """Float32 products overflow before a weight does; another epoch might have brought them back: nothing is proved."""
+    """Float32 products overflow before a weight does, and may be finite an epoch later: there is no certificate."""
     ended_so = train(make_config(learning_rate=1e30, batch_size=48, num_epochs=1))
     assert math.isfinite(last(ended_so).train_loss + last(ended_so).weight_norm)
     assert math.isnan(last(ended_so).test_loss)
@@ -804,7 +804,7 @@ def spread(w: Tensor) -> float:
 
 
 def test_initial_weights_are_drawn_as_torchvision_draws_them() -> None:
-    """The same spreads, layer by layer, though the first convolution is another one."""
+    """The same standard deviations in every layer, although the first convolution differs."""
     ours = dict(initial_model(make_config(32, architecture="resnet18")).named_parameters())
     theirs = dict(torchvision.models.resnet18(num_classes=NUM_CLASSES).named_parameters())
     assert ours.keys() == theirs.keys()
@@ -820,7 +820,7 @@ def test_group_norm_has_groups_of_four_channels_and_32_at_most() -> None:
 
 @pytest.mark.slow
 def test_dropout_is_reproducible_and_goes_on_exactly() -> None:
-    """VGG16 for large images draws masks: they are a function of seed and step, not of how the run is cut."""
+    """VGG16 for large images samples dropout masks, which depend on seed and step, not on how the run is sliced."""
     config = make_config(image_size=65, architecture="vgg16", batch_size=6, num_epochs=1, num_train=12, num_test=3)
     run = workload("image_classifier").open([Member(config, 1)])
     run.advance(0.0)
@@ -834,7 +834,7 @@ def test_dropout_is_reproducible_and_goes_on_exactly() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_where_none_is_is_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"^device 'cuda' is not there[^\n]*$"):
+    with pytest.raises(ConfigError, match=r"^device 'cuda' is not available[^\n]*$"):
         workload("image_classifier").open([], device="cuda")
 
 

@@ -1,4 +1,4 @@
-"""Images of every layout: pixels as written, subsets, the cache under kills and races, one line for each fault."""
+"""Images of every layout: exact pixels, subsets, the cache under kills and races, a one-line message for each fault."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-
 
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder and a cache of this test alone."""
+    """A data folder and a cache that only this test uses."""
     folder = tmp_path / "data"
     folder.mkdir()
     monkeypatch.setenv(image_data.DATA_VARIABLE, str(folder))
@@ -54,7 +54,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def forget() -> None:
-    """What a new process begins with."""
+    """Clear what the process has cached, as in a new process."""
     image_data._manifest.cache_clear()
     image_data._open_images.cache_clear()
 
@@ -82,7 +82,7 @@ def refused(selection: Selection) -> str:
 
 
 def cached(dataset: str) -> list[Path]:
-    """What the cache holds of a data set but for its locks."""
+    """The cache's files of a data set, without the locks."""
     folder = cache.cache_root() / dataset
     return sorted(path for path in folder.iterdir() if path.suffix != ".lock") if folder.is_dir() else []
 
@@ -127,7 +127,7 @@ def small_set(data: Path, name: str = "own", seed: int = 0) -> Selection:
 
 
 def write_tree(folder: Path, contents: Sequence[bytes], labels: Labels, suffix: str = "png") -> None:
-    """Class folders whose files sort as they are given."""
+    """Write class folders whose files sort in the given order."""
     for i, (content, label) in enumerate(zip(contents, labels, strict=True)):
         path = folder / f"n{label:04d}" / f"{i:05d}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -394,7 +394,7 @@ def test_labels_of_another_kind_are_refused(data: Path, labels: list[object], gi
 
 @pytest.mark.parametrize(("labels", "gap"), [([1, 2, 3, 1], 0), ([0, 2, 3, 0], 1), ([0, 10**9, 0, 1], 2)], ids=str)
 def test_labels_with_a_gap_are_refused(data: Path, labels: list[int], gap: int) -> None:
-    """The network would have an output that no image is of, and chance and the trivial loss would be others."""
+    """The network would have an output without images, and chance and the trivial loss would be wrong."""
     parquet_set(data / "own", noise(4), np.array(labels), noise(4), np.array(labels))
     line = f"labels of 'own' run up to {max(labels)}, but no training image has {gap}: number the classes from 0 "
     assert line in refused(Selection("own"))
@@ -459,7 +459,7 @@ def test_real_cifar10_has_its_well_known_statistics(data: Path) -> None:
 
 
 def imagenet_tree(folder: Path, sizes: Sequence[tuple[int, int]], image: Callable[[int, int, int], Pixels]) -> None:
-    """Each size once in each of two classes of train, and the first two of them in val."""
+    """Two classes with one training image of each size, and with the first two of them in val."""
     for split, chosen in (("train", sizes), ("val", sizes[:2])):
         contents = [file_of(image(i, *size), "JPEG") for i, size in enumerate([*chosen, *chosen])]
         write_tree(folder / split, contents, np.repeat([0, 1], len(chosen)), "JPEG")
@@ -523,7 +523,7 @@ def test_above_64_pixels_smaller_images_are_resized_as_well(data: Path, size: in
 
 @pytest.mark.parametrize("size", [64, 96])
 def test_a_data_set_that_is_asked_for_at_its_own_size_is_the_same(data: Path, size: int) -> None:
-    """A driver that plans with images as they are, and a worker that is told their size, mean the same content."""
+    """A driver that plans with the images' own size and a worker that is given this size use the same content."""
     parquet_set(data / "own", noise(8, size, size), in_turn(8), noise(4, size, size, seed=1), in_turn(4))
     held = manifest(Selection("own"))
     assert manifest(Selection("own", image_size=size)).digest == held.digest
@@ -539,9 +539,9 @@ def test_at_64_pixels_smaller_images_keep_their_pixels(data: Path) -> None:
 
 def test_images_of_many_sizes_need_an_image_size(data: Path) -> None:
     imagenet_tree(data / "photos", SIZES, smooth)
-    assert refused(Selection("photos")) == "images of 'photos' are 75x50: give them an image_size"
+    assert refused(Selection("photos")) == "images of 'photos' are 75x50, not square: set image_size"
     imagenet_tree(data / "mixed", [(40, 40), (50, 50)], smooth)
-    assert refused(Selection("mixed")) == ("image 1 of 'mixed' is 50x50, the first one 40x40: give them an image_size")
+    assert refused(Selection("mixed")) == ("image 1 of 'mixed' is 50x50, the first one 40x40: set image_size")
     assert cached("photos") == cached("mixed") == []
 
 
@@ -611,10 +611,10 @@ def test_the_whole_data_set_has_one_digest_whatever_number_and_seed_name_it(data
 def test_more_images_than_there_are_is_refused_with_the_numbers(data: Path) -> None:
     labels = np.repeat([0, 1, 2, 3], [4, 12, 12, 12])
     parquet_set(data / "own", noise(40), labels, noise(20), in_turn(20))
-    assert refused(Selection("own", num_train=41)) == "'own' has 40 training images, 41 are asked"
-    assert refused(Selection("own", num_test=100)) == "'own' has 20 test images, 100 are asked"
+    assert refused(Selection("own", num_train=41)) == "'own' has 40 training images, 41 are requested"
+    assert refused(Selection("own", num_test=100)) == "'own' has 20 test images, 100 are requested"
     assert refused(Selection("own", num_train=20)) == (
-        "'own' has 4 training images of class 0, 5 are asked: 20 over 4 classes"
+        "'own' has 4 training images of class 0, 5 are requested: 20 over 4 classes"
     )
     assert manifest(Selection("own", num_train=16)).num_train == 16
 
@@ -686,7 +686,7 @@ def test_the_digest_of_given_images_never_changes(data: Path) -> None:
 
 
 def spoil(path: Path) -> None:
-    """Replace a file's content by rubbish of the same size and time: nobody notices who does not read it."""
+    """Replace a file's content by other bytes, with the same size and time: only reading the file shows it."""
     before = path.stat()
     path.unlink()  # a table that is still mapped keeps the old file
     path.write_bytes(b"x" * before.st_size)
@@ -731,12 +731,14 @@ def test_a_changed_source_has_another_digest_and_the_old_images_stay(data: Path)
     shutil.rmtree(data / "own")
     forget()
     text = refused(selection)
-    assert all(part in text for part in ("knows several 'own'", before.digest, after.digest, "delete what is outdated"))
+    assert all(
+        part in text for part in ("several versions of 'own'", before.digest, after.digest, "delete the outdated ones")
+    )
 
 
 @pytest.mark.parametrize("place", ["n0001/00001.png", "n0001/deeper/a.png"])
 def test_an_image_that_is_written_over_in_place_is_seen(data: Path, place: str) -> None:
-    """Its folder's time stays as it was: data sets of one's own are often made again under the same names."""
+    """The time of its folder does not change. Users often write their data sets again under the same names."""
     contents = [file_of(image) for image in noise(8)]
     for split in ("train", "test"):
         write_tree(data / "own" / split, contents, in_turn(8))
@@ -774,7 +776,7 @@ def test_hidden_folders_are_no_classes(data: Path, name: str) -> None:
 
 
 def test_hidden_files_are_no_images(data: Path) -> None:
-    """Nor are they in the fingerprint: macOS writes `._a.png` beside `a.png` on foreign disks, which is no image."""
+    """They are not in the fingerprint either. On foreign disks macOS writes `._a.png`, not an image, beside `a.png`."""
     for split in ("train", "test"):
         write_tree(data / "own" / split, [file_of(image) for image in noise(8)], in_turn(8))
     before = manifest(Selection("own"))
@@ -832,7 +834,7 @@ def test_a_foreign_manifest_is_made_anew(data: Path, content: str) -> None:
 
 
 def test_what_an_earlier_format_decoded_is_not_taken(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Format 1 padded images with a shorter side than asked at every size."""
+    """Format 1 padded images whose shorter side was below the requested size, at every size."""
     parquet_set(data / "own", noise(8, 80, 90), in_turn(8), noise(4, 80, 90, seed=1), in_turn(4))
     selection = Selection("own", image_size=96)
     held = manifest(selection)
@@ -854,7 +856,7 @@ def test_what_an_earlier_format_decoded_is_not_taken(data: Path, monkeypatch: py
 def test_an_array_damaged_in_place_is_never_trained_on(
     data: Path, array: str, place: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """From its header to its end, its size and manifest as they were."""
+    """Damage anywhere from its header to its end, with unchanged size and manifest."""
     selection = small_set(data)
     held, images = manifest(selection), opened(selection)
     (entry,) = cached("own")
@@ -979,7 +981,7 @@ def test_a_builder_killed_in_the_middle_leaves_nothing_that_counts_as_data(data:
 
 
 def copied_to_driver(held: Manifest, driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without images and arrays, on which only the manifest of the entry lies."""
+    """A machine without images and arrays, which has only the entry's manifest."""
     (entry,) = cached(held.dataset)
     target = driver / "cache" / "images" / held.dataset / entry.name
     target.mkdir(parents=True)
@@ -1069,7 +1071,7 @@ def test_one_image_of_another_shape_is_named(data: Path) -> None:
     contents[5] = file_of(noise(1, 8, 10)[0])
     write_parquet(data / "own" / "train.parquet", contents, in_turn(40))
     write_parquet(data / "own" / "test.parquet", contents[8:16], in_turn(8))
-    assert refused(Selection("own")) == "image 5 of 'own' is 10x8, the first one 8x8: give them an image_size"
+    assert refused(Selection("own")) == "image 5 of 'own' is 10x8, the first one 8x8: set image_size"
     assert cached("own") == []
     assert manifest(Selection("own", image_size=8)).image_size == 8
 
@@ -1086,14 +1088,14 @@ def test_a_torn_or_foreign_image_in_parquet_is_named(data: Path, content: bytes 
     contents[7] = content
     write_parquet(data / "own" / "train.parquet", contents, in_turn(40))
     text = refused(Selection("own"))
-    assert f"row 7 of {data / 'own' / 'train.parquet'} is no usable image (" in text
+    assert f"row 7 of {data / 'own' / 'train.parquet'} is not a usable image (" in text
     assert " object at 0x" not in text
     assert cached("own") == []
 
 
 @pytest.mark.parametrize("grey", [([0], []), ([3], []), ([], [0]), ([0, 1], range(8)), (range(19), range(8))], ids=str)
 def test_grey_images_among_coloured_ones_get_three_channels(data: Path, grey: tuple[Sequence[int], ...]) -> None:
-    """Wherever they are, the first one too: the hub's ImageNet has some."""
+    """Wherever the grey images are, even if the first one is grey: the hub's ImageNet has some."""
     images = [noise(20), noise(8, seed=1)]
     for name, split, positions in zip(("train", "test"), images, grey, strict=True):
         for i in positions:
@@ -1116,7 +1118,7 @@ def test_a_torn_or_missing_image_in_a_class_folder_is_named(data: Path, content:
     else:
         path.write_bytes(content)
     text = refused(Selection("own"))
-    assert f"{path} is no usable image (" in text or f"cannot be read ({path}: No such file" in text
+    assert f"{path} is not a usable image (" in text or f"cannot be read ({path}: No such file" in text
     assert " object at 0x" not in text
     assert cached("own") == []
 

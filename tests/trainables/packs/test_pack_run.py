@@ -1,4 +1,4 @@
-"""Several members of a pack at once: the same numbers as one by one, also when memory is too small for all of them."""
+"""Several members of a pack at once give the same numbers as one by one, even if memory is too small for all."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_row_says_how_many_trained_side_by_side(at_once: int, recorded: int) -
 
 
 def test_threads_leave_the_numbers_of_the_states_alone() -> None:
-    """Bitwise: the weights too, not only what the trace shows of them."""
+    """The weights, too, are bitwise the same, not only the trace."""
     ended = []
     for at_once in (1, 3):
         run = MemberPackRun(members(), open_member, lambda crowd, at_once=at_once: at_once)  # type: ignore[misc]
@@ -92,7 +92,7 @@ def test_threads_leave_the_numbers_of_the_states_alone() -> None:
 
 @pytest.mark.slow
 def test_members_with_dropout_do_not_draw_each_others_masks() -> None:
-    """VGG16 for large images: torch's generators are one for all threads."""
+    """VGG16 for large images samples masks from torch's generators, which all threads share."""
     values = {"dataset": "tiny16", "architecture": "vgg16", "image_size": 65, "batch_size": 2, "num_epochs": 1}
     few = {"num_train": 6, "num_test": 3, "optimizer": "signsgd", "weight_decay": 1e-3, "learning_rate": 1e-5}
     configs = [config_from_values({"workload": "image_classifier", **values, **few, "seed": seed}) for seed in (0, 1)]
@@ -171,7 +171,7 @@ def test_a_failing_member_is_a_row_with_its_traceback_and_its_neighbours_never_n
 
 
 def test_a_fault_of_the_device_itself_loses_the_pack_and_fails_no_trial() -> None:
-    """After it nothing runs in this process: its neighbours would fail for it."""
+    """Afterwards nothing runs in this process, so the other members would fail, too."""
     error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
     run = MemberPackRun(members(), lambda member: _Breaking(member, 0, lambda: True, error), lambda crowd: 2)
     with pytest.raises(torch.AcceleratorError):
@@ -182,7 +182,7 @@ def test_a_fault_of_the_device_itself_loses_the_pack_and_fails_no_trial() -> Non
 
 
 class _Watched(_Around):
-    """A real member that notes who else trains while it takes its first step, and when it was closed."""
+    """A real member that records which others train during its first step, and when it was closed."""
 
     training: ClassVar[list[str]] = []
     first_steps_beside: ClassVar[list[int]] = []
@@ -218,7 +218,7 @@ def test_members_begin_alone_and_give_back_what_they_hold_when_they_end(one_by_o
 
 
 def test_members_that_run_out_of_memory_leave_none_of_it_behind() -> None:
-    """Exceptions hold frames, and those the tensors of a model: a collector that comes by later is too late."""
+    """Exceptions keep frames, and frames keep the tensors of a model: garbage collection would free them too late."""
     alive: list[weakref.ref[MemberRun]] = []
     active: set[int] = set()
 
@@ -241,7 +241,7 @@ def test_members_that_run_out_of_memory_leave_none_of_it_behind() -> None:
     [(0, 0, 1), (0, 50, 1), (1, 10, 6), (1, 100, 1), (2, 20, 6), (8, 80, 6), (1, 1, 8), (1, 0, 1)],
 )
 def test_how_many_fit_is_judged_by_what_a_crowd_took(crowd: int, taken: float, fit: int) -> None:
-    """Also when most of that crowd has ended: what it took is the peak, and stays."""
+    """Also after most of the crowd has ended, since the memory it took is the peak, which stays."""
     assert fitting(crowd, taken, budget=64, most=8) == fit
 
 
@@ -316,7 +316,7 @@ def test_members_resumed_and_put_back_go_on_from_where_they_were_resumed(one_by_
 
 
 class _Crowded(_Around):
-    """A real member of a device that has memory for `room` of them: with more in training, it runs out of it."""
+    """A real member of a device with memory for `room` members: if more train, it runs out of memory."""
 
     def __init__(self, member: Member, active: set[int], room: int, error: Exception = SHORTAGES[0]) -> None:
         super().__init__(member)
@@ -339,7 +339,7 @@ class _Crowded(_Around):
 
 
 def crowded(room: int, error: Exception = SHORTAGES[0]) -> tuple[MemberPackRun, list[_Crowded]]:
-    """A pack on such a device, and all runs that it opens, those put back included."""
+    """A pack on such a device, and all runs that it opens, including those that ran out of memory and wait."""
     active: set[int] = set()
     opened: list[_Crowded] = []
 

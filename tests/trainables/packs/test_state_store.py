@@ -1,4 +1,4 @@
-"""States of half-done members survive kills, are found by any later driver, and go when they are recorded."""
+"""States of unfinished members survive kills, are found by any later driver, and are deleted once they are recorded."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_files_go_when_all_their_members_are_recorded(tmp_path: Path) -> None:
 
 
 def test_of_a_stopped_trial_only_the_furthest_state_is_kept(tmp_path: Path) -> None:
-    """A pack's last save outlives it, and holds what each of its members had before it stopped."""
+    """A pack's last save outlives the pack, and has an earlier state of each of its members."""
     store = StateStore(str(tmp_path))
     store.save("run-1", {"a": state(1), "b": state(1)})
     store.save("a", {"a": state(3)})

@@ -1,4 +1,4 @@
-"""The loop of one trial, around a workload of a few lines, on a clock that only training moves."""
+"""The loop of one trial, with a workload of a few lines and a clock that only training advances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mechanism 3's measurement: the observed trial is the plain one, its shadow SignSGD, the shares are counted right."""
+"""Mechanism 3's measurement: the measured trial equals the plain one, its companion SignSGD; the shares are right."""
 
 from __future__ import annotations
 

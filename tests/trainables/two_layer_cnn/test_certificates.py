@@ -83,7 +83,7 @@ def of_kind(values: dict[str, Any], *, audited: bool) -> TwoLayerCNNConfig:
 
 
 class ConstantBounds:
-    """A loss whose gradients are at most `gradient` (d,) everywhere, and that trains nowhere."""
+    """A loss whose gradients are at most `gradient` (d,) everywhere, and on which every box is stuck."""
 
     def __init__(self, gradient: float, dimension: int) -> None:
         self._gradient = np.full(dimension, gradient)
@@ -96,7 +96,7 @@ class ConstantBounds:
 
 
 def pasts(rng: np.random.Generator, num_steps: int, bound: float, growth: float) -> np.ndarray:
-    """Gradients (steps, adversaries) before a weight is in the box: any, the last ones those of the largest update."""
+    """Gradients (steps, adversaries) before a weight enters the box: arbitrary, at the end those of the largest update."""
     steps = np.arange(num_steps) - num_steps
     columns = [rng.normal(size=num_steps) * bound * 10.0**power for power in range(-3, 4)]
     columns += [sign * growth**steps * bound * 10.0**power for power in range(-3, 6) for sign in (-1, 1)]
@@ -139,7 +139,7 @@ def test_no_adversary_drives_a_weight_out_of_the_box(
 
 
 def test_the_largest_update_is_reached() -> None:
-    """c is no idle bound: gradients that grow by beta2 / beta1 a step make an update of nearly this size."""
+    """The bound c is tight: gradients that grow by beta2 / beta1 per step make an update of nearly this size."""
     config = make(optimizer="adam", weight_decay=1.0, bias_correction=False)
     step_size, _ = largest_step(config)
     m = v = 0.0
@@ -222,7 +222,7 @@ def test_no_box_without_a_proof(values: dict[str, Any]) -> None:
 
 
 def test_the_papers_setting_is_certified_where_adam_is_far_beyond_its_edge() -> None:
-    """At eta = 5e-5 and B = 2 from lambda = 0.5 on, below which Adam's box would hold a network that trains."""
+    """At eta = 5e-5 and B = 2 from lambda = 0.5 on; below that, Adam's box would contain a network that trains."""
     for decay, is_certified in ((0.3, False), (0.5, True), (1000.0, True)):
         config = make_config(
             TwoLayerCNNConfig, {"optimizer": "adam", "weight_decay": decay, "batch_size": 2, "seed": 0}
@@ -284,7 +284,7 @@ def test_a_state_beyond_its_certificate_gives_the_row_of_the_stop() -> None:
 
 
 def test_a_certified_trial_that_diverges_all_the_same_is_a_wrong_stop() -> None:
-    """Weights that are no numbers after the certificate: a fault of the proof or the machine must not go unseen."""
+    """If weights become nan after the certificate, an error in the proof or the machine must not stay unnoticed."""
     config = of_kind(STUCK[0], audited=True)
     pack = workload(WORKLOAD).open([Member(config, 700, None, may_stop=True)])
     pack.advance(math.inf)
@@ -331,7 +331,7 @@ def stuck_sweep(name: str, **more: Any) -> Sweep:
 
 
 def finish(sweep: Sweep, ledger: Ledger) -> int:
-    """Run what the plan asks for; the number of trials that ran."""
+    """Run what the plan asks for; returns the number of trials that ran."""
     tasks, _ = plan_sweep(sweep, ledger).scheduler.advance()
     configs = [task.config for task in tasks]
     ledger.append([run(config, may_stop=sweep.accepts_certificates) for config in configs])  # type: ignore[arg-type]
@@ -376,7 +376,7 @@ def test_the_row_that_ran_to_its_end_stands_whoever_wrote_it_when(tmp_path: Any)
 
 
 def test_a_stopped_row_hides_nothing_from_those_who_do_not_accept_it(tmp_path: Any) -> None:
-    """A strict sweep's own failure stays, through compaction, with its attempt and its error."""
+    """A failed row of a strict sweep stays, with its attempt and its error, also after compaction."""
     config, root = of_kind(STUCK[0], audited=False), str(tmp_path)
     stopped = run(config, may_stop=True)
     failed = replace(stopped, outcome=Outcome.FAILED, attempt=2, error="Traceback: no", certificate=None)

@@ -260,7 +260,7 @@ def subnormal_count(array: Floats) -> int:
 @pytest.mark.parametrize("engine", [FusedEngine, ReferenceEngine])
 @pytest.mark.skipif(not CAN_FLUSH, reason="this processor's flush mode is not known")
 def test_moments_skip_the_subnormal_range(engine: type[Engine]) -> None:
-    """Once a sample is fitted its gradient is 0 and its moments decay by beta each step, down through 1e-38."""
+    """Once a sample is fitted, its gradient is 0 and its moments decay by beta in each step, to below 1e-38."""
     config = make(
         "adamw",
         learning_rate=0.02,
@@ -281,7 +281,7 @@ def test_moments_skip_the_subnormal_range(engine: type[Engine]) -> None:
 
 
 def smallest_is_flushed() -> bool:
-    """Whether numpy arithmetic in this thread, at this moment, loses a subnormal result."""
+    """Whether numpy flushes subnormal results to zero in this thread at this moment."""
     return not (np.full(4, np.finfo(np.float32).tiny) * np.float32(0.5)).any()
 
 

@@ -1,4 +1,4 @@
-"""The data of Definition 3.1: its statistics, and that seeds are independent by purpose."""
+"""The data of Definition 3.1: their statistics, and that the random streams of different purposes are independent."""
 
 from __future__ import annotations
 
