@@ -1,4 +1,4 @@
-"""What `--workload` names beside the synthetic model: a data set and an architecture, `cifar10_resnet18` say."""
+"""The image workloads of `--workload`: a data set and an architecture, such as `cifar10_resnet18`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IMAGES = "image_classifier"
 
 
 def image_base(workload: str) -> dict[str, Any]:
-    """Fields of that data set and architecture in the paper's experiments; `SweepError` offers the nearest name."""
+    """Fields of that data set and architecture in the paper's experiments; raises `SweepError` for an unknown name."""
     dataset, _, architecture = workload.rpartition("_")
     if not dataset or architecture not in tuple(Architecture):
         raise SweepError(unknown_name("workload", workload, known_workloads()))
@@ -24,7 +24,7 @@ def image_base(workload: str) -> dict[str, Any]:
 
 
 def is_imagenet(workload: str) -> bool:
-    """Whether the paper's ImageNet experiments apply, and errors are top-5 errors."""
+    """Whether the data set is ImageNet, so that its settings of the paper and top-5 errors are used."""
     return workload.rpartition("_")[0] == IMAGENET
 
 

@@ -1,4 +1,4 @@
-"""The sweeps over given values, one function each: the paper's tables and figures, and each optimizer at its best."""
+"""The named sweeps that are not maps, one function each: the paper's tables and figures, and `tune_wd`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def grid_bsz(workload: str = SYNTHETIC) -> Sweep:
 
 @sweep
 def grid_wd(workload: str = SYNTHETIC) -> Sweep:
-    """Error against weight decay (figures 2, 8 and 12); on the synthetic model finer where the outcomes change."""
+    """Error against weight decay (figures 2, 8 and 12); the synthetic grid is finer where the outcomes change."""
     if workload == SYNTHETIC:
         grids = _synthetic_decays()
     else:
@@ -92,7 +92,7 @@ def tune_wd(workload: str = SYNTHETIC) -> Sweep:
 
 @sweep
 def trace_dynamics() -> Sweep:
-    """Feature learning and noise memorization over training (figures 3-6): eight runs."""
+    """Feature learning and noise memorization over training (figures 3-6): eight trials."""
     axes = {"batch_size": (paper.LARGE_BATCH, paper.MINI_BATCH)}
     base = {"num_epochs": paper.SYNTHETIC_NUM_EPOCHS}
     grids = tuple(
@@ -111,7 +111,7 @@ def trace_dynamics() -> Sweep:
 
 @sweep
 def sign_agreement() -> Sweep:
-    """Where Adam's updates are SignSGD's, and how far the two part (Mechanism 3), from small to full batches."""
+    """Where Adam's updates agree with SignSGD's, and how far they differ (Mechanism 3), from small to full batches."""
     axes = {"batch_size": (paper.MINI_BATCH, paper.LARGE_BATCH, paper.BATCH_SIZES[-1])}
     return Sweep(
         "sign_agreement",
@@ -135,9 +135,9 @@ def scale_sparsity() -> Sweep:
 
 
 def _sweep_of(name: str, title: str, workload: str, grids: tuple[Grid, ...], figure: str, **more: Any) -> Sweep:
-    """A sweep of the synthetic model under its plain name, of images under a name and title that say which.
+    """A sweep of the synthetic model under its plain name, or of images with the workload in name and title.
 
-    ImageNet is judged by top-5 errors, as in the paper. Images have a second figure, of precise errors.
+    ImageNet uses top-5 errors, as in the paper. Images have a second figure, which shows precise errors.
     """
     if workload == SYNTHETIC:
         return Sweep(name, title, grids, figures=(figure,), **more)

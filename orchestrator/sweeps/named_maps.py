@@ -1,4 +1,4 @@
-"""The maps, one function each: where each optimizer works, and how its boundary scales."""
+"""The named maps, one function each: where each optimizer works, and how its boundary scales."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from orchestrator.sweeps.value import Grid, Sweep
 from search_spaces import maps, paper
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {"adam": {}, "adamw": {}}
-"""Arms of a map: both optimizers, nothing that goes with them."""
+"""Arms of a map: both optimizers, without other fields."""
 
 MAP_STEPS = 100_000
-"""Optimizer steps of a map's synthetic trial: T = 1,000 epochs at B = 2, which decide there; 10,000 from B = 20 on."""
+"""Optimizer steps of a map's synthetic trial: T = 1,000 epochs at B = 2, enough to decide; 10,000 from B = 20 on."""
 
 IMAGE_RULE = ClaimRule(max_train_error=0.05, max_test_error=0.3)
-"""When an image classifier works: less strict, since real images have no zero error."""
+"""When an image classifier works: less strict than the default, since error rates on real images are never zero."""
 
 
 @sweep
 def map_wd(workload: str = SYNTHETIC) -> Sweep:
-    """The map of weight decay against batch size: where Adam works, where AdamW, and how surely."""
+    """The map of weight decay against batch size: where Adam works, where AdamW works, and how surely."""
     if workload == SYNTHETIC:
         axes: dict[str, tuple[Any, ...]] = {
             "batch_size": maps.CLAIMED_BATCH_SIZES,

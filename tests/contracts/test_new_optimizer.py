@@ -87,8 +87,8 @@ def test_a_sweep_that_asks_for_its_certificates_is_refused_before_training(lion:
     with pytest.raises(ConfigError) as refusal:
         Sweep("certified", "", (grid,), seeds=(0,), accepts_certificates=True).configs()
     assert str(refusal.value) == (
-        "certified accepts certificates: optimizer 'lion' has no entry for the largest update, which a certificate "
-        "needs (known: adam, adamw, signsgd, signsgdw)"
+        "certified cannot accept certificates: optimizer 'lion' has no entry for the largest update, which a "
+        "certificate needs (known: adam, adamw, signsgd, signsgdw)"
     )
 
 

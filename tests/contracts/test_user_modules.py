@@ -103,8 +103,8 @@ def test_certificates_are_refused_without_a_bound(folder: Path) -> None:
     done = launch(folder, "toy_certified", "--executor", "inline", *PLAIN)
     assert done.returncode == 2
     assert done.stderr == (
-        "error: toy_certified accepts certificates: optimizer 'toylion' has no entry for the largest update, which a "
-        "certificate needs (known: adam, adamw, signsgd, signsgdw)\n"
+        "error: toy_certified cannot accept certificates: optimizer 'toylion' has no entry for the largest update, which "
+        "a certificate needs (known: adam, adamw, signsgd, signsgdw)\n"
     )
 
 
