@@ -87,7 +87,7 @@ def test_a_module_that_workers_cannot_import_ends_the_launch_in_one_line(folder:
     )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: the cluster's nodes cannot open my_toys.workload:Toy (")
+    assert line.startswith("error: the cluster's nodes cannot load my_toys.workload:Toy (")
     assert "No module named 'my_toys'" in line
 
 
@@ -103,8 +103,8 @@ def test_certificates_are_refused_without_a_bound(folder: Path) -> None:
     done = launch(folder, "toy_certified", "--executor", "inline", *PLAIN)
     assert done.returncode == 2
     assert done.stderr == (
-        "error: toy_certified cannot accept certificates: optimizer 'toylion' has no entry for the largest update, which "
-        "a certificate needs (known: adam, adamw, signsgd, signsgdw)\n"
+        "error: toy_certified cannot accept certificates: optimizer 'toylion' has no entry for the largest update, "
+        "which a certificate needs (known: adam, adamw, signsgd, signsgdw)\n"
     )
 
 

@@ -376,7 +376,10 @@ def test_a_map_runs_from_the_command_line(tmp_path: Path) -> None:
     sets = [part for text in (*small, "num_epochs=2") for part in ("--set", text)]
     planned = checked(tmp_path, "plan", "map_wd", *sets)
     assert "8 to 32 for each cell" in planned
-    for wrong, line in (("--seeds 0-3", "seeds cannot be chosen"), ("--set batch_size=2", "two or more positive values")):
+    for wrong, line in (
+        ("--seeds 0-3", "its seeds cannot be chosen"),
+        ("--set batch_size=2", "two or more positive values"),
+    ):
         refused = launch(tmp_path, "map_wd", *(sets if "seeds" in wrong else ()), *wrong.split())
         assert refused.returncode == 2
         assert refused.stderr.count("\n") == 1
