@@ -1,4 +1,4 @@
-"""A sampler, as a user's module would add one: points drawn evenly over each axis, whatever is known."""
+"""A sampler as a user's module would add it: points sampled evenly over each axis, whatever is known."""
 
 from __future__ import annotations
 
