@@ -180,7 +180,7 @@ def test_the_seed_that_chooses_is_none_of_those_that_judge(tmp_path: Path) -> No
 
 def test_a_search_needs_an_error_of_every_rung() -> None:
     grids = (Grid({"adam": {}}, {}, {"batch_size": 5}),)
-    with pytest.raises(SweepError, match="searches by precise_test_error, which is known after the last"):
+    with pytest.raises(SweepError, match="searches by precise_test_error, which is known only after the last"):
         Sweep("s", "s", grids, search=HalvingSearch({"adam": SPACE}), error="precise_test_error")
     assert Sweep("s", "s", grids, error="precise_test_error").error == "precise_test_error"
 
