@@ -1,22 +1,25 @@
-"""Errors of the orchestrator; `UserError` is one clear line and exit code 2, anything else keeps its traceback."""
+"""The orchestrator's exceptions.
+
+Commands print a `UserError` as one line and exit with code 2; any other exception keeps its traceback.
+"""
 
 from trainables.errors import ConfigError, DataError, UserError, first_line, last_line, unknown_name
 
 
 class LedgerError(UserError):
-    """A results file is truncated or not ours; it is named and never overwritten."""
+    """Results cannot be read or written; a truncated or foreign file is named and never overwritten."""
 
 
 class SweepError(UserError):
-    """A sweep does not exist, cannot be expanded as asked, or is being run by someone else."""
+    """A sweep does not exist, cannot be expanded as asked, or is being run by another process."""
 
 
 class ClusterError(UserError):
-    """The Ray cluster asked for cannot be reached or started."""
+    """The Ray cluster cannot be reached, started or used by this launch."""
 
 
 class SubmitError(UserError):
-    """A sweep cannot be made a job of a Kubernetes cluster, or the cluster does not take it."""
+    """A sweep cannot be submitted as a job of a Kubernetes cluster, or the cluster rejects the job."""
 
 
 __all__ = [

@@ -1,5 +1,5 @@
-"""Statistics of the ledger's rows: cells, pairs, verdicts, edges, scaling laws.
+"""Computes statistics of the ledger's rows: cells, pairs, verdicts, edges, scaling laws.
 
-Tables go in and tables come out; nothing here reads files, prints or draws. Schedulers, figures, report and driver
-import this package.
+Functions take tables and return tables or values; nothing here reads files, prints or draws. Schedulers, figures,
+report and driver import this package.
 """

@@ -1,4 +1,4 @@
-"""The best of several values of a field, learning rates say, in each cell."""
+"""Finds the best value of a field, such as the learning rate, in each cell."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import pandas as pd
 from orchestrator.analysis.cells import cell_columns, is_measured
 
 BEST_STATISTICS = ("n", "num_seeds", "mean", "std", "is_on_edge")
-"""The columns of `best_cells` beside its keys and the fields chosen."""
+"""The columns of `best_cells` besides its keys and the chosen fields."""
 
 
 def best_cells(trials: pd.DataFrame, over: Sequence[str], error: str = "test_error") -> pd.DataFrame:
-    """For each cell of everything but the fields `over` (learning rates, say), their values with the lowest mean error.
+    """One row for each cell of all fields except `over`, with the values of `over` that have the lowest mean error.
 
-    Means are over `n` of the cell's `num_seeds`. Values at which more seeds mean nothing (stuck, diverged) or are
-    missing come after all others: one lucky seed is no evidence. `is_on_edge`: the chosen values, or others with the
-    same mean, hold the smallest or largest of several that were tried in that cell, so that the optimum may lie beyond
-    them. The minimum is taken over the same seeds that it is reported for: it is lower than a fresh seed's mean.
+    Means are over `n` of the cell's `num_seeds`. Values with more missing or meaningless (stuck, diverged) seeds rank
+    after all others, since one lucky seed is no evidence. `is_on_edge`: the chosen values, or others with the same
+    mean, include the smallest or largest of several values tried in that cell, so that the optimum may lie beyond them.
+    The reported mean is over the seeds that chose the minimum, so it is biased below the mean over new seeds.
     """
     keys = [name for name in cell_columns(trials) if name not in over]
     rows = []
     for key, cell in trials.groupby(keys, dropna=False):
-        tried = {name: sorted(cell[name].dropna().unique()) for name in over}  # null: not read
+        tried = {name: sorted(cell[name].dropna().unique()) for name in over}  # null: a field not read
         measured, num_seeds = cell.assign(value=cell[error].where(is_measured(cell))), cell["seed"].nunique()
         scores = measured.groupby(list(over), dropna=False)["value"].agg(n="count", mean="mean", std="std")
         scores = scores.assign(lost=num_seeds - scores["n"]).reset_index()
         ranked = scores.sort_values(["lost", "mean", *over], kind="stable")
         best = ranked.iloc[0]
-        # Of equals the smallest is chosen, by no merit of its own: one at the edge leaves open what lies beyond.
+        # Of equals the smallest is chosen, an arbitrary choice: if any is at an end, the optimum may lie beyond it.
         equals = ranked[
             (ranked["lost"] == best["lost"]) & np.isclose(ranked["mean"], best["mean"], rtol=1e-9, equal_nan=True)
         ]

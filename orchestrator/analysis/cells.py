@@ -1,8 +1,8 @@
-"""Statistics of the ledger's trials: cells with their spread, and the columns that tell cells apart.
+"""Summarizes trials by cell, and finds the columns that identify cells.
 
-Everywhere `trials` has one row a trial, with the columns of `TrialResult.trial_row`. A trial's error rate counts only
-where it means something: trials that are stuck (weights near zero, so the sign of the output is arbitrary), diverged
-(weights are no numbers) or not finished are counted by their outcome, and left out of every mean.
+Everywhere `trials` has one row for each trial, with the columns of `TrialResult.trial_row`. A trial's error rate counts
+only if it means something. Trials that are stuck (weights near zero, so the sign of the output is arbitrary), diverged
+(weights are not finite) or not finished are counted by their outcome, and left out of every mean.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CELL_STATISTICS = (
     *("test_error_low", "test_error_high"),
     *(str(outcome) for outcome in Outcome),
 )
-"""The columns of `cell_summary` beside its keys."""
+"""The columns of `cell_summary` besides its keys."""
 
 
 FIRST_KEYS = ("optimizer", "weight_decay", "batch_size")
@@ -51,21 +51,21 @@ def trivial_losses(trials: pd.DataFrame) -> pd.Series[float]:
 
 
 def config_columns(trials: pd.DataFrame) -> list[str]:
-    """The columns that are config fields, in a table's order: optimizer, weight decay and batch size first, no seed."""
+    """The config columns except the seed, in a table's order: optimizer, weight decay and batch size first."""
     fields = {name: None for w in trials["workload"].unique() for name in workload(w).config_type.model_fields}
     names = dict.fromkeys((*FIRST_KEYS, "workload_version", *fields))
     return [name for name in names if name in trials and name != "seed"]
 
 
 def varying_columns(trials: pd.DataFrame, within: Sequence[str] = ()) -> list[str]:
-    """The config columns that take several values among trials equal in the columns `within` (seeds apart).
+    """The config columns, except the seed, with several values among trials that are equal in the columns `within`.
 
-    A column that follows from others (`Follows`) is among them only if it also varies where those are equal.
+    A column that follows from others (`Follows`) is included only if it also varies where those are equal.
     """
     follows = _follows(trials)
 
     def varies(column: str) -> bool:
-        # Null in these means "this optimizer does not read it", which is no value of its own.
+        # Null in these means "this optimizer does not read it", which does not count as a value.
         rows = trials.dropna(subset=[column]) if column in MOMENT_FIELDS else trials
         known = list(dict.fromkeys((*within, *follows.get(column, ()))))
         values = rows[[*known, column]].drop_duplicates()
@@ -75,7 +75,7 @@ def varying_columns(trials: pd.DataFrame, within: Sequence[str] = ()) -> list[st
 
 
 def cell_columns(trials: pd.DataFrame) -> list[str]:
-    """The columns that name a table's cells: optimizer, weight decay, batch size, and all that varies but the seed."""
+    """The columns that identify cells: optimizer, weight decay, batch size, and all that vary except the seed."""
     varying = varying_columns(trials)
     return [name for name in config_columns(trials) if name in FIRST_KEYS or name in varying]
 
@@ -92,10 +92,10 @@ def _follows(trials: pd.DataFrame) -> dict[str, tuple[str, ...]]:
 
 
 def mean_interval(values: pd.Series[float], low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
-    """A 95% interval of the mean of one value a seed: Student's t on n - 1 degrees of freedom, clipped to [low, high].
+    """A 95% interval of the mean of one value per seed: Student's t, n - 1 degrees of freedom, clipped to [low, high].
 
     Non-finite values are left out; nan for n < 2. Exact for normal values; approximate for error rates of a few seeds,
-    and of no width where all seeds agree.
+    and of zero width if all seeds agree.
     """
     finite = values[np.isfinite(values.astype(float))].astype(float)
     if len(finite) < 2:
@@ -108,10 +108,10 @@ def mean_interval(values: pd.Series[float], low: float = 0.0, high: float = 1.0)
 def cell_summary(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """One row for each cell (trials equal in the columns `by`), sorted by them.
 
-    `num_trials` and one count for each outcome cover all of the cell's trials; `n` is the number of seeds behind mean,
-    std (ddof=1), min and max of `test_error` and `train_error`, and behind the 95% interval `test_error_low`,
-    `test_error_high` of the mean test error (Student's t, see `mean_interval`). Statistics of no seeds, and spreads of
-    one, are nan.
+    `num_trials` and one count for each outcome cover all of the cell's trials. `n` is the number of seeds that
+    mean, std (ddof=1), min and max of `test_error` and `train_error` are computed from, and the 95% interval
+    `test_error_low`, `test_error_high` of the mean test error (Student's t, see `mean_interval`). Statistics of zero
+    seeds, and std and interval of one seed, are nan.
     """
     rows = []
     for key, cell in trials.groupby(list(by), dropna=False):

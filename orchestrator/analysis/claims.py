@@ -1,9 +1,9 @@
-"""What each cell of a map says of Adam and AdamW, and how surely: verdicts with e-values, intervals and reasons.
+"""Judges each cell of a map: verdicts on Adam and AdamW with e-values, intervals and reasons.
 
-A trial works if it trained and generalizes; an optimizer works in a cell if more than half of its seeds would. Cells
-draw their own seeds, independent of other cells' (seeds shared between cells would let one cell's results steer
-another's), and are judged when all seeds asked for have ended: early ones may be the diverged ones.
-Then seeds may be added wherever the results so far suggest it, and verdicts and intervals keep their guarantee.
+A trial works if it trained and generalizes; an optimizer works in a cell if more than half of all seeds would. Each
+cell has its own seeds, independent of other cells' seeds: with shared seeds, one cell's results would steer another's.
+Cells are judged once all asked trials have ended, since those that end early may be the diverged ones. Then seeds may
+be added wherever the results so far suggest it, and verdicts and intervals keep their guarantee.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ CLAIM_STATISTICS = (
     *(f"e_{claim}" for claim in CLAIMS),
     *("verdict", "reason"),
 )
-"""The columns of `cell_claims` beside its keys."""
+"""The columns of `cell_claims` besides its keys."""
 
 
 def works(trials: pd.DataFrame, rule: ClaimRule) -> pd.Series[bool]:
-    """Whether each trial trained and generalizes; never if stuck or diverged, whatever its error rates."""
+    """Whether each trial trained and generalizes; False if stuck or diverged, whatever its error rates."""
     is_low = (trials["train_error"] <= rule.max_train_error) & (trials["test_error"] <= rule.max_test_error)
     is_fitted = trials["train_loss"] <= rule.max_loss_share * trivial_losses(trials)
     return is_low & is_fitted & is_measured(trials)
 
 
 def judged(trials: pd.DataFrame, rule: ClaimRule) -> pd.DataFrame:
-    """The trials that ended, in the order of their ids (sums round by their order), with a column `works`."""
+    """The trials that ended, with a column `works`, sorted by id because rounding depends on the order of sums."""
     ended = trials[trials["outcome"].isin(SATISFYING)].sort_values("trial_id", ignore_index=True)
     return ended.assign(works=works(ended, rule))
 
@@ -64,12 +64,12 @@ def judged(trials: pd.DataFrame, rule: ClaimRule) -> pd.DataFrame:
 def cell_claims(trials: pd.DataFrame, by: Sequence[str], rule: ClaimRule) -> pd.DataFrame:
     """One row for each cell (trials equal in the columns `by`), sorted by them: the claim and the evidence behind it.
 
-    For each optimizer, of its `n_` trials that came to an end (`num_unsettled` others did not: unfinished, pruned,
-    failed) `works_` work: a share `p_` with its confidence sequence. `difference` is Adam's minus AdamW's mean test
-    error over the `num_pairs` comparable, measured pairs of equal seed (see `seed_pairs`). Intervals hold each on its
-    own, at all looks together (`evidence`); e-values and `verdict` are those of `log_e_values` and `decide`, the map
-    being all rows; `reason` says why a cell is undecided. Raises `UserError` where trials of one cell, optimizer and
-    seed are several.
+    For each optimizer, `n_` is the number of its trials that ended, and `works_` the number of these that work, a share
+    `p_` with its confidence sequence. `num_unsettled` counts the trials of the cell that did not end (unfinished,
+    pruned, failed). `difference` is Adam's minus AdamW's mean test error over the `num_pairs` comparable, measured
+    pairs of equal seed (see `seed_pairs`). Each interval is valid separately, at all looks together (`evidence`).
+    E-values and `verdict` are those of `log_e_values` and `decide` with all rows as the map; `reason` says why a cell
+    is undecided. Raises `UserError` if a cell has several trials of one optimizer and seed.
     """
     keys = [name for name in by if name not in ("optimizer", "seed")]
     trials = trials[trials["optimizer"].isin(OPTIMIZERS)] if len(trials) else trials
@@ -91,9 +91,9 @@ def cell_claims(trials: pd.DataFrame, by: Sequence[str], rule: ClaimRule) -> pd.
 
 
 def seeds_to_add(claims: pd.DataFrame, rule: ClaimRule) -> pd.Series[int]:
-    """How many further seeds each row of `cell_claims` is to get: `min_seeds` first, then half as many again.
+    """The number of seeds to add to each row of `cell_claims`: up to `min_seeds` first, then half as many again.
 
-    0 for cells that are decided, have `max_seeds`, or that no further seeds could decide.
+    0 for cells that are decided, have `max_seeds`, or could not be decided by more seeds.
     """
     if claims.empty:
         return pd.Series(dtype=np.int64)
@@ -135,7 +135,7 @@ def _differences(pairs: pd.DataFrame, num_cells: int, rule: ClaimRule) -> pd.Dat
 
 
 def _reasons(log_e: Floats, verdicts: NDArray[np.object_], num_works: Ints, n: Ints, rule: ClaimRule) -> list[str]:
-    """Why each cell is undecided, in words; empty for the others."""
+    """Why each undecided cell is undecided, in words; empty for decided cells."""
     is_open = can_be_decided(num_works, n, rule.max_seeds, rule.alpha)
     needed = evidence_needed(verdicts, rule.alpha)
     reasons = []
@@ -148,7 +148,7 @@ def _reasons(log_e: Floats, verdicts: NDArray[np.object_], num_works: Ints, n: I
 
 
 def _too_little(num_works: Ints, n: Ints, is_open: bool, rule: ClaimRule) -> str:
-    """Why no map could decide from these seeds, in words; empty if it could."""
+    """Why these seeds could not decide the cell on any map, in words; empty if they could."""
     for optimizer, seeds in zip(OPTIMIZERS, n, strict=True):
         if seeds == 0:
             return f"no trial of {optimizer} has ended"

@@ -1,4 +1,4 @@
-"""Edges of the region where an optimizer works, along lambda, with their uncertainty."""
+"""Locates the edges, along lambda, of the region where an optimizer works, with their uncertainty."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PLACES = 201
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Where P(works) = 1/2 along lambda: log10 of the posterior median and of the ends of the 95% band.
+    """A lambda where P(works) = 1/2, as log10 of the posterior median and of the ends of the 95% band.
 
-    `side` is `upper` (works below) or `lower` (works above).
+    `side` is `upper` (the optimizer works below the edge) or `lower` (it works above).
     """
 
     side: str
@@ -27,16 +27,16 @@ class Edge:
 
     @property
     def half_width(self) -> float:
-        """Half of the band, in decades."""
+        """Half of the band's width, in decades."""
         return (self.high - self.low) / 2
 
 
 def edges(decay: npt.NDArray[np.float64], works: npt.NDArray[np.bool_]) -> tuple[list[Edge], float]:
-    """The edges that draws (N,) at positive weight decays show, and the highest P(works) between them.
+    """The edges that N trials at positive weight decays show, and the highest P(works) over lambda.
 
-    A Gaussian process finds where P(works) is highest and whether it falls below 1/2 on either side; there each edge is
-    fitted as a threshold (`scaling.fit_threshold`). No edge on a side: P stays above 1/2 up to the last lambda drawn
-    (highest P at least 1/2), or the optimizer works nowhere (below).
+    A Gaussian process finds where P(works) is highest and on which sides of that it falls below 1/2; on each such side
+    an edge is fitted as a threshold (`scaling.fit_threshold`). If a side has no edge, P is at least 1/2 up to the last
+    tried lambda. If the highest P is below 1/2, the optimizer works nowhere, and there are no edges.
     """
     log_decay = np.log10(decay)
     low, high = float(log_decay.min()), float(log_decay.max())

@@ -1,6 +1,6 @@
-"""The errors that a table or a figure may show: top-1 or top-5, and of images the precise ones too.
+"""The error rates that a table or figure may show: top-1 or top-5, and for images also precise ones.
 
-Precise errors have BatchNorm's statistics of the final weights: see `trainables.image_classifier.precise_batchnorm`.
+Precise errors use BatchNorm statistics of the final weights: see `trainables.image_classifier.precise_batchnorm`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorKind:
-    """The columns of one error, what stands before its name, and a line that explains it below a figure.
+    """One kind of error: its columns of test and train errors, and how tables and figures name it.
 
-    `prefix` stands before the name of a figure that shows it.
+    `label` precedes the error's name, `prefix` the name of a figure that shows it; `meaning` explains it below one.
     """
 
     test: str
@@ -51,15 +51,15 @@ KINDS = (
 
 
 def kind_of(error: str) -> ErrorKind:
-    """The kind with that column of test errors; the plain one if no other has it."""
+    """The kind with that column of test errors; `PLAIN` if no kind has it."""
     return next((kind for kind in KINDS if kind.test == error), PLAIN)
 
 
 def precise(error: str) -> ErrorKind | None:
-    """The precise kind of an error, if it has one."""
+    """The precise kind of an error, or None if there is none."""
     return next((kind for kind in KINDS if kind.test == f"precise_{error}"), None)
 
 
 def judged_by(trials: pd.DataFrame, kind: ErrorKind) -> pd.DataFrame:
-    """The trials with that kind's errors as their `test_error` and `train_error`."""
+    """The trials, with that kind's errors in the columns `test_error` and `train_error`."""
     return trials if kind == PLAIN else trials.assign(test_error=trials[kind.test], train_error=trials[kind.train])

@@ -1,8 +1,8 @@
-"""Evidence that stays valid however often one looks: e-values, confidence sequences, verdicts corrected over cells.
+"""Statistics that stay valid however often one looks: e-values, confidence sequences, verdicts on many cells.
 
-Values are arrays of counts and errors; nothing here knows of trials. An e-value is nonnegative with expectation at most
-1 where its null hypothesis is true, at any stopping time, so that e >= 1/alpha has probability at most alpha (Ville's
-inequality).
+Functions take arrays of counts and errors, and know nothing of trials. An e-value is nonnegative and, if its null
+hypothesis is true, has expectation at most 1 at any stopping time, so that e >= 1/alpha has probability at most alpha
+(Ville's inequality).
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ class Verdict(StrEnum):
 
 
 CLAIMS = (Verdict.ONLY_ADAM, Verdict.ONLY_ADAMW, Verdict.BOTH, Verdict.NEITHER)
-"""The four that exclude each other, differences first: the last axis of e-values."""
+"""The four mutually exclusive claims, differences first: the last axis of e-values."""
 
 _FALSE_SIDES = 2
 
 PRIOR = 0.2
-"""Both parameters of the beta prior over P: near its ends, so that seeds that all agree decide soon."""
+"""Both parameters of the beta prior over P; it has most mass near 0 and 1, so that seeds that all agree decide soon."""
 
 _NUM_BETS = 32
 
 
 def log_mixture(successes: ArrayLike, n: ArrayLike) -> Floats:
-    """Log of the chance of each exact sequence of draws, n with that many successes, under P ~ Beta(PRIOR, PRIOR)."""
+    """Log probability of one sequence of n results with that many successes, under P ~ Beta(PRIOR, PRIOR)."""
     wins, losses = np.asarray(successes) + PRIOR, np.asarray(n) - np.asarray(successes) + PRIOR
     return np.asarray(special.betaln(wins, losses) - special.betaln(PRIOR, PRIOR))
 
 
 def log_e_above_half(successes: ArrayLike, n: ArrayLike) -> Floats:
-    """Log e-value against P <= 1/2 from n draws, each a success with chance P; against P >= 1/2 by swapping outcomes.
+    """Log e-value against P <= 1/2 from n results, each a success with probability P; swap outcomes for P >= 1/2.
 
-    The mixture of likelihood ratios p : 1/2 over the half of the beta prior above 1/2 (Robbins 1970). Each ratio is a
-    test supermartingale for every P <= 1/2, and so is their mixture: seeds may be added after a look at the results.
+    It is the mixture of likelihood ratios p : 1/2 over the half of the beta prior above 1/2 (Robbins 1970). Each ratio
+    is a test supermartingale for every P <= 1/2, and so is their mixture: seeds may be added after a look at results.
     """
     wins, draws = np.broadcast_arrays(np.asarray(successes), np.asarray(n))
     log_e = np.empty(wins.shape)
@@ -63,7 +63,7 @@ def log_e_above_half(successes: ArrayLike, n: ArrayLike) -> Floats:
 def _log_e_of_size(n: int) -> Floats:
     """`log_e_above_half` for 0 to n successes."""
     successes = np.arange(n + 1)
-    # P(p > 1/2) under the posterior; the prior's own is 1/2
+    # P(p > 1/2) under the posterior; under the prior it is 1/2
     share_above = special.betaincc(successes + PRIOR, n - successes + PRIOR, 0.5)
     with np.errstate(divide="ignore"):
         return np.asarray(log_mixture(successes, n) + np.log(share_above) + (n + 1) * math.log(2))
@@ -71,10 +71,10 @@ def _log_e_of_size(n: int) -> Floats:
 
 @lru_cache(maxsize=100_000)
 def proportion_interval(successes: int, n: int, confidence: float) -> tuple[float, float]:
-    """Confidence sequence of a proportion: the interval after n draws; all of them hold P at once with `confidence`.
+    """Confidence sequence of a proportion P: the interval after n results; all n together cover P with `confidence`.
 
-    The P whose likelihood the beta mixture does not exceed 1 / (1 - confidence) times (Robbins 1970, method of
-    mixtures). It always holds successes / n, and is [0, 1] for n = 0.
+    It holds each P for which the beta mixture is at most 1 / (1 - confidence) times P's likelihood (Robbins 1970,
+    method of mixtures). It always contains successes / n, and is [0, 1] for n = 0.
     """
     limit = math.log(1 / (1 - confidence))
     mixture = float(log_mixture(successes, n))
@@ -84,7 +84,7 @@ def proportion_interval(successes: int, n: int, confidence: float) -> tuple[floa
         return float(mixture - log_likelihood - limit)
 
     def end(outer: float) -> float:
-        # an end's excess is infinite unless all draws agree on it
+        # the excess at 0 or 1 is infinite unless all results agree on it
         inner = successes / n
         near = outer + (inner - outer) * 1e-12
         return outer if excess(near) <= 0 else float(optimize.brentq(excess, near, inner, xtol=1e-12))
@@ -97,9 +97,10 @@ def bounded_mean_interval(
 ) -> tuple[Floats, Floats]:
     """Confidence sequence of the mean of values in [low, high]: its interval after the n values of the last axis.
 
-    The hedged capital of Waudby-Smith & Ramdas (2024), each side at half the error, with constant fractions of the
-    capital at stake, averaged over a fixed grid: so the order of the values does not matter. No assumption on their
-    distribution, so it is wide for few values even where they are all alike. It always holds the sample mean.
+    It is the hedged capital of Waudby-Smith & Ramdas (2024), each side at half the error probability. The fractions of
+    the capital at stake are constant and averaged over a fixed grid, so the order of the values does not matter. It
+    assumes nothing about their distribution, so it is wide for few values even if all are equal. It always contains
+    the sample mean.
     """
     scaled = (np.asarray(values, dtype=np.float64) - low) / (high - low)
     if scaled.size and not (np.all(scaled >= 0) and np.all(scaled <= 1)):
@@ -110,9 +111,9 @@ def bounded_mean_interval(
 
 
 def _lower_bound(unit: Floats, log_limit: float) -> Floats:
-    """The mean at which betting that the values of the last axis, in [0, 1], are larger would just reach the limit."""
+    """The mean at which the capital from betting that the values, in [0, 1], exceed it would just reach the limit."""
     below = np.zeros(unit.shape[:-1])
-    above = unit.mean(axis=-1) if unit.shape[-1] else below  # at the sample mean no bet has gained
+    above = unit.mean(axis=-1) if unit.shape[-1] else below  # at the sample mean no bet has gained anything
     for _ in range(40):
         middle = (below + above) / 2
         is_refuted = log_capital(unit, middle) >= log_limit
@@ -121,9 +122,9 @@ def _lower_bound(unit: Floats, log_limit: float) -> Floats:
 
 
 def log_capital(unit: ArrayLike, mean: ArrayLike) -> Floats:
-    """Log of the capital won by betting that values in [0, 1], along the last axis, exceed `mean`; decreasing in it.
+    """Log of the capital won by betting that values in [0, 1], along the last axis, exceed `mean`; it falls in `mean`.
 
-    The average over fractions t of prod(1 - t + t * value / mean), at Chebyshev nodes of the arcsine law in t.
+    It is the average of prod(1 - t + t * value / mean) over fractions t at Chebyshev nodes of the arcsine law.
     """
     fractions = (1 - np.cos((np.arange(_NUM_BETS) + 0.5) * math.pi / _NUM_BETS)) / 2
     gains = np.asarray(unit) / np.maximum(np.asarray(mean), 1e-300)[..., None]
@@ -134,8 +135,8 @@ def log_capital(unit: ArrayLike, mean: ArrayLike) -> Floats:
 def e_bh(log_e: Floats, family: float, alpha: float, granted: int = 0) -> NDArray[np.bool_]:
     """e-BH (Wang & Ramdas 2022): the largest set of k claims whose e-values all reach family / (alpha * (k + granted)).
 
-    The false share of the set is at most alpha in expectation, under any dependence, if the e-values of false claims
-    sum to at most `family` in expectation. `granted` claims were found before, at thresholds at least as high.
+    The expected share of false claims in the set is at most alpha, under any dependence, if the e-values of false
+    claims sum to at most `family` in expectation. `granted` claims were found before, at thresholds at least as high.
     """
     order = np.argsort(-log_e, kind="stable")
     ranks = np.arange(1, len(log_e) + 1) + granted
@@ -146,10 +147,10 @@ def e_bh(log_e: Floats, family: float, alpha: float, granted: int = 0) -> NDArra
 
 
 def log_e_values(num_works: Ints, n: Ints) -> Floats:
-    """Log e-values [cell, claim] of the four `CLAIMS`, from how many of n seeds work: [cell, 2], Adam's and AdamW's.
+    """Log e-values [cell, claim] of the four `CLAIMS`; how many of n seeds work is given as [cell, (Adam, AdamW)].
 
-    A claim has a side for each optimizer (works: P > 1/2, does not: P < 1/2) and is false where one side is false;
-    the lesser of the sides' e-values is an e-value against that, however the halves of a pair depend on each other.
+    A claim has a side for each optimizer (works: P > 1/2, does not: P < 1/2) and is false if one side is false. The
+    smaller of the sides' e-values is an e-value against that, however the halves of a pair depend on each other.
     """
     does, does_not = log_e_above_half(num_works, n), log_e_above_half(n - num_works, n)
     (adam, adamw), (no_adam, no_adamw) = does.T, does_not.T
@@ -160,18 +161,19 @@ def log_e_values(num_works: Ints, n: Ints) -> Floats:
 def decide(log_e: Floats, alpha: float) -> NDArray[np.object_]:
     """Each cell's `Verdict` from log e-values [cell, claim] of all cells of the map.
 
-    Differences (`only_adam`, `only_adamw`) are granted by e-BH among themselves; `both` and `neither` then by e-BH
-    that counts them as found. So two things hold at any moment at which one stops adding seeds:
+    Differences (`only_adam`, `only_adamw`) are granted by e-BH among themselves; then `both` and `neither` by e-BH
+    that counts the differences as found. So two statements hold at any moment at which one stops adding seeds:
 
-    - of all verdicts, and of the differences alone, at most a share alpha is false in expectation (FDR);
-    - where no cell has a difference (P equal, or on the same side of 1/2), the chance that any look at the map grants
-      any difference is at most alpha: the moment of the first one is a moment to stop at, and its FDR is that chance.
+    - Of all verdicts, and of the differences alone, at most a share alpha is false in expectation (FDR).
+    - If no cell has a difference (P equal, or on the same side of 1/2), the probability that any look at the map grants
+      any difference is at most alpha: one may stop at the first difference, and the FDR there is that probability.
 
-    Both levels hold in full, since the second family's thresholds only fall by the first's finds (they are
-    self-consistent, Wang & Ramdas 2022). Both families are twice the number of cells, not four times: claims exclude
-    each other, and the e-value of a false one is at most the sum of its cell's false sides' e-values, of which there
-    is one for each optimizer (or both of one whose P is 1/2 exactly). A verdict stays while only undecided cells get
-    seeds: the granted set still qualifies. More cells on the map, or seeds for a decided cell, may withdraw it.
+    Each holds at the full level alpha, since the differences found only lower the second family's thresholds (they are
+    self-consistent, Wang & Ramdas 2022). Both families count twice the number of cells, not four times: claims exclude
+    each other, and the e-value of a false claim is at most the sum of the e-values of its cell's false sides. A cell
+    has one false side for each optimizer (or both sides of an optimizer whose P is exactly 1/2). A verdict stays while
+    only undecided cells get seeds, because the granted set still qualifies. More cells on the map, or seeds for a
+    decided cell, may withdraw it.
     """
     differs, agrees = log_e[:, :2], log_e[:, 2:]
     family = _FALSE_SIDES * len(log_e)
@@ -182,7 +184,7 @@ def decide(log_e: Floats, alpha: float) -> NDArray[np.object_]:
 
 
 def can_be_decided(num_works: Ints, n: Ints, max_seeds: int, alpha: float) -> NDArray[np.bool_]:
-    """Whether seeds up to `max_seeds` that all favour one claim could still grant it; counts are [cell, 2]."""
+    """Whether more seeds up to `max_seeds`, all in favour of one claim, could still grant it; counts are [cell, 2]."""
     more = np.maximum(max_seeds - n, 0)
     best = [
         log_e_values(num_works + more * np.array(to_works), n + more) for to_works in ((1, 0), (0, 1), (1, 1), (0, 0))
@@ -192,12 +194,12 @@ def can_be_decided(num_works: Ints, n: Ints, max_seeds: int, alpha: float) -> ND
 
 
 def least_evidence(alpha: float) -> float:
-    """The e-value that a verdict takes on a map of one cell, or where all are decided; elsewhere it takes more."""
+    """The e-value that a verdict needs on a map of one cell, or if all cells are decided; otherwise it needs more."""
     return _FALSE_SIDES / alpha
 
 
 def fewest_seeds(alpha: float) -> int:
-    """The fewest seeds, all alike, that can decide a cell, on a map of one cell or where all cells are decided."""
+    """The fewest seeds, all with equal results, that can decide a cell on a map of one cell or of decided cells."""
     n = 1
     while float(log_e_above_half(n, n)) < math.log(least_evidence(alpha)):
         n += 1
@@ -205,7 +207,7 @@ def fewest_seeds(alpha: float) -> int:
 
 
 def evidence_needed(verdicts: NDArray[np.object_], alpha: float) -> Floats:
-    """The e-value that one more cell takes for each of `CLAIMS`, beside the verdicts already given on the map."""
+    """The e-value that one more cell needs for each of `CLAIMS`, given the verdicts already on the map."""
     num_differences, num_verdicts = np.isin(verdicts, CLAIMS[:2]).sum(), (verdicts != Verdict.UNDECIDED).sum()
     granted = np.array([num_differences, num_differences, num_verdicts, num_verdicts])
     return np.asarray(_FALSE_SIDES * len(verdicts) / alpha / (1 + granted))

@@ -1,4 +1,4 @@
-"""Adam against AdamW by seeds: trials paired within cells, and their differences."""
+"""Compares Adam with AdamW: pairs trials of one seed within cells, and summarizes their differences."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ PAIR_STATISTICS = (
     *("n", "difference_mean", "difference_std", "difference_low", "difference_high"),
     *("num_unlike", "num_unmeasured", "num_flagged"),
 )
-"""The columns of `paired_difference` beside its keys."""
+"""The columns of `paired_difference` besides its keys."""
 
 _DIGESTS = ("data_digest", "init_digest", "order_digest")
 _MACHINE = ("engine", "device_name")
 
 
 def seed_pairs(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Adam and AdamW of equal seed within equal cells: one row a pair, `difference` being Adam's minus AdamW's error.
+    """One row for each pair of Adam and AdamW trials of one cell and seed; `difference` is Adam's minus AdamW's error.
 
-    `is_comparable`: both halves saw the same data, initial weights and batch order (unknown is not the same).
-    `is_measured`: both error rates mean something. `is_flagged`: the halves ran on different engines or devices.
-    Raises `UserError` where a cell holds several trials of one optimizer and seed, since no pair is then the right one.
+    `is_comparable`: both trials saw the same data, initial weights and batch order (unknown is not the same).
+    `is_measured`: both error rates mean something. `is_flagged`: the trials ran on different engines or devices.
+    Raises `UserError` if a cell has several trials of one optimizer and seed, since the pair would be ambiguous.
     """
     keys = [*(name for name in by if name != "optimizer"), "seed"]
     halves = []
     for optimizer in (Optimizer.ADAM, Optimizer.ADAMW):
         half = trials[trials["optimizer"] == optimizer]
         if half.duplicated(keys).any():
-            names = ", ".join(varying_columns(half, within=keys)) or "nothing: the trial is there twice"
+            names = ", ".join(varying_columns(half, within=keys)) or "nothing: a trial is given twice"
             raise UserError(
-                f"a pair needs one {optimizer} trial for each {', '.join(keys)}; they also differ in {names}"
+                f"a pair needs one {optimizer} trial for each {', '.join(keys)}, got several, which differ in {names}"
             )
         half = half.assign(is_measured=is_measured(half))
         halves.append(half[[*keys, "trial_id", "test_error", "is_measured", *_DIGESTS, *_MACHINE]])
     pairs = halves[0].merge(halves[1], on=keys, suffixes=("_adam", "_adamw"))
 
     def equal(names: Sequence[str]) -> pd.Series[bool]:
-        # null == null is False here: two unknown digests are no evidence
+        # null == null is False here: two unknown digests do not show equality
         return pd.concat([pairs[f"{name}_adam"] == pairs[f"{name}_adamw"] for name in names], axis=1).all(axis=1)
 
     return pairs[[*keys, "trial_id_adam", "trial_id_adamw", "test_error_adam", "test_error_adamw"]].assign(
@@ -53,25 +53,26 @@ def seed_pairs(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def paired_difference(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return how far Adam's test error lies above AdamW's in each cell, by pairs of trials of one seed.
+    """Return by how much Adam's test error exceeds AdamW's in each cell, from pairs of trials of one seed.
 
     Two trials of one seed share data, initial weights and batch order, so their difference varies less than either
-    error. A pair counts if it did share them, by the digests in its rows, and if both error rates mean something
+    error. A pair counts if the digests in its rows show that it did share them, and if both error rates mean something
     (`learned`, `memorized` or `underfit`).
 
     Args:
         trials: One row for each trial, with the columns that `Ledger.trials` and `TrialResult.trial_row` give.
-        by: Columns that tell the cells apart, one or more. Optimizer and seed do not count. Give `weight_decay` only
-            where both optimizers have the same values.
+        by: One or more columns that identify the cells. Optimizer and seed are ignored. Give `weight_decay` only if
+            both optimizers have the same values.
 
     Returns:
-        One row for each cell, with its keys; `n` pairs; mean and standard deviation of Adam's minus AdamW's error;
-        `difference_low` and `difference_high`, the 95% interval by Student's t; `num_unlike` and `num_unmeasured`
-        pairs that do not count; and `num_flagged` of the n whose halves ran on different engines or devices.
+        One row for each cell, with its keys; `n`, the number of pairs that count; mean and standard deviation of Adam's
+        minus AdamW's error; `difference_low` and `difference_high`, the 95% interval by Student's t; `num_unlike` and
+        `num_unmeasured`, the numbers of pairs that do not count; and `num_flagged`, the number of the n pairs whose
+        trials ran on different engines or devices.
 
     Raises:
         UserError: `by` names no column, or one that the trials lack; or a cell has several trials of one optimizer
-            and seed, so that it has no one pair of them.
+            and seed, so that their pair is ambiguous.
 
     Example:
         >>> import pandas as pd
@@ -88,7 +89,7 @@ def paired_difference(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """
     by = [name for name in by if name not in ("optimizer", "seed")]
     if not by or not set(by) <= set(trials):
-        raise UserError(f"cells are told apart by one or more columns of the trials, got {', '.join(by) or 'none'}")
+        raise UserError(f"`by` must name one or more columns of the trials, got {', '.join(by) or 'none'}")
     rows = []
     for key, cell in seed_pairs(trials, by).groupby(by, dropna=False):
         used = cell[cell["is_comparable"] & cell["is_measured"]]

@@ -1,9 +1,9 @@
-"""The exponent of a scaling law lambda_max ~ c * x^k, with its uncertainty, from draws that worked or did not.
+"""Fits the exponent of a scaling law lambda_max ~ c * x^k, with its uncertainty, to trials that work or do not.
 
 P(works) = lapse + (1 - 2 lapse) * Phi((t + k * log10(x / x0) - log10(lambda)) / width): a psychometric function whose
-threshold, log10(lambda) at P = 1/2, is a line in log10(x) (Treutwein & Strasburger 1999). Draws may have been placed
-where earlier ones suggested it: what was asked next does not enter the likelihood. They must be independent given x and
-lambda: one seed at several lambdas is less evidence than as many seeds.
+threshold, log10(lambda) at P = 1/2, is a line in log10(x) (Treutwein & Strasburger 1999). Trials may have been placed
+where earlier results suggested: the choice of the next point does not enter the likelihood. They must be independent
+given x and lambda: one seed at several lambdas is less evidence than that many seeds.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ Floats = NDArray[np.float64]
 
 NUM_POINTS = 4096
 MIN_EFFECTIVE = 400
-"""Effective points, of `NUM_POINTS`, that a fit is read from, and that a step of the temperature leaves if it can."""
+"""Least number of effective points, of `NUM_POINTS`, in a fit, and after each temperature step if possible."""
 
 _THRESHOLD_SPREAD = 1.5
-"""Prior standard deviation of the threshold at x0, in decades beyond half the range of the lambdas drawn."""
+"""Prior standard deviation of the threshold at x0, in decades added to half the range of the tried lambdas."""
 _EXPONENT_SPREAD = 2.5
 _LOG10_WIDTH = (-1.0, 0.5)
-"""Prior mean and standard deviation of log10(width in decades): a tenth of a decade, give or take a factor of three."""
+"""Prior mean and standard deviation of log10(width in decades): a tenth of a decade, within a factor of three."""
 _LOGIT_LAPSE = (-3.8, 1.0)
-"""Prior mean and standard deviation of logit(2 lapse), so that no lapse turns a law upside down: about one draw in a
-hundred is against all expectation."""
+"""Prior mean and standard deviation of logit(2 lapse), so that no lapse exceeds 1/2 and reverses the law: about one
+trial in a hundred contradicts the law."""
 
 _DEGREES = 5.0
 _MAX_ROUNDS = 60
 _REFINEMENTS = 2
 _LEAST_STEP = 1.2
-"""Half-way a posterior can be a peak on a plain, which no t fits well; hotter or colder ones are not."""
+"""Least factor between temperatures: at one in between, a posterior can be a peak on a plain, which no t fits well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A posterior median with its equal-tailed interval; numbers, or arrays over x."""
+    """A posterior median with its equal-tailed interval, as numbers or as arrays over x."""
 
     value: Floats
     low: Floats
@@ -53,7 +53,7 @@ class Estimate:
 class ScalingFit:
     """The posterior of a scaling law as weighted points [point, (threshold at x0, k, log10 width, logit 2 lapse)].
 
-    `num_effective` is Kish's effective number of points; `num_x` how many different x were drawn at.
+    `num_effective` is Kish's effective number of points, `num_x` the number of different x among the trials.
     """
 
     points: Floats
@@ -63,13 +63,13 @@ class ScalingFit:
     num_effective: float
 
     def exponent(self, confidence: float = 0.95) -> Estimate:
-        """The exponent k; raises `UserError` if all draws were at one x, which says nothing of it."""
+        """The exponent k; raises `UserError` if all trials have one x, which cannot determine it."""
         if self.num_x < 2:
-            raise UserError("an exponent needs draws at two values of x or more")
+            raise UserError("an exponent needs trials at two or more values of x, got one")
         return self._estimate(self.points[:, 1], confidence)
 
     def threshold(self, x: ArrayLike, confidence: float = 0.95) -> Estimate:
-        """log10 of the lambda at which half of all draws work, at each x, with a band that holds pointwise."""
+        """log10 of the lambda at which half of all trials work, at each x, with a pointwise band."""
         distance = np.log10(np.asarray(x, dtype=np.float64)) - self.log10_x0
         return self._estimate(self.points[:, 0] + distance[..., None] * self.points[:, 1], confidence)
 
@@ -80,7 +80,7 @@ class ScalingFit:
     def _estimate(self, values: Floats, confidence: float) -> Estimate:
         quantiles = (0.5, (1 - confidence) / 2, (1 + confidence) / 2)
         flat = values.reshape(-1, values.shape[-1])
-        # numpy takes weights along one axis only by this method
+        # only this method of numpy accepts weights
         read = [np.quantile(row, quantiles, weights=self.weights, method="inverted_cdf") for row in flat]
         return Estimate(*np.moveaxis(np.reshape(read, (*values.shape[:-1], 3)), -1, 0))
 
@@ -94,13 +94,13 @@ def theory_exponent(optimizer: Optimizer, q: int) -> int:
 
 
 def fit_scaling(x: ArrayLike, decay: ArrayLike, works: ArrayLike) -> ScalingFit:
-    """The posterior of a law whose upper end is lambda_max(x), from draws at x and weight decay `decay` (positive).
+    """The posterior of a law with upper edge lambda_max(x), from trials at x and weight decay `decay` (both positive).
 
-    For a lower end (AdamW's smallest lambda) pass the negation of `works`. Deterministic: annealed importance sampling
-    (Neal 2001; temperatures by effective sample size, Del Moral et al. 2006) on quasi-random points, with a
-    multivariate t fitted to each temperature's posterior as the next one's proposal. Draws that a threshold separates
-    without error are no special case, since the priors are proper. Raises `UserError` for no draws, unequal numbers
-    of values, or values that have no logarithm.
+    For a lower edge (AdamW's smallest lambda) pass the negation of `works`. The fit is deterministic: annealed
+    importance sampling (Neal 2001; temperatures by effective sample size, Del Moral et al. 2006) on quasi-random
+    points. A multivariate t, fitted to each temperature's posterior, is the next one's proposal. The priors are proper,
+    so results that a threshold separates without error need no special case. Raises `UserError` for no trials, unequal
+    numbers of values, or values without a logarithm.
     """
     u, log_decay, is_working = _draws(x, decay, works)
     log10_x0 = float(u.mean())
@@ -129,7 +129,7 @@ def fit_scaling(x: ArrayLike, decay: ArrayLike, works: ArrayLike) -> ScalingFit:
 
 
 def fit_threshold(decay: ArrayLike, works: ArrayLike) -> ScalingFit:
-    """The same for draws at one x, taken as x = 1: `threshold(1.0)` is its log10(lambda_max) with a band."""
+    """`fit_scaling` for trials at one x, taken as x = 1: `threshold(1.0)` is log10(lambda_max) with its band."""
     return fit_scaling(np.ones(np.shape(decay)), decay, works)
 
 
@@ -137,10 +137,10 @@ def _draws(x: ArrayLike, decay: ArrayLike, works: ArrayLike) -> tuple[Floats, Fl
     """log10(x), log10(decay) and works, as checked arrays."""
     x_n, decay_n, works_n = np.asarray(x, np.float64), np.asarray(decay, np.float64), np.asarray(works, np.bool_)
     if not x_n.shape == decay_n.shape == works_n.shape or x_n.ndim != 1 or not x_n.size:
-        raise UserError("a fit needs one x, one weight decay and one result for each draw, and at least one draw")
+        raise UserError("a fit needs one x, one weight decay and one result for each trial, and at least one trial")
     for name, values in (("x", x_n), ("weight decay", decay_n)):
         if not np.all(np.isfinite(values) & (values > 0)):
-            raise UserError(f"{name} must be positive and finite in every draw: a power law has no other values")
+            raise UserError(f"{name} must be positive and finite in every trial: the fit takes logarithms")
     return np.log10(x_n), np.log10(decay_n), works_n
 
 
@@ -195,7 +195,7 @@ def _proposal(points: Floats, weights: Floats) -> tuple[Floats, Floats]:
 
 
 def _log_likelihood(points: Floats, distance: Floats, log_decay: Floats, is_working: NDArray[np.bool_]) -> Floats:
-    """Log likelihood of each point; `distance` is log10(x / x0) of each draw."""
+    """Log likelihood of each point; `distance` is log10(x / x0) of each trial."""
     threshold, k, log_width, logit_lapse = points.T[:, :, None]
     sign = np.where(is_working, 1.0, -1.0)
     lapse = special.expit(logit_lapse) / 2
@@ -208,7 +208,7 @@ def _effective(weights: Floats) -> float:
 
 
 def _next_temperature(log_weights: Floats, log_likelihood: Floats, temperature: float) -> float:
-    """The highest temperature up to 1 that leaves enough effective points, and a step up in any case."""
+    """The highest temperature up to 1 that leaves enough effective points, but at least one step higher than before."""
 
     def is_enough(t: float) -> bool:
         return _effective(special.softmax(log_weights + t * log_likelihood)) >= MIN_EFFECTIVE

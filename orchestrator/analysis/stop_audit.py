@@ -1,4 +1,4 @@
-"""How often a stop certificate was wrong, by the certified trials that ran to their end all the same."""
+"""Estimates how often a stop certificate was wrong, from certified trials that were trained to their end anyway."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopAudit:
-    """How many trials were `stopped` for their certificate, and what became of certified ones that went on.
+    """The number of trials `stopped` for their certificate, and the results of certified trials that were not stopped.
 
-    `wrong` of the `audited` ones, chosen by their names, did not end stuck: a share of at most `upper_bound` (exact
-    one-sided 95% bound by Clopper and Pearson, for this number of audits; 1 without any). `others` were not chosen for
-    an audit, but trained to their end by a sweep that does not stop, `others_wrong` wrongly; they enter no bound.
+    `audited` certified trials, chosen by their ids, were trained to their end, and `wrong` of them did not end stuck.
+    `upper_bound` bounds the share of wrong certificates (exact one-sided 95% bound of Clopper and Pearson for this
+    number of audits; 1 without audits). `others` were not chosen for an audit, but trained to their end by a sweep that
+    accepts no certificates; `others_wrong` of them did not end stuck. They do not enter the bound.
     """
 
     stopped: int
@@ -38,12 +39,12 @@ class StopAudit:
                 f"(a wrong-stop rate of at most {self.upper_bound:.2g}, {CONFIDENCE:.0%} confidence)"
             )
         else:
-            found += "none was audited yet"
+            found += "none has been audited yet"
         return found + (f"; of {self.others} others that ran on {self.others_wrong} were wrong" if self.others else "")
 
 
 def stop_audit(trials: pd.DataFrame) -> StopAudit:
-    """The audit of the ledger's trials; one certified at its very end says nothing."""
+    """The audit of the ledger's trials, without those certified only at their last epoch, which show nothing."""
     from scipy.stats import binomtest  # type: ignore[import-untyped]
 
     is_certified = (trials["certificate"] == Certificate.WEIGHT_BOX) & trials["outcome"].isin(SATISFYING)

@@ -1,4 +1,4 @@
-"""Where packs run: the executor's protocol, this process, a Ray cluster, and the queue of packs.
+"""Runs packs: the executor protocol, executors for this process and for Ray clusters, and the queue of packs.
 
-What is trained and how results are recorded is decided by the driver, which alone imports this package.
+The driver decides what is trained and how results are recorded, and is the only package that imports this one.
 """

@@ -1,4 +1,4 @@
-"""Where packs run: the protocol that every executor has."""
+"""The protocol of executors, which run packs."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from trainables.contract import Report
 from trainables.result import TrialResult
 
 ReportSink = Callable[[Sequence[Report]], None]
-"""Takes reports and returns soon. Re-raises an error from recording earlier reports, even for an empty sequence."""
+"""Takes reports and returns soon. Re-raises the failure to record earlier reports, even for an empty sequence."""
 
 
 def given_up_reports(results: Sequence[TrialResult]) -> list[Report]:
-    """Results of trials that no worker will report, as reports."""
+    """Reports with the results of trials that were given up, which no worker will report."""
     return [Report(result.trial_id, result.epochs_done, (), result) for result in results]
 
 
 class Executor(Protocol):
-    """Pulls packs until the queue is finished, and hands their reports on."""
+    """Pulls packs from the queue until it is finished, and passes their reports to the sink."""
 
     device: str
-    """Kind of device that packs train on."""
+    """Kind of device that packs are trained on."""
     num_threads: int
-    """Threads of a pack on the CPU."""
+    """Number of threads of a pack on the CPU."""
 
     @property
     def slots(self) -> int:
-        """Packs that run at once."""
+        """Number of packs that run at once."""
         ...
 
     def run(self, queue: PackQueue, sink: ReportSink) -> None:
-        """Run everything in the queue; returns when it is finished."""
+        """Run every pack of the queue; returns when the queue is finished."""
         ...
 
     def acknowledge(self, trial_ids: Collection[str]) -> None:
-        """These trials are recorded: their states may go."""
+        """Take note that these trials are recorded: workers may delete their states."""
         ...
 
     def close(self) -> None:
-        """Let go of what runs packs; returns at once."""
+        """Begin to release what runs packs; returns at once."""
         ...

@@ -14,7 +14,7 @@ _WAIT_SECONDS = 1.0
 
 
 class InlineExecutor:
-    """The same sweep in this process, one pack after another: for debuggers and small machines."""
+    """Runs a sweep's packs in this process, one after another."""
 
     slots = 1
 
@@ -23,12 +23,12 @@ class InlineExecutor:
         self._recorded: set[str] = set()
 
     def run(self, queue: PackQueue, sink: ReportSink) -> None:
-        """Run everything in the queue; returns when it is finished."""
+        """Run every pack of the queue; returns when the queue is finished."""
         while not queue.is_finished:
             order = queue.next_pack(self.slots)
             if order is None:
                 queue.wait(_WAIT_SECONDS)
-                sink(())  # raises if there is nothing to wait for: results could not be recorded
+                sink(())  # raises if results could not be recorded: then no pack would ever follow
                 continue
             worker = PackWorker(order)
             while not worker.is_done:
@@ -37,11 +37,11 @@ class InlineExecutor:
             sink(given_up_reports(queue.completed(order.pack_id)))
 
     def acknowledge(self, trial_ids: Collection[str]) -> None:
-        """These trials are recorded: their states may go."""
+        """Take note that these trials are recorded: workers may delete their states."""
         self._recorded.update(trial_ids)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: this process holds no resources for packs."""
 
 
 def connect(settings: ExecutorSettings) -> AbstractContextManager[Executor]:

@@ -1,4 +1,4 @@
-"""Configs -> packs: cut when a worker asks for one, so that their size fits what is left to do."""
+"""Cuts the remaining trials into packs, one when a worker asks, so that a pack's size fits the remaining work."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from trainables.result import Outcome, TrialResult
 
 LONGEST_PACK_SECONDS = 120.0
 SHORTEST_PACK_SECONDS = 1.0
-"""A pack costs some tens of milliseconds to start: shorter ones are not worth cutting."""
+"""Starting a pack takes some tens of milliseconds: shorter packs are not worth cutting."""
 SECONDS_PER_SLOT = 0.02
-"""The driver needs some milliseconds for a pack: with many slots even the last packs last so long that it keeps up."""
+"""The driver needs some milliseconds for each pack: this keeps packs for many slots long enough for it to keep up."""
 ROUNDS_LEFT = 2
-"""A pack is at most this fraction of a slot's share of what is left: large packs first, small ones level the end."""
+"""A pack is at most 1 / ROUNDS_LEFT of a slot's share of the remaining work, so that slots finish together."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackSettings:
-    """What every pack of a run shares."""
+    """The settings that all packs of a launch share."""
 
     states_root: str
     checkpoint_seconds: float
@@ -35,9 +35,9 @@ class PackSettings:
 
 
 class PackQueue:
-    """The trials still to run; packs are pulled from it, lost packs come back to it. Thread-safe.
+    """Holds the trials that are not finished: executors pull packs, and members of lost packs return. Thread-safe.
 
-    More members may come until `close`.
+    Members may be added until `close`.
     """
 
     def __init__(self, settings: PackSettings) -> None:
@@ -55,38 +55,38 @@ class PackQueue:
         self._num_packs = 0
 
     def add(self, members: Sequence[MemberOrder]) -> None:
-        """More to run, the costliest first."""
+        """Add members; the costliest are cut into packs first."""
         with self._changed:
-            if members:  # every recorded batch comes by here, and to sort a million trials takes seconds
+            if members:  # called for every recorded batch, and sorting a million trials takes seconds
                 self._waiting = deque(_longest_first([*self._waiting, *members]))
                 self._cost_waiting += sum(_cost(member) for member in members)
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Declare that no more members will be added."""
         with self._changed:
             self._is_open = False
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Return when something waits or all is finished, or after that long."""
+        """Return when a member waits or the queue is closed, at the latest after `seconds`."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._requeued or not self._is_open, seconds)
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing waits, nothing is in flight and nothing more will come."""
+        """True if the queue is closed, and no member waits or is in flight."""
         with self._lock:
             return not (self._is_open or self._waiting or self._requeued or self._in_flight)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits and nothing is in flight: what comes next depends on results."""
+        """True if no member waits or is in flight: the scheduler must first read results to ask more."""
         with self._lock:
             return not (self._waiting or self._requeued or self._in_flight)
 
     def next_pack(self, slots: int) -> PackOrder | None:
-        """Cut the next pack for one of `slots` workers; None if nothing waits now."""
+        """Cut the next pack for one of `slots` workers; None if no member waits now."""
         with self._lock:
             members = self._requeued.popleft() if self._requeued else self._cut(slots)
             if not members:
@@ -105,7 +105,7 @@ class PackQueue:
             return order
 
     def ended(self, result: TrialResult) -> bool:
-        """A trial's result is here; whether it is the first one that goes this far."""
+        """Take note of a trial's result; whether it is the first result that reaches this far."""
         reached = result.epochs_done if result.outcome is Outcome.UNFINISHED else math.inf
         with self._lock:
             is_first = reached > self._ended.get(result.trial_id, -1)
@@ -113,13 +113,13 @@ class PackQueue:
             return is_first
 
     def completed(self, pack_id: str) -> list[TrialResult]:
-        """A pack's worker has finished it; members without a result count as lost."""
+        """Take note that a pack's worker has finished; members without a result count as lost."""
         return self.lost(pack_id, "the pack ended without its result", {})
 
     def lost(self, pack_id: str, error: str, state_paths: Mapping[str, str]) -> list[TrialResult]:
-        """A pack's worker died: queue its unfinished members again, as `Retries` decides.
+        """Take note that a pack's worker died: queue its unfinished members again, as `Retries` decides.
 
-        Returns the results of members that are given up: `ended` takes them as it takes a worker's.
+        Returns the results of members that are given up, which the caller passes to `ended` like a worker's results.
         """
         with self._lock:
             order = self._in_flight.pop(pack_id, None)
@@ -158,7 +158,7 @@ class PackQueue:
 
 
 def _longest_first(members: Sequence[MemberOrder]) -> list[MemberOrder]:
-    """By pack key, the costliest key first; within it by falling cost, then by seed, so that neighbours share data."""
+    """By pack key, the costliest key first; within a key by falling cost, then by seed: neighbours share data."""
 
     def rank(member: MemberOrder) -> tuple[float, int]:
         return -_cost(member), member.config.seed

@@ -1,4 +1,4 @@
-"""The Ray cluster of a launch: joined, or started on this machine, while the driver does other things."""
+"""Connects to the Ray cluster of a launch, or starts one on this machine, in the background."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from orchestrator.errors import ClusterError, first_line, last_line
 from trainables.provenance import code_digest
 
 _LOCAL_SETTINGS = {
-    # Tune's actors have a runtime environment of their own: workers started ahead would never be used.
+    # Tune's actors have their own runtime environment, so workers started ahead would never be used.
     "RAY_prestart_worker_first_driver": "0",
 }
 _VARIABLES = "LAMBDA_ATLAS_"
-"""Variables of the driver that begin so reach the workers of a cluster that it joins."""
+"""Environment variables with this prefix are passed from the driver to the workers of a cluster that it joins."""
 _TOKEN_FAULT = "InvalidAuthToken"
 _PROBE_SECONDS = 5.0
 _CODE_CHECK_SECONDS = 120.0
 
 
 class Cluster:
-    """A local Ray, or the cluster at `address`; connects in a thread of its own, so that imports need not wait.
+    """A local Ray, or the cluster at `address`; it connects in a separate thread, so that imports need not wait.
 
-    Raises `ClusterError` at once where nothing listens, and from `wait` for what is found later.
+    Raises `ClusterError` at once if nothing listens at the address, and from `wait` for later failures.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -37,13 +37,13 @@ class Cluster:
         self._connected = self._thread.submit(_connect, address)
 
     def wait(self) -> None:
-        """Return when connected."""
+        """Return when connected; raises `ClusterError` if that failed."""
         self._connected.result()
 
     def leave(self) -> None:
-        """Begin to disconnect; a local cluster ends. Returns at once."""
+        """Begin to disconnect, and to stop a local cluster; returns at once."""
         # Tune leaves cycles that hold actor handles. If one is collected here while Ray shuts down in the other thread,
-        # its finalizer finds a worker that is half gone, and Ray ends the process.
+        # its finalizer finds a worker that is half shut down, and Ray ends the process.
         gc.disable()
         self._thread.submit(_shut_down)
 
@@ -64,7 +64,7 @@ def _connect(address: str | None) -> None:
     if address is None:
         for name, value in _LOCAL_SETTINGS.items():
             os.environ.setdefault(name, value)
-        # "local", or Ray would join any cluster that it finds, without the checks below
+        # "local": otherwise Ray would join any cluster that it finds, without the checks below
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         return
     try:
@@ -75,16 +75,18 @@ def _connect(address: str | None) -> None:
         if _TOKEN_FAULT in str(error.__cause__):
             raise ClusterError(
                 f"the Ray cluster at --address {address} refuses this token: set RAY_AUTH_MODE=token, and "
-                "RAY_AUTH_TOKEN_PATH to a file with the cluster's"
+                "RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
             ) from None
         raise ClusterError(f"no Ray cluster at --address {address}: {first_line(error)}") from None
     _check_same_code()
 
 
 def _probe(address: str) -> None:
-    """Fail in seconds where nothing listens: Ray itself would try for minutes."""
+    """Fail within seconds if nothing listens: Ray itself would retry for minutes."""
     if address.startswith("ray://"):
-        raise ClusterError(f"--address is HOST:PORT of the cluster's head or auto, not a Ray Client's, got {address}")
+        raise ClusterError(
+            f"--address is HOST:PORT of the cluster's head node, or auto, not a Ray Client address: got {address}"
+        )
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit()):
         return
@@ -95,7 +97,7 @@ def _probe(address: str) -> None:
 
 
 def _check_same_code() -> None:
-    """A worker that runs another version of `trainables` would write wrong rows under right names."""
+    """Raise `ClusterError` if workers have another `trainables`: they would write wrong rows under right ids."""
     try:
         remote_digest = ray.get(ray.remote(num_cpus=0)(_digest).remote(), timeout=_CODE_CHECK_SECONDS)
     except RayError as error:
@@ -110,5 +112,5 @@ def _check_same_code() -> None:
 
 
 def _digest() -> str:
-    """Call `code_digest`: ray.remote rejects functools.cache objects, and takes this plain function."""
+    """Call `code_digest`: ray.remote rejects functools.cache objects, but accepts this plain function."""
     return code_digest()

@@ -12,7 +12,7 @@ from orchestrator.executors.registry import ExecutorSettings
 
 @contextmanager
 def connect(settings: ExecutorSettings) -> Iterator[Executor]:
-    """An executor on the cluster, which is left, or ended if it was started here, at the end."""
+    """An executor on the cluster. On exit the launch disconnects; a cluster that it started is stopped."""
     cluster = Cluster(settings.address)
     try:
         from orchestrator.executors.ray_tune import RayExecutor  # imports Tune while Ray starts

@@ -1,6 +1,6 @@
-"""Packs on Ray Tune: a Tuner whose searcher pulls packs, and results that come back past Tune's own log.
+"""Runs packs on Ray Tune: a Tuner's searcher pulls packs from the queue, and results bypass Tune's own log.
 
-Tune sees a pack's id and whether it goes on, nothing else; its files are scratch that nobody reads back.
+Tune sees only a pack's id and whether the pack continues; its files are scratch that nobody reads.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ _TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # no snapshots of what the ledger already describes
     "RAY_AIR_NEW_OUTPUT": "0",  # no configuration box
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # how many packs wait is the searcher's to say
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the searcher limits how many packs wait
 }
 _NEWS_SECONDS = 0.5
 
 
 class RayExecutor:
-    """Runs packs on a cluster, which it leaves when it is closed; raises `ClusterError` if that cannot be had.
+    """Runs packs on a cluster, and leaves the cluster when closed; raises `ClusterError` if it cannot use the cluster.
 
-    A pack has one GPU and one CPU where `device` is `cuda`, else `cpus_per_trial` CPUs of a node that is not kept for
-    GPU packs: its members train in turn. `device` None is `cuda` if the cluster has a GPU now. For `max_nodes` and
-    `slots_per_node` see `ClusterRoom`.
+    If `device` is `cuda`, a pack gets one GPU and one CPU. Otherwise it gets `cpus_per_trial` CPUs of a node that is
+    not reserved for GPU packs; that is enough, as its members are trained in turn. `device` None is `cuda` if the
+    cluster has a GPU now. `ClusterRoom` explains `max_nodes` and `slots_per_node`.
     """
 
     def __init__(
@@ -71,7 +71,8 @@ class RayExecutor:
         self._room = ClusterRoom(self._pack, max_nodes, slots_per_node)
         if max_nodes is None and not self._room.now:
             raise ClusterError(
-                f"no node of the cluster has room for a trial ({self._room.pack_text}); --max-nodes N lets it grow"
+                f"no node of the cluster has room for a trial ({self._room.pack_text}); "
+                "--max-nodes N lets the cluster grow"
             )
         self._read: set[str] = set()
         self._exchange_name = f"exchange-{uuid.uuid4().hex}"
@@ -80,7 +81,7 @@ class RayExecutor:
             .options(
                 name=self._exchange_name,
                 namespace=EXCHANGE_NAMESPACE,
-                # beside the driver: it must not go with a worker's node
+                # on the driver's node: it must not be lost with a worker's node
                 scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
             )
             .remote()
@@ -90,27 +91,27 @@ class RayExecutor:
 
     @property
     def slots(self) -> int:
-        """Packs that run at once, or will when the nodes that are asked for have come."""
+        """Number of packs that run at once, including those on nodes that the autoscaler is asked for."""
         return self._room.wanted
 
     def run(self, queue: PackQueue, sink: ReportSink) -> None:
-        """Run everything in the queue; returns when it is finished."""
+        """Run every pack of the queue; returns when the queue is finished."""
         scratch = tempfile.mkdtemp(prefix="lambda-atlas-tune-")
         try:
             with self._draining(sink):
                 self._tuner(queue, sink, scratch).fit()
         except Exception:
-            self.raise_problem()  # what Tune wrapped, or what came of it
+            self.raise_problem()  # the cause, if Tune wrapped it or failed because of it
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def acknowledge(self, trial_ids: Collection[str]) -> None:
-        """These trials are recorded: their states may go."""
+        """Take note that these trials are recorded: workers may delete their states."""
         self._exchange.acknowledge.remote(list(trial_ids))
 
     def close(self) -> None:
-        """Nothing runs or is acknowledged any more: leave the cluster. Returns at once."""
+        """Begin to leave the cluster, once nothing runs or is acknowledged any more; returns at once."""
         self._cluster.leave()
 
     def _tuner(self, queue: PackQueue, sink: ReportSink, scratch: str) -> tune.Tuner:
@@ -131,20 +132,20 @@ class RayExecutor:
         )
 
     def _placement(self) -> tune.PlacementGroupFactory:
-        """Resources of a pack, and nodes that it must not take."""
+        """The resources of a pack, and the nodes that it must not use."""
         if self.device == "cuda":
             return tune.PlacementGroupFactory([self._pack])
         others = [{name: f"!{value}" for name, value in GPU_NODES.items()}]
         return tune.PlacementGroupFactory([self._pack], bundle_label_selector=others)
 
     def offer(self, order: PackOrder) -> dict[str, Any]:
-        """Send an order to where its worker fetches it; returns the Tune config that names it."""
+        """Send an order to the exchange, where its worker fetches it; returns the Tune config that names it."""
         sent = self._exchange.put.remote(order)
         self._check_is_read(order, sent)
         return {PACK_ID: order.pack_id, EXCHANGE: self._exchange_name}
 
     def _check_is_read(self, order: PackOrder, sent: Any) -> None:
-        """Of the first order of its kind: where a user's module cannot be imported its worker would wait for ever."""
+        """Check that the exchange could load the first order of a kind: else its worker would wait for ever."""
         kinds = {order.workload, *(str(member.config.optimizer) for member in order.members)}
         if kinds <= self._read:
             return
@@ -152,13 +153,13 @@ class RayExecutor:
             ray.get(sent)
         except RayError as error:
             raise ClusterError(
-                f"the cluster's nodes cannot open {order.workload} ({last_line(str(error))}): a module of your own "
-                "lies where each of them imports it, in the current folder, say, or on their PYTHONPATH"
+                f"the cluster's nodes cannot load {order.workload} ({last_line(str(error))}): put your own modules "
+                "where every node can import them, such as the current folder or their PYTHONPATH"
             ) from None
         self._read |= kinds
 
     def pack_ended(self, queue: PackQueue, sink: ReportSink, pack_id: str, error: str | None = None) -> None:
-        """A pack is through, or its worker died: take what it had reported, put the rest back into the queue."""
+        """Handle the end of a pack or the death of its worker: take its reports, and requeue unfinished members."""
         try:
             self._drain(sink)
             given_up = (
@@ -166,18 +167,18 @@ class RayExecutor:
             )
             sink(given_up_reports(given_up))
         except BaseException as problem:
-            self._problem = problem  # Tune makes text of what is raised here
+            self._problem = problem  # Tune turns an exception raised here into text
             raise
         self._exchange.close.remote(pack_id)
 
     def _drain(self, sink: ReportSink) -> None:
-        """Hand on every report that is there; when this returns, no other thread still has one in hand."""
+        """Pass every available report to the sink; when this returns, no other thread is still passing one."""
         with self._drain_lock:
             sink(ray.get(self._exchange.drain.remote()))
 
     @contextmanager
     def _draining(self, sink: ReportSink) -> Iterator[None]:
-        """Hand reports on from a thread of its own, so that Tune's loop never waits for the ledger."""
+        """Pass reports on from a separate thread, so that Tune's loop never waits for the ledger."""
         stop = threading.Event()
 
         def drain_until_stopped() -> None:
@@ -200,13 +201,13 @@ class RayExecutor:
             self._drain(sink)
 
     def raise_problem(self) -> None:
-        """Raise what went wrong while results were taken (a full disk, say): the sweep cannot go on."""
+        """Raise the failure that occurred while recording results, such as a full disk: the sweep cannot continue."""
         if self._problem is not None:
             raise self._problem
 
 
 class _DriverOnly:
-    """Tune pickles its searcher and callbacks into scratch that nobody reads: leave out what cannot be pickled."""
+    """Is pickled without its attributes: Tune pickles its searcher and scheduler, but nobody reads the result."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -224,7 +225,7 @@ class _PackSearcher(_DriverOnly, Searcher):
         self._in_flight: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next pack's id; None while others run that may come back, FINISHED at the end."""
+        """The Tune config of the next pack; None while none can be started, FINISHED when the queue is."""
         self._executor.raise_problem()
         slots = self._executor.slots
         order = self._queue.next_pack(slots) if len(self._in_flight) < slots else None
@@ -234,20 +235,20 @@ class _PackSearcher(_DriverOnly, Searcher):
         return self._executor.offer(order)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """There is room for another; the queue learns it from `_PackEnds`, which knows the pack."""
+        """Make room for another pack; `_PackEnds`, which knows the pack, tells the queue."""
         self._in_flight.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: what is left to do is read from the ledger."""
+        """Do nothing: the remaining work is read from the ledger."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see `save`."""
+        """Do nothing: see `save`."""
 
 
 class _PackEnds(_DriverOnly, FIFOScheduler):
     """Tells the queue how packs end.
 
-    A scheduler, since Tune counts callbacks for its telemetry, and imports MLflow to do so.
+    It is a scheduler, not a callback: Tune counts callbacks for its telemetry, and imports MLflow to do so.
     """
 
     def __init__(self, queue: PackQueue, executor: RayExecutor, sink: ReportSink) -> None:
@@ -255,12 +256,12 @@ class _PackEnds(_DriverOnly, FIFOScheduler):
         self._queue, self._executor, self._sink = queue, executor, sink
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Called in every round of Tune's loop."""
+        """Raise a failure to record results; Tune calls this in every round of its loop."""
         self._executor.raise_problem()
         return super().choose_trial_to_run(tune_controller)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """The pack is through."""
+        """The pack has finished."""
         self._executor.pack_ended(self._queue, self._sink, trial.config[PACK_ID])
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:

@@ -1,4 +1,4 @@
-"""The table of places to run: what `--executor NAME` means."""
+"""The registry of executors: what `--executor NAME` means."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from orchestrator.executors.executor import Executor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorSettings:
-    """What a launch asks of the place where its packs run.
+    """What a launch requires of its executor.
 
     Args:
-        states_root: Folder or URI of half-done trials' states.
-        device: Kind of device to train on; None: what the cluster has.
-        cpus_per_trial: Threads of a pack on a CPU.
-        address: The Ray cluster to join; None: this machine.
-        max_nodes: Nodes that an autoscaled cluster may grow to.
-        slots_per_node: Packs that one of those nodes runs at once.
+        states_root: Folder or URI for the states of unfinished trials.
+        device: Kind of device to train on; None chooses by what the cluster has.
+        cpus_per_trial: Number of CPUs, and so of threads, of a pack on the CPU.
+        address: Address of the Ray cluster to join; None stays on this machine.
+        max_nodes: Number of worker nodes that an autoscaled cluster may grow to.
+        slots_per_node: Number of packs that one of those nodes runs at once.
     """
 
     states_root: str
@@ -33,12 +33,12 @@ class ExecutorSettings:
 
 
 Connect = Callable[[ExecutorSettings], AbstractContextManager[Executor]]
-"""Makes an executor; leaving the context lets go of what it runs on."""
+"""Makes an executor; leaving the context releases what it runs on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place to run: `connect`, or its `module:function`; `takes_address` where `--address` means something there."""
+    """An entry: `connect` or its `module:function`, and whether `--address` applies (`takes_address`)."""
 
     connect: Connect | str
     takes_address: bool = False
@@ -48,11 +48,11 @@ EXECUTORS = {
     "ray": Place("orchestrator.executors.ray_connection:connect", takes_address=True),
     "inline": Place("orchestrator.executors.inline:connect"),
 }
-"""By name: Ray takes a second to import."""
+"""The executors by name, imported on use: Ray takes a second to import."""
 
 
 def executor(name: str, *, takes_address: bool = False) -> Callable[[Connect], Connect]:
-    """Enter the function that follows as a place to run, here or in a user's module (`--module`)."""
+    """Register the decorated function as an executor, here or in a user's module (`--module`)."""
 
     def enter(connect: Connect) -> Connect:
         EXECUTORS[name] = Place(connect, takes_address)
@@ -62,7 +62,7 @@ def executor(name: str, *, takes_address: bool = False) -> Callable[[Connect], C
 
 
 def place_named(name: str) -> Place:
-    """The place of that name; raises `SweepError` with the nearest one for an unknown name."""
+    """The executor's entry of that name; raises `SweepError` with the nearest name for an unknown one."""
     if name not in EXECUTORS:
         raise SweepError(unknown_name("executor", name, EXECUTORS))
     return EXECUTORS[name]

@@ -1,4 +1,4 @@
-"""What happens to the trials of a lost pack: who is tried again, with whom and how, and who has failed."""
+"""Decides which trials of a lost pack are tried again, in which packs and by which engine, and which have failed."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from trainables.result import Outcome, TrialResult
 _logger = logging.getLogger(__name__)
 
 MAX_LOSSES = 3
-"""A trial whose worker died or raised this often in a row, alone in its pack and without a newer state, has failed.
+"""A trial has failed if its worker died or raised this often in a row, alone in its pack and without a newer state.
 
-From its last try on it is trained by its workload's `last_engine`.
+From its last try on, the trial is trained by its workload's `last_engine`.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """What follows from a loss: groups of members to be tried again as packs, and results of those given up."""
+    """The consequence of a loss: members to try again, grouped in packs, and results of those given up."""
 
     packs: Sequence[tuple[MemberOrder, ...]] = ()
     given_up: Sequence[TrialResult] = ()
 
 
 class Retries:
-    """Counts the losses of each trial, and decides what follows from the next one. Not thread-safe."""
+    """Counts the losses of each trial, and decides what follows from each loss. Not thread-safe."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -39,13 +39,13 @@ class Retries:
         self._last_engines: dict[str, str] = {}
 
     def engine(self, config: TrialConfig) -> str | None:
-        """The engine that a trial's next pack is to have; None: the fastest."""
+        """The engine for a trial's next pack; None is the fastest."""
         return self._last_engines.get(config.trial_id)
 
     def after_loss(
         self, members: Sequence[MemberOrder], pack_id: str, error: str, state_paths: Mapping[str, str]
     ) -> Retry:
-        """Two halves of several members, so that a deadly one ends up alone; one alone again, or given up."""
+        """Split several members into two packs, so that a deadly one ends up alone; retry a lone one, or give it up."""
         again = [
             replace(m, attempt=m.attempt + 1, state_path=state_paths.get(m.config.trial_id, m.state_path))
             for m in members
@@ -59,8 +59,8 @@ class Retries:
         return Retry(packs=[(member,) for member in again])
 
     def _counted(self, before: MemberOrder, member: MemberOrder) -> int:
-        """How often the member was lost in a row, this time included; before its last try it gets its last engine."""
-        # A newer state is progress: a worker that was only taken away gives its trial no bad name.
+        """How often the member was lost in a row, including now; chooses its last engine before its last try."""
+        # A newer state is progress: a trial is not blamed for workers that were merely taken away.
         earlier = self._losses.get(member.config.trial_id, 0) if member.state_path == before.state_path else 0
         self._losses[member.config.trial_id] = losses = earlier + 1
         if losses == MAX_LOSSES - 1:
@@ -73,7 +73,7 @@ class Retries:
             return
         if not self._last_engines:
             _logger.warning(
-                "trial %s ended its worker %d times: from now on it, and others that do the same, have engine %s",
+                "trial %s ended its worker %d times: from now on it, and others that do so, are trained by engine %s",
                 config.trial_id,
                 MAX_LOSSES - 1,
                 engine,
@@ -82,7 +82,7 @@ class Retries:
 
 
 def _given_up(member: MemberOrder, pack_id: str, error: str) -> TrialResult:
-    """The result of a trial that is not tried again, its pack `pack_id` having been lost with `error`."""
+    """The failed result of a trial that is not tried again after its pack `pack_id` was lost with `error`."""
     return TrialResult(
         config=member.config,
         outcome=Outcome.FAILED,

@@ -1,4 +1,5 @@
-"""The results as Parquet files: written once, read, merged, and guarded by a lease.
+"""Stores results as Parquet files: writes, reads and merges them, and leases a sweep to one driver at a time.
 
-Statistics and MLflow are elsewhere. Every package above it in `orchestrator` may import it; it imports none of them.
+Statistics and MLflow are in other packages. Every package above it in `orchestrator` may import it; it imports none of
+them.
 """

@@ -1,6 +1,6 @@
-"""What searches asked, round by round: recorded before it is dispatched, read again by a launch that goes on.
+"""Records the points that searches ask, round by round, before they are dispatched; a later launch reads them again.
 
-`<root>/asks/search=S/round-<k>-<driver>.parquet`, one file a round.
+Each round is one file, `<root>/asks/search=S/round-<k>-<driver>.parquet`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Asks:
         self._storage, self._driver_id = storage, driver_id
 
     def put(self, search_id: str, round_number: int, params: Sequence[Mapping[str, float]]) -> None:
-        """Record what a search asks in a round, before any of it is dispatched."""
+        """Record the points that a search asks in a round, before any of them is dispatched."""
         rows = [{"search_id": search_id, "round": round_number, "position": i, **p} for i, p in enumerate(params)]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(rules.asks_marker()), sink)
@@ -33,7 +33,7 @@ class Asks:
         )
 
     def rounds(self, search_id: str) -> dict[int, list[dict[str, float]]]:
-        """The recorded points of each round of a search; of two drivers' records of one round the earlier driver's."""
+        """The recorded points of each round of a search; if two drivers recorded a round, the earlier driver's."""
         rounds: dict[int, list[dict[str, float]]] = {}
         for part in self._storage.list(self._folder(search_id), pafs.FileType.File):
             try:

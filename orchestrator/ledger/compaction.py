@@ -1,7 +1,7 @@
-"""Compaction: one driver's parts merged into few, without the rows that no reader needs.
+"""Merges one driver's parts into fewer ones, without the rows that no reader needs.
 
-Merged parts are written before their sources are deleted. Killed in between, it leaves duplicates, which readers and
-the next compaction count once.
+Merged parts are written before their sources are deleted. A compaction that is killed in between leaves duplicates,
+which readers and the next compaction count once.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def compact(files: PartFiles) -> None:
 
 
 def _merge(files: PartFiles, table: TableName, workload: str, attempts: pa.Table) -> list[str]:
-    """Commit the rows of `attempts` as sorted parts; the sources, now superfluous, are returned."""
+    """Commit the rows of `attempts` as sorted parts, and return the source parts, which may now be deleted."""
     replaced: list[str] = []
     keys = {*rules.ATTEMPT_KEY, *rules.UNIQUE_BY[table]}
     for group in _groups(files, table, workload):
-        is_lone = len(group) == 1  # rewritten only if it loses rows, and a look at its keys tells
+        is_lone = len(group) == 1  # rewritten only if it loses rows; its key columns suffice to tell
         live = _live(files, group, table, workload, attempts, keys if is_lone else None)
         if not is_lone or live.num_rows < files.count_rows(group[0]):
             if live.num_rows:
@@ -54,13 +54,13 @@ def _live(
     attempts: pa.Table,
     columns: Collection[str] | None = None,
 ) -> pa.Table:
-    """The rows of `attempts` in some parts, sorted, each once."""
+    """The rows of `attempts` in these parts, sorted, each once."""
     rows = standing.of_attempts(files.scan(parts, table, workload, columns), attempts)
     return standing.sorted_once(rows, rules.UNIQUE_BY[table])
 
 
 def _groups(files: PartFiles, table: TableName, workload: str) -> Iterator[list[str]]:
-    """The driver's parts in groups to be merged; large parts stay alone."""
+    """The driver's parts in groups to merge; a large part is its own group."""
     group: list[str] = []
     num_rows = 0
     for part in files.own_parts(table, workload):

@@ -1,11 +1,11 @@
-"""One driver at a time for a sweep: a lock where results lie in a folder, a lease on an object store.
+"""Lets one driver at a time run a sweep: by a lock if results are in a folder, by a lease on an object store.
 
-A lock ends with its process, however that ends. An object store has no locks; there each driver has an object of its
-own, `<out>/.leases/SWEEP/<driver>`, and writes it again every few seconds. One that finds another's object watches it:
-if it is written again, the other is alive and this one gives up; if not, the other was killed, and its object goes.
-All write before they look, so of two that start at the same moment at most one goes on, perhaps none. A driver that
-the store did not hear of for `SILENT_SECONDS` is not stopped when another takes over: the two then do the same work,
-and the ledger counts each trial once.
+A lock ends with its process, however that ends. An object store has no locks. There each driver writes its own object,
+`<out>/.leases/SWEEP/<driver>`, again every few seconds. A driver that finds another's object watches it. If the object
+is written again, the other driver is alive and this one gives up; if not, the other driver was killed, and this one
+deletes its object. All drivers write before they look, so of two that start at the same moment at most one continues,
+perhaps none. A driver that could not reach the store for `SILENT_SECONDS` is not stopped when another takes over: both
+then train the same trials, and the ledger counts each trial once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 @contextmanager
 def lease(out: str, sweep: str) -> Iterator[None]:
-    """Keep other drivers from a sweep in an output folder or URI; raises `SweepError` while one has it."""
+    """Hold the sweep in an output folder or URI; raises `SweepError` if another driver holds it."""
     storage = Storage(out)
     with _locked(storage, sweep) if storage.is_local else _kept_alive(storage, sweep):
         yield
@@ -74,7 +74,7 @@ def _kept_alive(storage: Storage, sweep: str) -> Iterator[None]:
 
 def _beat(storage: Storage, own: str, ended: threading.Event) -> None:
     while not ended.wait(BEAT_SECONDS):
-        with suppress(LedgerError):  # the store may answer the next time
+        with suppress(LedgerError):  # the store may answer the next request
             _write(storage, own)
 
 
@@ -83,14 +83,19 @@ def _write(storage: Storage, own: str) -> None:
 
 
 def _outlast(storage: Storage, folder: str, own: str, sweep: str) -> None:
-    """Return when no other driver's object was written for a while, as far as the store's own clock tells.
+    """Return once no other driver has written its object for `SILENT_SECONDS`, by the store's modification times.
 
-    Objects that come later are of drivers that see this one's, and give up.
+    Objects that appear later belong to drivers that see this driver's object, and give up.
     """
     others = _written(storage, folder)
     others.pop(own, None)
     if others:
-        _logger.warning("%s: was another driver of %s killed? %.0f s will tell", storage.root, sweep, SILENT_SECONDS)
+        _logger.warning(
+            "%s: found another driver of %s; waiting up to %.0f s to see whether it is alive",
+            storage.root,
+            sweep,
+            SILENT_SECONDS,
+        )
     deadline = time.monotonic() + SILENT_SECONDS
     while others and time.monotonic() < deadline:
         time.sleep(BEAT_SECONDS / 3)

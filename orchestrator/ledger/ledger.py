@@ -1,13 +1,14 @@
-"""The Parquet truth: append, read, dedupe, compact.
+"""The ledger: appends results as Parquet files, reads them, counts duplicates once, and compacts.
 
-`<root>/trials/workload=W/part-<driver>-<n>.parquet`, and the same under `traces/`; what searches asked is beside them
-(`asks`). Rules that keep it true:
+Trials are in `<root>/trials/workload=W/part-<driver>-<n>.parquet`, traces likewise under `traces/`, and the points that
+searches asked under `asks/` (module `asks`). These rules keep the ledger consistent:
 
 - A commit is one rename locally, one PUT on an object store; a part is never overwritten and never changes.
-- An append writes its traces before its trials; a trace whose trial never came is ignored by readers.
-- Part names carry the driver's id, and a driver compacts its own parts only: drivers share a ledger without a lock.
-- Compaction writes merged parts before it deletes their sources; killed in between, it leaves duplicates, and readers
-  count a trial once by `standing.standing`.
+- An append writes traces before trials; readers ignore a trace whose trial was never written.
+- Part names contain the driver's id, and a driver compacts only its own parts, so drivers share a ledger without a
+  lock.
+- Compaction writes merged parts before it deletes their sources. If it is killed in between, duplicates remain, and
+  readers count each trial once by `standing.standing`.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ class Ledger:
     """The ledger reads and writes all results under one folder or object-store URI.
 
     Any number of processes may write at once, and all methods are thread-safe. `trials` has one row for each trial,
-    `traces` one for each trial and epoch, both as pyarrow tables. A folder that does not exist gives empty tables.
+    `traces` one for each trial and epoch, both as pyarrow tables. If the folder does not exist, the tables are empty.
 
     Args:
         root: Folder or object-store URI (`s3://bucket/path`): the `out` of a launch.
         driver_id: The writer's name in files and rows, of letters, digits, `.`, `_` and `-`. None makes a new one.
         accept_certificates: Whether trials that were stopped for a certificate count. If not, they are not read, so a
-            sweep trains them to their end.
+            sweep trains them to their last epoch.
 
     Raises:
-        LedgerError: `root` cannot be opened, `driver_id` has other characters, or a file is truncated or not ours.
+        LedgerError: `root` cannot be opened, `driver_id` has other characters, or a file is truncated or foreign.
 
     Example:
         >>> from orchestrator import Ledger
@@ -85,18 +86,18 @@ class Ledger:
         self._lock = threading.RLock()
 
     def wait_for_store(self, seconds: float) -> None:
-        """From now on ask an object store that does not answer again, for that long at most, before it is an error."""
+        """From now on repeat requests that an object store does not answer for up to `seconds` before they fail."""
         self._storage.patience_seconds = seconds
 
     def check_writable(self) -> None:
-        """Create the folders and write a file into each; raises `LedgerError` in one line."""
+        """Create the folders, and write and delete a file in each; raises `LedgerError` if that fails."""
         for table in TableName:
             probe = f"{self._storage.path}/{table}/.probe-{self.driver_id}"
             self._storage.write(probe, pa.py_buffer(b"writable"))
             self._storage.delete(probe)
 
     def append(self, results: Sequence[TrialResult]) -> None:
-        """Record results; they are durable and visible when this returns, all of one workload at the same moment."""
+        """Record results; they are durable when this returns, and those of one workload become visible at once."""
         by_workload: dict[str, list[TrialResult]] = defaultdict(list)
         for result in results:
             by_workload[result.config.workload].append(result)
@@ -109,13 +110,13 @@ class Ledger:
                 self._parts.commit(TableName.TRIALS, name, trials)
 
     def row(self, result: TrialResult) -> dict[str, Any]:
-        """The row that `append` records of a result; a view that takes it is the one that is rebuilt from the parts."""
+        """The row that `append` records for a result, so that a view of results equals one rebuilt from the parts."""
         return rules.trial_row(result, self.driver_id)
 
     def trials(
         self, workload: str, *, trial_ids: Collection[str] | None = None, columns: Sequence[str] | None = None
     ) -> pa.Table:
-        """One row for each trial; `LedgerError` for an unknown column."""
+        """One row for each trial; raises `LedgerError` for an unknown column."""
         names = schema_of(TableName.TRIALS, workload).names
         wanted = names if columns is None else list(columns)
         for name in wanted:
@@ -127,13 +128,13 @@ class Ledger:
         return rows if len(stands) == rows.num_rows else rows.take(stands)
 
     def traces(self, workload: str, *, trial_ids: Collection[str] | None = None) -> pa.Table:
-        """One row for each trial and epoch, sorted by them, of the attempts that `trials` shows."""
+        """One row for each trial and epoch, sorted by both, of the attempts that `trials` returns."""
         attempts = self.trials(workload, trial_ids=trial_ids, columns=rules.ATTEMPT_KEY)
         rows = self._parts.read(TableName.TRACES, workload, None, trial_ids)
         return standing.sorted_once(standing.of_attempts(rows, attempts), rules.UNIQUE_BY[TableName.TRACES])
 
     def settled(self, workload: str) -> set[str]:
-        """Ids of the trials that need not run again."""
+        """Ids of the trials that need no more training."""
         rows = self._accepted(self._parts.read(TableName.TRIALS, workload, standing.SETTLING_COLUMNS))
         ids: list[Any] = rows["trial_id"].filter(standing.satisfying(rows)).to_pylist()
         return set(ids)
@@ -152,7 +153,7 @@ class Ledger:
         return set(ids)
 
     def mark_pruned(self, workload: str, trial_ids: Collection[str]) -> list[str]:
-        """Record of these unfinished trials that they were stopped; returns those that were not settled meanwhile."""
+        """Record that these trials were stopped; return the ids of those that were still unfinished."""
         rows = self.trials(workload, trial_ids=trial_ids)
         rows = rows.filter(pc.equal(rows["outcome"], pa.scalar(str(Outcome.UNFINISHED))))
         if not rows.num_rows:
@@ -169,7 +170,7 @@ class Ledger:
         return ids
 
     def count_other_versions(self, workload: str, version: int) -> int:
-        """Number of trials recorded under another version of the workload, which a version change left behind."""
+        """Number of trials recorded under another version of the workload, which this version does not use."""
         rows = self._parts.read(TableName.TRIALS, workload, {"trial_id", "workload_version"})
         if rows["workload_version"].unique().to_pylist() in ([], [version]):
             return 0
@@ -182,5 +183,5 @@ class Ledger:
             compact(self._parts)
 
     def _accepted(self, rows: pa.Table) -> pa.Table:
-        """The rows that this reader takes note of."""
+        """The rows that this reader accepts."""
         return rows if self._accepts else rows.filter(pc.invert(standing.stopped(rows)))

@@ -1,4 +1,4 @@
-"""The part files of one ledger: their names, listing, reading and writing."""
+"""Names, lists, reads and writes the part files of one ledger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.ledger.schema import TableName, schema_of
 from orchestrator.ledger.storage import Storage
 
 ROWS_PER_GROUP = 16_384
-"""Rows of a Parquet row group, the least that a look-up of one trial reads."""
+"""Rows of a Parquet row group; a look-up of one trial reads at least one group."""
 
 _READERS = 16  # an object store answers slowly, but many at once
 _LISTINGS = 10
@@ -26,9 +26,9 @@ _WORKLOAD_FOLDER = "workload="
 
 
 class PartFiles:
-    """All drivers' parts to read, and one driver's own to write: `part-<driver>-<n>.parquet`, n from 1.
+    """Reads all drivers' parts, and writes one driver's own: `part-<driver>-<n>.parquet`, n from 1.
 
-    Whoever writes holds a lock of its own: numbers are given out here.
+    Callers that write must hold a lock: part numbers are assigned here without one.
     """
 
     def __init__(self, storage: Storage, driver_id: str) -> None:
@@ -49,7 +49,9 @@ class PartFiles:
                 return self.scan(self.parts(table, workload), table, workload, columns, trial_ids)
             except FileNotFoundError:
                 continue  # another driver's compaction replaced the part after the listing
-        raise LedgerError(f"parts of {self._folder(table, workload)} vanish while they are read; is it being deleted?")
+        raise LedgerError(
+            f"parts of {self._folder(table, workload)} keep disappearing while they are read: is someone deleting them?"
+        )
 
     def scan(
         self,
@@ -83,7 +85,7 @@ class PartFiles:
         self.storage.delete(part)
 
     def count_rows(self, part: str) -> int:
-        """Rows of a part, by its footer."""
+        """Number of rows of a part, read from its footer."""
         read = partial(pq.read_metadata, part, filesystem=self.storage.files)
         return int(self.storage.patiently(read).num_rows)
 
@@ -92,7 +94,7 @@ class PartFiles:
         return [part for part in self.parts(table, workload) if self._number(part)]
 
     def own_workloads(self) -> list[str]:
-        """Workloads that this driver has written parts of."""
+        """Workloads for which this driver has written parts."""
         path = self.storage.path
         folders = [
             folder for table in TableName for folder in self.storage.list(f"{path}/{table}", pafs.FileType.Directory)

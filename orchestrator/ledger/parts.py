@@ -1,4 +1,4 @@
-"""Parquet files of the ledger: how a part is read, and what makes one unreadable."""
+"""Reads one part of the ledger, and says why a part cannot be read."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from trainables.atomic_files import is_absent
 def read_part(
     storage: Storage, part: str, table: TableName, schema: pa.Schema, trial_ids: Sequence[str] | None
 ) -> pa.Table:
-    """The rows of a part that is ours, in `schema`: absent columns are null, unknown ones are left out.
+    """The rows of a part, in `schema`: columns missing in the file are null, unknown columns are left out.
 
-    Raises `LedgerError` for one that cannot be read, FileNotFoundError for one that is not there.
+    Raises `LedgerError` if the part cannot be read or is foreign, FileNotFoundError if it does not exist.
     """
     try:
         rows = storage.patiently(lambda: _rows(storage.files, part, table, schema, trial_ids))
@@ -39,7 +39,7 @@ def read_part(
 def _rows(
     files: pafs.FileSystem, part: str, table: TableName, schema: pa.Schema, trial_ids: Sequence[str] | None
 ) -> pa.Table:
-    """The row groups that may hold the trials, in `schema`."""
+    """The rows of the row groups that may contain the trials, in `schema`."""
     with pq.ParquetFile(part, filesystem=files) as file:
         fault = rules.fault_of_marker(file.schema_arrow.metadata, table)
         if fault:
@@ -52,7 +52,7 @@ def _rows(
 
 
 def _row_groups(metadata: pq.FileMetaData, trial_ids: Sequence[str] | None) -> list[int]:
-    """The row groups that may hold one of `trial_ids`, which are sorted, as the rows of compacted parts are."""
+    """The row groups that may contain one of `trial_ids`, which are sorted, as the rows of compacted parts are."""
     numbers = range(metadata.num_row_groups)
     if trial_ids is None:
         return list(numbers)
@@ -66,12 +66,12 @@ def _row_groups(metadata: pq.FileMetaData, trial_ids: Sequence[str] | None) -> l
 
 
 def unreadable(part: str, error: BaseException) -> LedgerError:
-    """The error for a part that could not be read: its store did not answer, or it is not whole."""
+    """The error for a part that could not be read: the store failed, or the file is damaged."""
     if is_store_fault(error):
         return LedgerError(f"cannot read {part} ({reason(error)}); {STORE_REMEDY}")
     return bad_part(part, f"is truncated, damaged or not a Parquet file ({reason(error)})")
 
 
 def bad_part(part: str, fault: str) -> LedgerError:
-    """The error that names a part, its fault and the remedy."""
-    return LedgerError(f"{part} {fault}; move it out of the ledger or delete it, its trials then run again")
+    """The error that names a part, what is wrong with it, and the remedy."""
+    return LedgerError(f"{part} {fault}; move it out of the ledger or delete it; its trials are then trained again")

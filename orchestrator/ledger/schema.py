@@ -1,6 +1,6 @@
-"""The rows of the ledger: columns derived from the result types, and our files' marker.
+"""Derives the ledger's columns from the result types, and marks its files as lambda-atlas's.
 
-Every column is nullable in the files, so that a part written before a column existed reads with nulls in it.
+Every column is nullable, so that a part written before a column existed is read with nulls in it.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from trainables.registry import workload as find_workload
 from trainables.result import RESULT_COLUMNS, Provenance, TracePoint, TrialResult
 
 FORMAT_VERSION = 1
-"""Bump when parts written so far can no longer be read."""
+"""Increase this when older parts can no longer be read."""
 
 _MARKER = b"lambda_atlas"
 _TRIAL_NAMES = {"trial_id": str, "trajectory_id": str, "workload_version": int}
 
 
 class TableName(StrEnum):
-    """The two tables, and the folders that they lie in."""
+    """The two tables, and the names of their folders."""
 
     TRIALS = "trials"
     TRACES = "traces"
 
 
 ASKS = "asks"
-"""Folder of the points that searches asked."""
+"""Folder of the points that searches asked, and the table name in those files' marker."""
 
 ATTEMPT_KEY = ("trial_id", "attempt", "finished_at", "driver_id")
-"""Columns of both tables that together name one attempt at a trial."""
+"""Columns of both tables that together identify one attempt at a trial."""
 
 
 UNIQUE_BY = {TableName.TRIALS: ("trial_id",), TableName.TRACES: ("trial_id", "epoch")}
-"""Columns that name one row of a table, once only the attempts that stand are left."""
+"""Columns that identify a row of a table in which each trial has one attempt."""
 
 
 def trial_schema(config_type: type[TrialConfig], trace_point_type: type[TracePoint]) -> pa.Schema:
@@ -75,7 +75,7 @@ def _schema(table: TableName, columns: Mapping[str, Any]) -> pa.Schema:
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:
-    """The column type of a field; a constant (`workload`) is dictionary-encoded, as readers type the folder's name."""
+    """The column type of a field. A constant (`workload`) is dictionary-encoded, as readers type the folder's name."""
     if get_origin(annotation) is Literal:
         return pa.dictionary(pa.int32(), pa.string())
     (plain,) = [part for part in get_args(annotation) if part is not NoneType] or [annotation]
@@ -91,7 +91,7 @@ def asks_marker() -> dict[bytes, bytes]:
 
 
 def with_values(rows: pa.Table, values: Mapping[str, Any]) -> pa.Table:
-    """The rows with these values in all of them."""
+    """The rows, with each of these columns set to one value."""
     for name, value in values.items():
         position = rows.schema.get_field_index(name)
         field = rows.schema.field(position)
@@ -100,7 +100,7 @@ def with_values(rows: pa.Table, values: Mapping[str, Any]) -> pa.Table:
 
 
 def fault_of_marker(metadata: Mapping[bytes, bytes] | None, table: str) -> str | None:
-    """What is wrong with a part by its schema's metadata, or None."""
+    """What is wrong with a part according to its schema's metadata, or None."""
     marker = (metadata or {}).get(_MARKER, b"").decode(errors="replace")
     if not marker:
         return "is a Parquet file that lambda-atlas did not write"
@@ -113,7 +113,7 @@ def fault_of_marker(metadata: Mapping[bytes, bytes] | None, table: str) -> str |
 
 
 def trial_row(result: TrialResult, driver_id: str) -> dict[str, Any]:
-    """The ledger's row of a result: what the trial gave back, and who wrote it."""
+    """The ledger's row of a result: the trial's row, and the driver that wrote it."""
     return {**result.trial_row(), "driver_id": driver_id}
 
 
@@ -134,12 +134,9 @@ def trace_table(results: Sequence[TrialResult], trials: pa.Table, schema: pa.Sch
     return pa.table(columns, schema=schema)
 
 
-# `TrialResult.was_stopped` for each kind of rows: the ledger's, a figure's or a table's, and a single one.
-
-
 @cache
 def schema_of(table: TableName, workload: str) -> pa.Schema:
-    """Columns of a table of that workload."""
+    """Columns of a table for that workload."""
     found = find_workload(workload)
     if table is TableName.TRACES:
         return trace_schema(found.trace_point_type)

@@ -1,4 +1,4 @@
-"""Which row of a trial counts, and which rows settle it: the ledger's rules on duplicates."""
+"""Decides which row of a trial counts, and which rows settle it: the ledger's rules on duplicates."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RANK_COLUMNS = (*ATTEMPT_KEY, "outcome", "epochs_done", "num_epochs")
-"""Columns that decide which row of a trial stands."""
+"""Columns that decide which row of a trial counts."""
 
 SETTLING_COLUMNS = ("trial_id", "outcome", "epochs_done", "num_epochs")
-"""Columns that tell whether a row settles its trial, and for whom."""
+"""Columns that decide whether a row settles its trial, for readers that accept certificates or for all."""
 
 
 def satisfying(rows: pa.Table) -> pa.BooleanArray:
-    """Mask of the rows whose outcome settles their config."""
-    # A pattern and not a list of values: making an Arrow array or scalar imports pandas, half a second of every plan.
+    """Mask of the rows whose outcome settles their trial."""
+    # A pattern, not a list of values: making an Arrow array or scalar imports pandas, half a second of every plan.
     return pc.match_substring_regex(rows["outcome"], pattern=f"^({'|'.join(sorted(SATISFYING))})$")
+
+
+# `TrialResult.was_stopped` for each kind of rows: the ledger's, a figure's or a table's, and a single one.
 
 
 def stopped(rows: pa.Table) -> pa.BooleanArray:
@@ -48,19 +51,19 @@ def stopped_row(row: Mapping[str, Any]) -> bool:
 
 
 class Ending(IntEnum):
-    """How far an attempt came; the furthest of a trial's attempts stands."""
+    """How far an attempt got; of a trial's attempts, the one that got furthest counts."""
 
     OPEN = 0
     """Failed, pruned or unfinished: the trial is not settled."""
     STOPPED = 1
     """Stopped for its certificate."""
     ENDED = 2
-    """Ran to its last epoch, or diverged."""
+    """Trained to its last epoch, or diverged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What decides which of a trial's attempts stands; `finished_at` in any unit."""
+    """The fields that decide which of a trial's attempts counts; `finished_at` in any unit."""
 
     ending: Ending
     number: int
@@ -68,11 +71,12 @@ class Attempt:
     driver_id: str
 
     def stands_before(self, other: Attempt) -> bool:
-        """The rule on duplicates, for two attempts at one trial; `standing` is the same for a table.
+        """Whether this attempt counts instead of `other`, at the same trial; `standing` is the same rule for a table.
 
-        The one that came further wins: to its end, then to a certificate. Among such equals the earliest `finished_at`
-        wins (what was read once stays true), then the smaller `driver_id`. Among attempts that settle nothing the
-        highest number wins, then the latest `finished_at`, then the greater `driver_id`.
+        The attempt that got further wins: to its end, then to a certificate. Among equals of these two kinds the
+        earliest `finished_at` wins (so a row once read stays valid), then the smaller `driver_id`. Among
+        attempts that settle nothing the highest number wins, then the latest `finished_at`, then the greater
+        `driver_id`.
         """
         if self.ending is not other.ending:
             return self.ending > other.ending
@@ -90,10 +94,10 @@ class Attempt:
 
 
 def standing(rows: pa.Table) -> npt.NDArray[np.int64]:
-    """Positions, ascending, of the one row of each trial that counts; needs `RANK_COLUMNS`.
+    """Ascending positions of the one row of each trial that counts; needs `RANK_COLUMNS`.
 
-    The rule is `Attempt.stands_before`, here for all rows at once. The order is total over attempts, so all readers and
-    all compactions agree on the winner whatever order they see the rows in.
+    The rule is `Attempt.stands_before`, applied to all rows at once. It orders all attempts, so all readers and
+    compactions agree on the winner, in whatever order they see the rows.
     """
     codes = rows["trial_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     contested = np.bincount(codes)[codes] > 1 if len(codes) else np.zeros(0, dtype=bool)
@@ -118,11 +122,11 @@ def standing(rows: pa.Table) -> npt.NDArray[np.int64]:
 
 
 def worth_keeping(rows: pa.Table, driver_id: str) -> pa.Table:
-    """Of all drivers' rows, those of one driver that its compaction keeps: at most one for each trial.
+    """The rows of one driver that its compaction keeps, given all drivers' rows: at most one for each trial.
 
-    A row that loses against another driver's that ran to its end goes; as the winner is the same for everyone, it is
-    never dropped itself, even when all drivers compact at once. A stopped winner displaces no row of another driver:
-    not every reader accepts it.
+    A row is dropped if it loses against another driver's attempt that was trained to its end. All drivers agree on the
+    winner, so the winner itself is never dropped, even if all drivers compact at once. A stopped winner displaces no
+    row of another driver, since not every reader accepts it.
     """
     winners = rows.take(standing(rows))
     this_driver = pa.scalar(driver_id)
@@ -139,8 +143,8 @@ def without(rows: pa.Table, others: pa.Table) -> pa.Table:
 
 
 def of_attempts(rows: pa.Table, attempts: pa.Table) -> pa.Table:
-    """The rows of either table that belong to `attempts`, which name one attempt for each trial."""
-    if rows.num_rows < attempts.num_rows:  # one of a large ledger's many groups: no table of all trials for each
+    """The rows, of either table, that belong to `attempts`: one attempt for each trial."""
+    if rows.num_rows < attempts.num_rows:  # one of many groups: do not build a look-up of all trials for each
         ids = pc.unique(rows["trial_id"])
         attempts = attempts.filter(pc.is_in(attempts["trial_id"], value_set=ids))
     at = pc.index_in(rows["trial_id"], value_set=attempts["trial_id"].combine_chunks())
@@ -151,7 +155,7 @@ def of_attempts(rows: pa.Table, attempts: pa.Table) -> pa.Table:
 
 
 def sorted_once(rows: pa.Table, names: Sequence[str]) -> pa.Table:
-    """The rows sorted by `names`, one of each; an interrupted compaction leaves equal rows behind."""
+    """The rows sorted by `names`, without duplicates, which an interrupted compaction leaves behind."""
     rows = rows.sort_by([(name, "ascending") for name in names])
     if rows.num_rows < 2:
         return rows

@@ -1,4 +1,4 @@
-"""Where results lie, a folder or an object store: its faults in one line, its outages waited out."""
+"""Accesses a folder or an object store: reports its failures in one line, and waits for outages to end."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 from orchestrator.errors import LedgerError, first_line
 from trainables.atomic_files import is_absent, open_root, write_whole
 
-STORE_REMEDY = "the environment gives an object store's address and keys (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...)"
+STORE_REMEDY = "set the object store's address and keys in the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...)"
 
 PATIENCE_SECONDS = 900.0
-"""How long a sweep that has begun outlasts a store that is away: workers train on, results wait in the driver."""
+"""How long a running sweep waits for an unavailable store: workers train on, the driver keeps the results."""
 
 _STORE_ERROR = re.compile(r"AWS Error (?P<kind>\w+).*? operation:\s*(?P<text>.*?)(?: \(Request ID.*)?$")
 _AWAY = re.compile("NETWORK_CONNECTION|UNAVAILABLE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT|INTERNAL_FAILURE|status 5")
-"""What object stores say of faults that pass."""
+"""Texts of object stores for temporary failures."""
 _LONGEST_WAIT_SECONDS = 10.0
 
 _logger = logging.getLogger(__name__)
@@ -32,10 +32,10 @@ _T = TypeVar("_T")
 
 
 class Storage:
-    """The folder or object-store URI under a ledger; raises `LedgerError` for one that cannot be opened.
+    """The folder or object-store URI that contains a ledger; raises `LedgerError` if it cannot be opened.
 
-    `root` names it, `path` is where it lies in the file system `files`. An object store that does not answer is asked
-    again for `patience_seconds`, which may be changed at any time.
+    `root` is its name, `path` its path in the file system `files`. Requests that an object store does not answer are
+    repeated for `patience_seconds`, which may be changed at any time.
     """
 
     def __init__(self, root: str) -> None:
@@ -43,7 +43,7 @@ class Storage:
         self.patience_seconds = 0.0
 
     def patiently(self, request: Callable[[], _T]) -> _T:
-        """The request's result; one that can be repeated, for it is while the store does not answer."""
+        """The request's result. The request must be repeatable: it is repeated while the store does not answer."""
         asking = Retrying(
             retry=retry_if_exception(lambda error: not self.is_local and bool(_AWAY.search(str(error)))),
             stop=lambda state: (state.seconds_since_start or 0.0) >= self.patience_seconds,
@@ -56,38 +56,38 @@ class Storage:
     def _say_waiting(self, state: RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome is not None and (error := state.outcome.exception()):
             minutes = self.patience_seconds / 60
-            _logger.warning("%s: %s; asked again for up to %.0f minutes", self.root, reason(error), minutes)
+            _logger.warning("%s: %s; retrying for up to %.0f minutes", self.root, reason(error), minutes)
 
     @property
     def is_local(self) -> bool:
-        """Whether this is a folder, with locks and renames."""
+        """Whether this is a local folder, which has locks and renames."""
         return isinstance(self.files, pafs.LocalFileSystem)
 
     def write(self, path: str, content: pa.Buffer) -> None:
-        """Make or replace a file, whole or not at all; raises `LedgerError` in one line."""
+        """Create or replace a file, whole or not at all; raises `LedgerError` if that fails."""
         try:
             self.patiently(lambda: write_whole(self.files, path, content))
         except OSError as error:
             raise self._fault("write to", path.rpartition("/")[0], error) from None
 
     def exists(self, path: str) -> bool:
-        """Whether a file is there; raises `LedgerError` in one line."""
+        """Whether a file exists; raises `LedgerError` if that cannot be read."""
         try:
             return bool(self.patiently(lambda: self.files.get_file_info(path)).type != pafs.FileType.NotFound)
         except OSError as error:
             raise self._fault("read", path, error) from None
 
     def delete(self, path: str) -> None:
-        """Delete a file; raises `LedgerError` in one line."""
+        """Delete a file; raises `LedgerError` if that fails."""
         try:
             self.patiently(lambda: self.files.delete_file(path))
         except OSError as error:
-            if is_absent(error):  # an earlier request got through, its answer did not
+            if is_absent(error):  # an earlier request was done, but its answer was lost
                 return
             raise self._fault("delete", path, error) from None
 
     def infos(self, folder: str) -> list[pafs.FileInfo]:
-        """What is in a folder; nothing if it is not there. Raises `LedgerError` for a bucket that is not there."""
+        """The contents of a folder; empty if it does not exist. Raises `LedgerError` if the bucket does not exist."""
         try:
             infos = self.patiently(lambda: self.files.get_file_info(pafs.FileSelector(folder, allow_not_found=True)))
             if not infos and self.files.type_name == "s3":
@@ -97,7 +97,7 @@ class Storage:
         return infos
 
     def list(self, folder: str, file_type: pafs.FileType) -> list[str]:
-        """Sorted paths in a folder, without hidden ones."""
+        """Sorted paths of that type in a folder, without hidden ones."""
         if self.is_local:
             way = [folder, folder.rpartition("/")[0], self.path]
             blocking = [i.path for i in self.files.get_file_info(way) if i.type == pafs.FileType.File]
@@ -107,10 +107,10 @@ class Storage:
         return sorted(i.path for i in infos if i.type == file_type and not i.base_name.startswith((".", "_")))
 
     def _check_bucket(self) -> None:
-        """A bucket that is not there lists as an empty one."""
+        """Raise `LedgerError` if the bucket does not exist: its listing would be empty."""
         bucket = self.path.partition("/")[0]
         if self.files.get_file_info(bucket).type == pafs.FileType.NotFound:
-            raise LedgerError(f"cannot list {self.root}: there is no bucket {bucket!r}")
+            raise LedgerError(f"cannot list {self.root}: bucket {bucket!r} does not exist")
 
     def _fault(self, action: str, folder: str, error: OSError) -> LedgerError:
         remedy = "choose another output folder" if self.is_local else STORE_REMEDY
@@ -127,33 +127,35 @@ def resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
         check_uri(root)
         files, path = open_root(root)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise LedgerError(f"cannot open {root} ({reason(error)}); give a folder or a URI as s3://bucket/path") from None
+        raise LedgerError(
+            f"cannot open {root} ({reason(error)}); give a folder or a URI such as s3://bucket/path"
+        ) from None
     path = path.rstrip("/")
     return path if isinstance(files, pafs.LocalFileSystem) else root.rstrip("/"), files, path
 
 
 def check_uri(root: str) -> None:
-    """Results, states and figures lie under the URI, and it is printed: it names a place and nothing else."""
+    """Check that a URI has a bucket and a path only: results, states and figures are under it, and it is printed."""
     if "://" not in root:
         return
     uri = urlsplit(root)
     if not uri.netloc and uri.scheme != "file":
-        raise LedgerError(f"{root} names no bucket; give a folder or a URI as s3://bucket/path")
+        raise LedgerError(f"{root} names no bucket; give a folder or a URI such as s3://bucket/path")
     if uri.password is not None:
         raise LedgerError(
-            f"{uri.scheme}://{uri.hostname}{uri.path}: no passwords in a URI, which is shown; {STORE_REMEDY}"
+            f"{uri.scheme}://{uri.hostname}{uri.path}: a URI is printed, so give no password in it; {STORE_REMEDY}"
         )
     if uri.query or uri.fragment:
-        raise LedgerError(f"{root}: an output URI ends with its path; {STORE_REMEDY}")
+        raise LedgerError(f"{root}: an output URI ends with its path, without ? or #; {STORE_REMEDY}")
 
 
 def is_store_fault(error: BaseException) -> bool:
-    """Whether an object store says so, and not what a file holds."""
+    """Whether the error is an object store's answer, and not about a file's contents."""
     return bool(_STORE_ERROR.search(str(error)))
 
 
 def reason(error: BaseException) -> str:
-    """In one line what the system or a library says."""
+    """What the system or a library says, in one line."""
     number = getattr(error, "errno", None)
     text = (os.strerror(number) if number else first_line(error)).rstrip(". ")
     said = _STORE_ERROR.search(text)

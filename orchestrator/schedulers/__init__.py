@@ -1,5 +1,5 @@
-"""What is trained next: all trials of a grid at once, or the rounds of a search.
+"""Decides what is trained next: all trials of a grid at once, or the rounds of a search.
 
-Everything is derived from the ledger's rows, and a plan is a sweep minus what they settle. Where trials run is not
-decided here. Driver, report and commands import this package.
+Schedulers derive everything from the ledger's rows and recorded asks. A plan is a sweep minus the trials that the
+ledger settles. Executors decide where trials are trained. Driver, report and commands import this package.
 """

@@ -1,4 +1,4 @@
-"""The scheduler of grids: all trials at once."""
+"""The scheduler of grids: it hands out all trials at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainables.result import TrialResult
 
 
 class GridScheduler:
-    """All trials of a sweep's grids at once, less what the ledger settles; at most `max_trials` of them."""
+    """Hands out all trials of a sweep's grids at once, except settled ones; at most `max_trials` of them."""
 
     num_stopped = 0
 
@@ -25,12 +25,12 @@ class GridScheduler:
 
     @property
     def num_trials(self) -> int:
-        """Trials in all."""
+        """Total number of trials."""
         return len(self._configs)
 
     @property
     def forecast_core_seconds(self) -> float:
-        """The cost model's guess for the pending ones."""
+        """The cost model's estimate for the pending trials."""
         return sum(workload(config.workload).cost(config) for config in self._pending)
 
     def configs(self) -> tuple[TrialConfig, ...]:
@@ -38,7 +38,7 @@ class GridScheduler:
         return self._configs
 
     def advance(self, results: Sequence[TrialResult] = ()) -> tuple[list[Task], list[str]]:
-        """Everything, the first time."""
+        """Return every pending trial on the first call, and nothing later."""
         pending, self._pending = self._pending, []
         self.is_finished = True
         return [Task(config, config.num_epochs) for config in pending], []

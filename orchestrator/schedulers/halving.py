@@ -1,8 +1,8 @@
-"""A search in progress: which points are asked, how far each has been trained, what is to be trained next.
+"""The scheduler of halving searches: which points are asked, how far each is trained, and what is trained next.
 
-Everything is derived from what the ledger holds, the recorded asks and the traces: a search that is killed and started
-again goes on as if it had never stopped. Round k of a cell is asked when its rounds up to k - 2 are complete, and knows
-their results only, so that nothing waits for the slowest trial and yet every run of the search asks the same.
+It derives everything from the ledger's rows, traces and recorded asks, so a search that was killed continues as if it
+had never stopped. Round k of a cell is asked when its rounds up to k - 2 are complete, and sees only their results. So
+a round need not wait for the slowest trial of the round before it, and yet every run of the search asks the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CELL_NAMES = ("optimizer", "batch_size")
 
 
 class HalvingScheduler:
-    """The searches of all cells of a sweep."""
+    """Runs the halving searches of all cells of a sweep."""
 
     def __init__(self, sweep: Sweep, ledger: Ledger) -> None:
         assert isinstance(sweep.search, HalvingSearch)
@@ -41,22 +41,22 @@ class HalvingScheduler:
         self._known: set[str] = set()
         self._dispatched: set[tuple[str, int]] = set()
         while self._read(self.configs()):
-            pass  # the best point of a cell is known once its rounds are read
+            pass  # once a cell's rounds are read, its best point may add trials to read
         self.settled = frozenset(ledger.settled(sweep.workload) & {config.trial_id for config in self.configs()})
 
     @property
     def num_trials(self) -> int:
-        """Points of all rounds, and the best one of each cell with every seed."""
+        """Number of points of all rounds, plus the best point of each cell once for every seed."""
         return self._sweep.num_trials
 
     @property
     def num_stopped(self) -> int:
-        """Points that went no further than one of their rungs."""
+        """Number of points that were stopped before the last rung."""
         return list(self._outcomes.values()).count(Outcome.PRUNED)
 
     @property
     def forecast_core_seconds(self) -> float:
-        """The cost model's guess for the whole search, less what is trained already."""
+        """The cost model's estimate for the whole search, minus the epochs already trained."""
         return max(0.0, sum(cell.cost() for cell in self._cells) - sum(map(self._trained, self.configs())))
 
     @property
@@ -65,12 +65,12 @@ class HalvingScheduler:
         return all(cell.is_finished(self._is_done) for cell in self._cells)
 
     def configs(self) -> tuple[TrialConfig, ...]:
-        """All trials that are asked so far."""
+        """All trials asked so far."""
         asked = {config.trial_id: config for cell in self._cells for config in cell.configs()}
         return tuple(asked.values())
 
     def finals(self) -> tuple[TrialConfig, ...]:
-        """The best point of each cell with the sweep's seeds; none while a cell's best point is unknown."""
+        """The best point of each cell with each of the sweep's seeds, for the cells whose best point is known."""
         return tuple(config for cell in self._cells for config in cell.finals())
 
     def edges(self) -> list[str]:
@@ -78,7 +78,7 @@ class HalvingScheduler:
         return [line for cell in self._cells for line in cell.edges()]
 
     def advance(self, results: Sequence[TrialResult] = ()) -> tuple[list[Task], list[str]]:
-        """Take what was recorded; returns what is to be trained now, and the trials that this stops for good."""
+        """Take newly recorded results; return new tasks, and ids of the trials that are now stopped for good."""
         for result in results:
             self._outcomes[result.trial_id] = result.outcome
             self._epochs_done[result.trial_id] = result.epochs_done
@@ -96,13 +96,13 @@ class HalvingScheduler:
         return new, to_mark
 
     def _tasks(self) -> tuple[list[Task], list[str]]:
-        """What each point may be trained to, each once; and the points that go no further."""
+        """All tasks that the rungs allow, each once; and ids of the points that are not promoted."""
         stopped: list[str] = []
         tasks = {_key(task): task for cell in self._cells for task in cell.tasks(stopped)}
         return list(tasks.values()), stopped
 
     def _is_done(self, task: Task) -> bool:
-        """Whether the trial needs no more training for this task; a failed one is tried again by the next launch."""
+        """Whether the task needs no more training in this launch; the next launch tries a failed trial again."""
         if self._outcomes.get(task.config.trial_id) in _OPEN:
             return task.until_epoch < task.config.num_epochs and self._reached(task.config) >= task.until_epoch
         return True
@@ -111,7 +111,7 @@ class HalvingScheduler:
         return self._epochs_done.get(config.trial_id, -1)
 
     def _score(self, config: TrialConfig, epoch: int) -> float:
-        """The error after that epoch; inf where it means nothing, nan where the trial is not there yet."""
+        """The error after that epoch; inf if it means nothing, nan if the trial has not reached the epoch yet."""
         if self._outcomes.get(config.trial_id) in _MEANINGLESS:
             return math.inf
         if self._reached(config) < epoch:
@@ -124,7 +124,7 @@ class HalvingScheduler:
         return workload(config.workload).cost(config) * max(0, self._reached(config)) / config.num_epochs
 
     def _read(self, configs: Collection[TrialConfig]) -> bool:
-        """Learn what the ledger holds of trials not read yet, other sweeps' work included; whether it held any."""
+        """Read the ledger's rows of trials not read yet, including other sweeps' rows; whether there were any."""
         ids = {config.trial_id for config in configs} - self._known
         self._known |= ids
         if not ids:
@@ -148,6 +148,6 @@ def _key(task: Task) -> tuple[str, int]:
 
 
 def _names_of(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The fields that tell one cell from the others, `_CELL_NAMES` first and always."""
+    """The fields that differ between cells; `_CELL_NAMES` are always included and come first."""
     names = dict.fromkeys((*_CELL_NAMES, *(name for cell in cells for name in cell)))
     return [name for name in names if name in _CELL_NAMES or len({cell.get(name) for cell in cells}) > 1]

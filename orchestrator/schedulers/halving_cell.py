@@ -1,4 +1,4 @@
-"""Successive halving in one cell: its rounds, who survives a rung, and the best point."""
+"""Successive halving in one cell: its rounds, the points that survive each rung, and the best point."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainables.config import TrialConfig
 from trainables.registry import workload
 
 ROUNDS_AHEAD = 2
-"""So many rounds of a cell train at once: round k is asked when those up to k - 2 are complete."""
+"""Number of rounds of a cell that train at once: round k is asked when the rounds up to k - 2 are complete."""
 
 _EDGE_SHARE = 0.05
 
@@ -24,7 +24,7 @@ Score = Callable[[TrialConfig, int], float]
 
 
 class CellSearch:
-    """The rounds of one cell, which its fields `names` tell from the others.
+    """The rounds of one cell; messages identify the cell by its values of the fields `names`.
 
     `score` maps a trial and an epoch to its error, inf or nan (see `HalvingScheduler._score`).
     """
@@ -42,7 +42,7 @@ class CellSearch:
         self._sweep, self._search, self._cell, self._ledger, self._score = sweep, search, cell, ledger, score
         self._space = search.axes(cell)
         self._middle = make_trial(sweep.workload, {**search.middle(cell), "seed": search.seed})
-        # The middle's own id is part of the name: another data set or workload version is another search.
+        # The id contains the middle's trial id, so that another data set or workload version is another search.
         self._id = search.key({**cell, "middle": self._middle.trial_id})
         self._num_epochs = self._middle.num_epochs
         self._rungs = search.rungs(self._num_epochs)
@@ -53,7 +53,7 @@ class CellSearch:
             self._add_round(recorded[len(self._asked)])
 
     def ask(self) -> None:
-        """Propose and record every round whose turn has come."""
+        """Propose and record every round that can be asked now."""
         while len(self._asked) < self._search.rounds:
             number = len(self._asked)
             known = range(max(0, number - ROUNDS_AHEAD + 1))
@@ -68,11 +68,11 @@ class CellSearch:
             self._add_round(params)
 
     def configs(self) -> list[TrialConfig]:
-        """Everything asked, and the final trials once the best point is known."""
+        """All trials asked, and the final trials once the best point is known."""
         return [config for asked in self._rounds for config in asked] + self.finals()
 
     def tasks(self, stopped: list[str]) -> Iterator[Task]:
-        """For every point the rungs that it may be trained to; `stopped` collects those that go no further."""
+        """Yield a task for each point and each rung open to it; `stopped` collects the points that are not promoted."""
         for asked in self._rounds:
             alive = asked
             for rung in self._rungs:
@@ -85,13 +85,13 @@ class CellSearch:
         yield from (Task(config, self._num_epochs) for config in self.finals())
 
     def edges(self) -> Iterator[str]:
-        """A line for each value of the best point that lies within a twentieth of its axis from an end."""
+        """A line for each value of the best point that lies within a twentieth of its axis of an end."""
         for config in self.finals()[:1]:
             for name, axis in self._space.items():
                 value = getattr(config, name)
                 place = math.log(value / axis.low) / math.log(axis.high / axis.low)
                 if not _EDGE_SHARE < place < 1 - _EDGE_SHARE:
-                    yield f"at the edge of its space: {name}={value:g} of {self._label}; the best may lie beyond"
+                    yield f"near the end of its axis: {name}={value:g} of {self._label}; the best may lie beyond"
 
     def is_finished(self, is_done: Callable[[Task], bool]) -> bool:
         """Whether the best point is known and trained with every seed."""
@@ -99,7 +99,7 @@ class CellSearch:
         return bool(finals) and all(is_done(Task(config, self._num_epochs)) for config in finals)
 
     def cost(self) -> float:
-        """The cost model's guess for the whole search of this cell, from the middle of its space."""
+        """The cost model's estimate for the whole search of this cell, taken at the middle of its space."""
         shares, alive, before = 0.0, self._search.per_round, 0
         for rung in self._rungs:
             shares += alive * (rung - before) / self._num_epochs
@@ -113,14 +113,14 @@ class CellSearch:
         self._rounds.append([make_trial(self._sweep.workload, one) for one in values])
 
     def _survivors(self, alive: list[TrialConfig], rung: int) -> list[TrialConfig] | None:
-        """Who goes on to the next rung; None at the last one, or while a trial is not at this one yet."""
+        """Points promoted to the next rung; None at the last rung, or while a trial has not reached this one."""
         errors = [self._score(config, rung) for config in alive]
         if rung == self._rungs[-1] or any(math.isnan(error) for error in errors):
             return None
         return [alive[i] for i in survivors(errors, self._search.reduction)]
 
     def _observations(self, number: int) -> list[Observation]:
-        """How far each point of a round has come; an error of nan where it is still to be trained further."""
+        """The error of each point of a round at its furthest rung; nan while that point is still being trained."""
         alive = self._rounds[number]
         params = {config.trial_id: point for config, point in zip(alive, self._asked[number], strict=True)}
         seen: dict[str, Observation] = {}
@@ -136,7 +136,7 @@ class CellSearch:
         return list(seen.values())
 
     def finals(self) -> list[TrialConfig]:
-        """The complete point with the lowest error with every seed of the sweep; none until all rounds are complete."""
+        """The fully trained point with the lowest error, once for each seed; empty until all rounds are complete."""
         if len(self._rounds) < self._search.rounds:
             return []
         seen = [one for number in range(self._search.rounds) for one in self._observations(number)]
@@ -147,6 +147,6 @@ class CellSearch:
 
 
 def survivors(errors: Sequence[float], reduction: int) -> list[int]:
-    """Positions of the best `1 / reduction` of a rung, rounded up; errors that are no numbers last, ties in order."""
+    """Positions of the best `1 / reduction` of a rung, rounded up; non-finite errors rank last, ties stay in order."""
     ranked = sorted(range(len(errors)), key=lambda i: (not math.isfinite(errors[i]), errors[i], i))
     return sorted(ranked[: math.ceil(len(errors) / reduction)])

@@ -1,7 +1,7 @@
-"""A map in progress: what its rounds ask and its draws tell, as the work of a launch.
+"""The scheduler of maps: it turns the rounds of claims and of boundaries into tasks.
 
-Everything is derived from what the ledger holds and from the recorded asks, so that a map that is killed and started
-again goes on as if it had never stopped. Rounds of claims and of boundaries run at the same time.
+It derives everything from the ledger's rows and recorded asks, so a map that was killed continues as if it had never
+stopped. Rounds of claims and of boundaries are trained at the same time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trainables.result import SATISFYING, TrialResult
 
 
 class MapScheduler:
-    """The claims and boundaries of a map."""
+    """Runs the claim rounds and boundary rounds of a map."""
 
     num_stopped = 0
 
@@ -41,28 +41,28 @@ class MapScheduler:
 
     @property
     def num_trials(self) -> int:
-        """Everything asked, and what is sure to be asked."""
+        """Number of trials asked so far and of trials that are certain to be asked."""
         return len(self.configs()) + sum(rounds.num_to_come for rounds in self._rounds)
 
     @property
     def forecast_core_seconds(self) -> float:
-        """The cost model's guess for what is asked and has not ended, and for what is sure to be asked."""
+        """The cost model's estimate for asked trials that have not ended and for those certain to be asked."""
         cost = workload(self._sweep.workload).cost
         asked = sum(cost(config) for config in self.configs() if not self._draws.has_ended(config))
         return asked + sum(rounds.num_to_come * cost(rounds.typical) for rounds in self._rounds)
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing more is to be asked, and everything asked has ended."""
+        """True once every round has been asked and every trial has ended."""
         return all(rounds.is_finished for rounds in self._rounds) and all(map(self._draws.has_ended, self.configs()))
 
     def configs(self) -> tuple[TrialConfig, ...]:
-        """All trials that are asked so far."""
+        """All trials asked so far."""
         asked = {config.trial_id: config for rounds in self._rounds for config in rounds.configs()}
         return tuple(asked.values())
 
     def advance(self, results: Sequence[TrialResult] = ()) -> tuple[list[Task], list[str]]:
-        """Take what was recorded; returns what is to be trained now."""
+        """Take newly recorded results; return new tasks. A map stops no trials."""
         self._draws.add([result.trial_row() for result in results])
         while True:
             for rounds in self._rounds:
@@ -78,7 +78,7 @@ class MapScheduler:
         return [Task(config, config.num_epochs) for config in new], []
 
     def _read(self, configs: Collection[TrialConfig]) -> bool:
-        """Learn what the ledger holds of trials not read yet, other sweeps' work included; whether it settles any."""
+        """Read the ledger's rows of trials not read yet, including other sweeps' rows; whether any is settled."""
         ids = {config.trial_id for config in configs} - self._known
         self._known |= ids
         if not ids:

@@ -1,4 +1,4 @@
-"""What is known of a map's trials: which have ended, and which of them work."""
+"""The results of a map's trials: which trials have ended, and which of them work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainables.result import SATISFYING, Outcome
 
 
 class Draws:
-    """The trials of a map, made from points, and what is known of them."""
+    """Makes the trials of a map from points, and keeps their results."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep, self.search = sweep, map_of(sweep)
@@ -23,11 +23,11 @@ class Draws:
         self._works: dict[str, bool | None] = {}
 
     def make(self, point: Mapping[str, Any], replicate: int, purpose: str) -> TrialConfig:
-        """The trial of a point's draw."""
+        """The trial of one replicate of a point, with the seed for that purpose."""
         return seed_trial(self.sweep, point, replicate, purpose)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take rows of trials that ended; a failed one has ended for this launch, and says nothing."""
+        """Take the rows of trials that ended. A failed trial counts as ended in this launch, with an unknown result."""
         ended = [row for row in rows if row["outcome"] in SATISFYING or row["outcome"] == Outcome.FAILED]
         if not ended:
             return
@@ -43,7 +43,7 @@ class Draws:
         return config.trial_id in self._works
 
     def outcome(self, config: TrialConfig) -> bool | None:
-        """Whether it works; None if it is not known."""
+        """Whether the trial works; None if that is not known."""
         return self._works.get(config.trial_id)
 
     def rows(self, configs: Sequence[TrialConfig]) -> pd.DataFrame:

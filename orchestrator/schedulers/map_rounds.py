@@ -1,7 +1,7 @@
-"""The questions of a map, round by round: seeds of the cells that are judged, draws that tell most of a boundary.
+"""Asks the trials of a map round by round: seeds for judged cells, and informative points for boundaries.
 
-A claim round is asked when all earlier ones are complete; round k of a boundary when its rounds up to k - 2 are, and it
-knows their results only.
+A claim round is asked when all earlier claim rounds are complete. Round k of a boundary is asked when its rounds up to
+k - 2 are complete, and it sees only their results.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from search_spaces.samplers.registry import boundary_sampler_named
 from trainables.config import TrialConfig
 
 ROUNDS_AHEAD = 2
-"""So many boundary rounds train at once: round k is asked when those up to k - 2 are complete."""
+"""Number of boundary rounds that train at once: round k is asked when the rounds up to k - 2 are complete."""
 
 
 class Rounds(Protocol):
-    """One line of questions, asked round by round."""
+    """A series of rounds: all claims of a map, or one boundary. `typical` is a trial to estimate costs with."""
 
     typical: TrialConfig
 
     @property
     def num_to_come(self) -> int:
-        """Trials that are sure to be asked still."""
+        """Number of trials that are certain to be asked later."""
         ...
 
     @property
     def is_finished(self) -> bool:
-        """Whether no round will come any more."""
+        """True once every round has been asked."""
         ...
 
     def configs(self) -> Iterator[TrialConfig]:
-        """Everything asked."""
+        """All trials asked so far."""
         ...
 
     def ask(self) -> None:
-        """Ask and record every round whose turn has come."""
+        """Ask and record every round that can be asked now."""
         ...
 
 
 class ClaimRounds:
-    """Seeds of the cells that are judged: the least number for all of them, then more for the undecided ones."""
+    """Claim rounds: the first gives every judged cell `min_seeds` seeds, later ones add seeds to undecided cells."""
 
     def __init__(self, cells: Sequence[Mapping[str, Any]], draws: Draws, ledger: Ledger) -> None:
         self._cells, self._draws, self._ledger = cells, draws, ledger
@@ -67,15 +67,15 @@ class ClaimRounds:
 
     @property
     def num_to_come(self) -> int:
-        """The first round's trials, while it is not asked."""
+        """Number of trials of the first round until it is asked, then 0: later rounds depend on results."""
         return len(self._cells) * self._draws.search.rule.min_seeds if not self._num_rounds else 0
 
     def configs(self) -> Iterator[TrialConfig]:
-        """Everything asked."""
+        """All trials asked so far."""
         yield from self._asked
 
     def ask(self) -> None:
-        """Judge when all seeds asked for have ended: early ones may be the diverged ones."""
+        """Judge once all asked trials have ended, since those that end early may be the diverged ones."""
         while not self.is_finished and all(map(self._draws.has_ended, self._asked)):
             num_seeds = self._wanted()
             if num_seeds == self._num_seeds:
@@ -93,7 +93,7 @@ class ClaimRounds:
         return [num + int(more.get(at, 0)) for num, at in zip(self._num_seeds, self._places, strict=True)]
 
     def _add_round(self, num_seeds: Sequence[int]) -> None:
-        """Seed by seed: the first trials are a whole map of the first seed."""
+        """Add trials seed by seed: the first ones cover the whole map with one seed for each cell."""
         for replicate in range(max(num_seeds)):
             for cell, before, now in zip(self._cells, self._num_seeds, num_seeds, strict=True):
                 if before <= replicate < now:
@@ -103,14 +103,14 @@ class ClaimRounds:
 
 
 class BoundaryRounds:
-    """Single draws that tell most of one optimizer's boundary in one setting."""
+    """Boundary rounds: single trials at points that are informative about one optimizer's boundary in one setting."""
 
     def __init__(self, setting: Mapping[str, Any], num_rounds: int, draws: Draws, ledger: Ledger) -> None:
         self._setting, self._num_rounds, self._draws, self._ledger = setting, num_rounds, draws, ledger
         self._axes = draws.search.axes(setting)
         self._propose = boundary_sampler_named(draws.search.sampler)
         self.typical = draws.make(draws.search.middle(setting), 0, BOUNDARY)
-        # The middle's own id is part of the name: another data set or workload version is another search.
+        # The id contains the middle's trial id, so that another data set or workload version is another search.
         named = {"middle": self.typical.trial_id, "per_round": draws.search.per_round}
         self._id = draws.search.key(setting, **named)
         self._seed = int(draws.search.space_key(setting, **named)[:8], 16)
@@ -122,20 +122,20 @@ class BoundaryRounds:
 
     @property
     def num_to_come(self) -> int:
-        """Draws of the rounds that are not asked yet."""
+        """Number of trials of the rounds not asked yet."""
         return (self._num_rounds - len(self._asked)) * self._draws.search.per_round
 
     @property
     def is_finished(self) -> bool:
-        """Whether all rounds are asked."""
+        """True once every round has been asked."""
         return len(self._asked) >= self._num_rounds
 
     def configs(self) -> Iterator[TrialConfig]:
-        """Everything asked."""
+        """All trials asked so far."""
         yield from (config for asked in self._asked for config in asked)
 
     def ask(self) -> None:
-        """A round knows the rounds that are surely complete, and where the others' points lie."""
+        """Ask each round from the results of the rounds up to k - 2, and the points (not results) of round k - 1."""
         while not self.is_finished:
             number = len(self._asked)
             known = max(0, number - ROUNDS_AHEAD + 1)

@@ -1,4 +1,4 @@
-"""A sweep minus what the ledger settles: reads only, starts nothing."""
+"""Plans a sweep: subtracts the trials that the ledger settles. It only reads, and starts nothing."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from trainables.registry import workload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is known of a sweep before it runs; its `scheduler` knows more as it runs.
+    """What is known of a sweep before its launch; its `scheduler` learns more during the launch.
 
     Args:
-        sweep: What is asked.
-        scheduler: Hands out what is left.
-        configs: The trials that are known so far.
-        settled: Ids of those that need no more training.
-        num_trials: Trials in all, those to come included.
-        num_done: Trials that are settled, or stopped for good.
-        num_pending: Trials to run.
-        stale_rows: Rows that another version of the workload made.
-        forecast_core_seconds: The cost model's guess for what is left.
+        sweep: The planned sweep.
+        scheduler: Hands out the remaining trials.
+        configs: The trials known so far.
+        settled: Ids of the known trials that need no more training.
+        num_trials: Total number of trials, including ones not asked yet.
+        num_done: Number of trials that are settled, or stopped for good.
+        num_pending: Number of trials to train.
+        stale_rows: Number of trials recorded under another version of the workload.
+        forecast_core_seconds: The cost model's estimate for the remaining trials.
     """
 
     sweep: Sweep
@@ -41,19 +41,19 @@ class Plan:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is left to run."""
+        """Whether all trials are done."""
         return self.num_pending == 0
 
 
 def ledger_of(sweep: Sweep, out: str) -> Ledger:
-    """The results under an output folder, as this sweep reads them."""
+    """The ledger under an output folder; it reads stopped trials only if the sweep accepts certificates."""
     return Ledger(out, accept_certificates=sweep.accepts_certificates)
 
 
 def plan_sweep(sweep: Sweep, ledger: Ledger, max_trials: int | None = None) -> Plan:
-    """Expand the sweep, or read how far its search is, and subtract what is settled."""
+    """Expand the sweep, or read how far its search has come, and subtract the settled trials."""
     if max_trials is not None and sweep.search is not None:
-        raise SweepError(f"--max-trials is for grids, and {sweep.name} is a search")
+        raise SweepError(f"--max-trials is for grids only, and {sweep.name} is a search")
     scheduler = scheduler_of(sweep, ledger) if max_trials is None else GridScheduler(sweep, ledger, max_trials)
     num_done = len(scheduler.settled) + scheduler.num_stopped
     num_left = 0 if scheduler.is_finished else scheduler.num_trials - num_done

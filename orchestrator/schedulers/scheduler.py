@@ -1,4 +1,4 @@
-"""What to train next: the seam between a launch and its kinds of scheduler, and the table of them."""
+"""The interface between a launch and its scheduler, and the table of schedulers by kind of search."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ from trainables.result import TrialResult
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A trial to be trained until that epoch."""
+    """A trial, and the epoch to train it to."""
 
     config: TrialConfig
     until_epoch: int
 
 
 class Scheduler(Protocol):
-    """Hands out tasks; `advance` takes what was recorded and may hand out more."""
+    """Hands out tasks; `advance` takes newly recorded results and may hand out more."""
 
     settled: frozenset[str]
-    """Ids of its trials that needed no more training when it was made."""
+    """Ids of the trials that needed no more training when the scheduler was made."""
 
     @property
     def num_trials(self) -> int:
-        """Trials in all, those to come included."""
+        """Total number of trials, including ones not asked yet."""
         ...
 
     @property
     def num_stopped(self) -> int:
-        """Trials that it has stopped for good before their last epoch."""
+        """Number of trials that the scheduler has stopped for good before their last epoch."""
         ...
 
     @property
     def forecast_core_seconds(self) -> float:
-        """The cost model's guess for what is left."""
+        """The cost model's estimate for the remaining trials."""
         ...
 
     @property
     def is_finished(self) -> bool:
-        """Whether no task will come any more."""
+        """True once no further task will be handed out."""
         ...
 
     def configs(self) -> tuple[TrialConfig, ...]:
-        """The trials that are known so far."""
+        """The trials known so far."""
         ...
 
     def advance(self, results: Sequence[TrialResult] = ()) -> tuple[list[Task], list[str]]:
-        """New tasks, and ids of trials that are stopped for good."""
+        """Take newly recorded results; return new tasks, and ids of trials that are now stopped for good."""
         ...
 
 
-# By name: the searches' schedulers load Optuna and pandas.
+# Named by strings and imported on use: the searches' schedulers load Optuna and pandas.
 _SCHEDULERS = {
     type(None): "orchestrator.schedulers.grid:GridScheduler",
     HalvingSearch: "orchestrator.schedulers.halving:HalvingScheduler",
@@ -67,7 +67,7 @@ _SCHEDULERS = {
 
 
 def scheduler_of(sweep: Sweep, ledger: Ledger) -> Scheduler:
-    """The sweep's scheduler, as far as the ledger's rows and recorded asks have brought it."""
+    """The sweep's scheduler, in the state that the ledger's rows and recorded asks imply."""
     module, _, name = _SCHEDULERS[type(sweep.search)].partition(":")
     make = cast(Callable[[Sweep, Ledger], Scheduler], getattr(import_module(module), name))
     return make(sweep, ledger)

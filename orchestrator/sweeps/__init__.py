@@ -1,5 +1,5 @@
-"""What is asked, as frozen values: grids, sweeps, searches, their overrides, and the named sweeps.
+"""Describes experiments as frozen values: grids, sweeps, searches, their overrides, and the named sweeps.
 
-Nothing here trains, plans or reads results. Every package above it in `orchestrator` may import it, and so do users'
-own modules of sweeps.
+Nothing here trains, plans or reads results. Every package above it in `orchestrator` may import it, and users' own
+modules of sweeps do.
 """

@@ -1,4 +1,4 @@
-"""When a trial works, and how surely a cell of a map is judged; planning reads this without any statistics."""
+"""`ClaimRule`: when a trial works, and how a cell is judged. Planning reads it without loading any statistics."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from orchestrator.errors import UserError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimRule:
-    """A claim rule says when a trial works, and how surely and from how many seeds a cell of a map is judged.
+    """A claim rule says when a trial works, and from how many seeds and how surely a cell of a map is judged.
 
-    A trial works if it trained and generalizes. It must also have fitted something: decoupled decay can hold weights at
-    about 1 / lambda, so small that the loss stays at ln 2, with signs that make no errors. An optimizer works in a cell
-    if more than half of its seeds would.
+    A trial works if it trained and generalizes. Its loss must have fallen too: decoupled decay can hold weights at
+    about 1 / lambda, so small that the loss stays at ln 2 although the outputs' signs make no errors. An optimizer
+    works in a cell if more than half of all possible seeds would.
 
     Args:
         max_train_error: Largest training error rate of a trial that works, from 0 to 1.
         max_test_error: Largest test error rate of a trial that works, from 0 to 1.
-        max_loss_share: Largest training loss of a trial that works, as a share of the loss of equal outputs.
-        alpha: Largest expected share of false ones among a map's verdicts, between 0 and 1.
-        confidence: Coverage of each interval, between 0 and 1.
-        min_seeds: Seeds that every cell is judged from.
-        max_seeds: Seeds that an undecided cell may get.
+        max_loss_share: Largest training loss of a trial that works, as a share of the loss if all outputs were equal.
+        alpha: Largest expected share of false verdicts among a map's verdicts, between 0 and 1.
+        confidence: Confidence level of each interval, between 0 and 1.
+        min_seeds: Number of seeds that every cell gets.
+        max_seeds: Largest number of seeds that an undecided cell may get.
 
     Raises:
         UserError: A number is outside of its range, or `max_seeds` is below `min_seeds`.
@@ -54,4 +54,4 @@ class ClaimRule:
             if not 0 < getattr(self, name) < 1:
                 raise UserError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
         if not 1 <= self.min_seeds <= self.max_seeds:
-            raise UserError(f"seeds must grow from min_seeds >= 1 to max_seeds, not {self.min_seeds}-{self.max_seeds}")
+            raise UserError(f"a rule needs 1 <= min_seeds <= max_seeds, got {self.min_seeds} and {self.max_seeds}")

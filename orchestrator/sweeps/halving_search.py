@@ -1,4 +1,4 @@
-"""What a search sweep looks for: a frozen value beside the sweep's grids, whose cells are searched one by one."""
+"""`HalvingSearch`: how each cell of a sweep is searched for its best values by successive halving."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class HalvingSearch:
     """A halving search looks for each optimizer's best values in every cell, and stops bad points early.
 
     In each cell it asks `rounds` rounds of points, all with one seed. It then trains the best point with the sweep's
-    seeds, which had no part in the choice. Test images had: they are the same for every seed. The synthetic workload
-    draws its test points anew for each seed.
+    seeds, which had no part in the choice. The test images did have a part, since they are the same for every seed; the
+    synthetic workload samples new test points for each seed.
 
     Args:
-        space: The searched fields of each optimizer, with their axes. A cell that gives a field a value keeps it.
-        rounds: Rounds in each cell.
-        per_round: Points of a round.
-        reduction: At each rung about one in so many points is trained on; at least 2.
-        num_rungs: Epochs at which a round is thinned out, the last epoch included; each is `reduction` times the one
-            before.
+        space: The searched fields of each optimizer, with their axes. Fields that a cell gives values are not searched.
+        rounds: Number of rounds in each cell.
+        per_round: Number of points in each round.
+        reduction: Each rung promotes about one in `reduction` points; at least 2.
+        num_rungs: Number of epochs at which points are compared, the last epoch included. Each is `reduction` times the
+            one before.
         seed: The seed of all points. The sweep's own seeds must not contain it.
-        sampler: Name of what proposes the points (`search_spaces.samplers.registry`).
+        sampler: Name of the sampler that proposes the points (`search_spaces.samplers.registry`).
 
     Raises:
-        SweepError: A number is too small, or the sampler unknown.
+        SweepError: A number is too small, or the sampler is unknown.
 
     Example:
         >>> from orchestrator import Grid, HalvingSearch, Sweep
@@ -64,7 +64,7 @@ class HalvingSearch:
             raise SweepError(unknown_name("sampler", self.sampler, SAMPLERS))
 
     def axes(self, cell: Mapping[str, Any]) -> Space:
-        """The fields that are searched in a cell."""
+        """The fields to search in a cell, with their axes; raises `SweepError` if there are none."""
         optimizer = cell["optimizer"]
         if optimizer not in self.space:
             raise SweepError(
@@ -72,11 +72,11 @@ class HalvingSearch:
             )
         free = {name: axis for name, axis in self.space[optimizer].items() if name not in cell}
         if not free:
-            raise SweepError(f"nothing is left to search: {', '.join(self.space[optimizer])} have values already")
+            raise SweepError(f"nothing to search: the cells already give {', '.join(self.space[optimizer])} values")
         return free
 
     def middle(self, cell: Mapping[str, Any]) -> dict[str, Any]:
-        """The cell with the middle of each axis: a representative point, used for validation and cost only."""
+        """The cell at the middle of each axis: a representative point, used only for validation and cost."""
         return {**cell, **{name: (axis.low * axis.high) ** 0.5 for name, axis in self.axes(cell).items()}}
 
     def rungs(self, num_epochs: int) -> tuple[int, ...]:
@@ -84,39 +84,41 @@ class HalvingSearch:
         return rung_epochs(num_epochs, self.reduction, self.num_rungs)
 
     def check(self, name: str, seeds: Collection[int], error: str) -> None:
-        """Raise `SweepError` for a sweep, of that name, whose seeds or error this search cannot use."""
+        """Raise `SweepError` if this search cannot use these seeds or this error; `name` is the sweep's."""
         if self.seed in seeds:
             raise SweepError(
-                f"{name} searches with seed {self.seed} and trains what it finds with others: "
-                f"leave that one out of its seeds, got {', '.join(map(str, seeds))}"
+                f"{name} searches with seed {self.seed} and trains the best points with other seeds: "
+                f"leave {self.seed} out of the seeds, got {', '.join(map(str, seeds))}"
             )
         if error.startswith("precise_"):
-            raise SweepError(f"{name} searches by {error}, which is known after the last epoch alone")
+            raise SweepError(
+                f"{name} searches by {error}, which is known only after the last epoch: choose another error"
+            )
 
     def check_seeds_are_free(self, name: str) -> None:
-        """Accept other seeds: what was found is trained with the sweep's own, which a launch may choose."""
+        """Accept other seeds: a launch may choose the seeds that the best points are trained with."""
 
     def seeds_text(self, seeds: Sequence[int]) -> str:
-        """The seeds that what was found is trained with."""
+        """The seeds that the best points are trained with."""
         return ", ".join(map(str, seeds))
 
     def with_values(self, name: str, values: tuple[Any, ...]) -> HalvingSearch:
-        """The same search: a field that the cells give a value is not searched."""
+        """The same search: `axes` already leaves out a field that the cells give a value."""
         return self
 
     def num_trials(self, cells: Sequence[Mapping[str, Any]], num_seeds: int) -> int:
-        """Trials in all, once everything is asked."""
+        """Total number of trials, once every round has been asked."""
         return len(cells) * (self.rounds * self.per_round + num_seeds)
 
     def key(self, cell: Mapping[str, Any]) -> str:
-        """Names the search of one cell: equal settings go on with each other's recorded asks."""
+        """The id of one cell's search: searches with equal settings continue each other's recorded asks."""
         settings = {**asdict(self), "space": {name: asdict(axis) for name, axis in self.axes(cell).items()}}
         if self.sampler == _FIRST_SAMPLER:
-            del settings["sampler"]  # asks of before there were others keep their names
+            del settings["sampler"]  # asks recorded before there were other samplers keep their ids
         text = json.dumps([settings, dict(cell)], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def rung_epochs(num_epochs: int, reduction: int, num_rungs: int) -> tuple[int, ...]:
-    """Epochs at which a round is thinned out, rising to `num_epochs`: 3, 9, 27 for a reduction by 3."""
+    """Epochs of the rungs, rising to `num_epochs`: 3, 9, 27 for 27 epochs, a reduction by 3 and three rungs."""
     return tuple(sorted({max(1, num_epochs // reduction**k) for k in range(num_rungs)}))

@@ -1,4 +1,4 @@
-"""Old places of modules and names: an import of one, in a user's own module, is answered with the new place."""
+"""Old places of modules and names: if a user's module imports an old place, the error names the new one."""
 
 from __future__ import annotations
 
@@ -191,11 +191,11 @@ NAMES = {
     ("trainables.result", "SignAgreementTracePoint"): "trainables.sign_agreement.config",
     ("trainables.result", "TwoLayerCNNTracePoint"): "trainables.two_layer_cnn.config",
 }
-"""Old module and name -> new module, of names that did not go where their module went."""
+"""Old module and name -> new module, for names that moved elsewhere than their module."""
 
 
 def place_of(error: ImportError) -> str | None:
-    """What could not be imported and where it is now, as the end of "my_sweeps imports ..."; None if it never moved."""
+    """What could not be imported and its new place, to follow "my_sweeps imports"; None if it never moved."""
     name = re.match(r"cannot import name '(\w+)'", error.msg)
     module = error.name or ""
     if name and f"{module}.{name[1]}" in MODULES:  # `from orchestrator import runner`
@@ -203,14 +203,14 @@ def place_of(error: ImportError) -> str | None:
     if module not in MODULES:
         return None
     if name and (module, name[1]) in NAMES:
-        return f"{name[1]} of {module}, which is in {NAMES[module, name[1]]} now"
+        return f"{name[1]} of {module}, which is now in {NAMES[module, name[1]]}"
     if MODULES[module] == module:
         return None
     if name:
-        return f"{name[1]} of {module}, whose names are in {MODULES[module]} now"
+        return f"{name[1]} of {module}, whose names are now in {MODULES[module]}"
     apart: dict[str, list[str]] = {}
     for (owner, one), place in NAMES.items():
         if owner == module:
             apart.setdefault(place, []).append(one)
     others = "".join(f"; {', '.join(names)}: {place}" for place, names in apart.items())
-    return f"{module}, which is {MODULES[module]} now{others}"
+    return f"{module}, which is now {MODULES[module]}{others}"

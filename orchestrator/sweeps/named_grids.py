@@ -1,4 +1,4 @@
-"""The sweeps over given values, one function each: the paper's tables and figures, and each optimizer at its best."""
+"""The named sweeps that are not maps, one function each: the paper's tables and figures, and `tune_wd`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def grid_bsz(workload: str = DEFAULT) -> Sweep:
 
 @sweep
 def grid_wd(workload: str = DEFAULT) -> Sweep:
-    """Error against weight decay (figures 2, 8 and 12); on the synthetic model finer where the outcomes change."""
+    """Error against weight decay (figures 2, 8 and 12); the synthetic grid is finer where the outcomes change."""
     return named_sweep("grid_wd", "Error against weight decay", workload)
 
 
@@ -37,7 +37,7 @@ def tune_wd(workload: str = DEFAULT) -> Sweep:
 
 @sweep
 def trace_dynamics() -> Sweep:
-    """Feature learning and noise memorization over training (figures 3-6): eight runs."""
+    """Feature learning and noise memorization over training (figures 3-6): eight trials."""
     axes = {"batch_size": (paper.LARGE_BATCH, paper.MINI_BATCH)}
     base = {"num_epochs": paper.SYNTHETIC_NUM_EPOCHS}
     grids = tuple(
@@ -56,7 +56,7 @@ def trace_dynamics() -> Sweep:
 
 @sweep
 def sign_agreement() -> Sweep:
-    """Where Adam's updates are SignSGD's, and how far the two part (Mechanism 3), from small to full batches."""
+    """Where Adam's updates agree with SignSGD's, and how far they differ (Mechanism 3), from small to full batches."""
     axes = {"batch_size": (paper.MINI_BATCH, paper.LARGE_BATCH, paper.BATCH_SIZES[-1])}
     return Sweep(
         "sign_agreement",

@@ -1,4 +1,4 @@
-"""The maps, one function each: where each optimizer works, and how its boundary scales."""
+"""The named maps, one function each: where each optimizer works, and how its boundary scales."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from search_spaces import maps, paper
 
 @sweep
 def map_wd(workload: str = DEFAULT) -> Sweep:
-    """The map of weight decay against batch size: where Adam works, where AdamW, and how surely."""
+    """The map of weight decay against batch size: where Adam works, where AdamW works, and how surely."""
     return named_sweep("map_wd", "Where each optimizer works, by batch size", workload)
 
 

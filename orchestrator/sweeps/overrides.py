@@ -1,4 +1,4 @@
-"""Overrides of a command line as values: `--seeds 0-9`, `--set field=v1,v2`."""
+"""Parses the overrides of a command line: `--seeds 0-9`, `--set field=v1,v2`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from search_spaces.space import round_significant
 from trainables.config import TrialConfig
 
 MAX_SEEDS = 1_000_000
-"""More is a slip of the keyboard, and would fill the memory before anything could say so."""
+"""More seeds are a typing error, and would fill the memory before any check could report it."""
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -57,12 +57,12 @@ def _parse_value(name: str, text: str, config_type: type[TrialConfig]) -> Any:
             raise SweepError(unknown_name(name, text, map(str, kind))) from None
         expected = {bool: "true or false", int: "an integer", float: "a number"}[kind]
         raise SweepError(f"{name} is {expected}, got {text!r}") from None
-    # Two texts of one number are one value, as they name one trial.
+    # Two spellings of one number become one value, and so one trial.
     return round_significant(value) if kind is float else value
 
 
 def _plain_text(text: str, kind: type) -> str:
-    """The text for pydantic to read: whole numbers such as 1e4 in digits, and no truth values but true and false."""
+    """The text as pydantic reads it: whole numbers such as 1e4 as digits, and only true and false as booleans."""
     if kind is bool and text.lower() not in ("true", "false"):
         return ""  # pydantic would take 1, yes and on as well
     if kind is not int or text.isdigit():

@@ -19,13 +19,13 @@ from trainables.image_data.readers import IMAGENET
 from trainables.image_data.sources import known_names
 
 BOTH: dict[str, dict[str, Any]] = {"adam": {}, "adamw": {}}
-"""Arms of a map: both optimizers, with no other fields."""
+"""Arms of a map: both optimizers, without other fields."""
 
 MAP_STEPS = 100_000
-"""Optimizer steps of a map's synthetic trial: T = 1,000 epochs at B = 2, which decide there; 10,000 from B = 20 on."""
+"""Optimizer steps of a map's synthetic trial: T = 1,000 epochs at B = 2, enough to decide; 10,000 from B = 20 on."""
 
 IMAGE_RULE = ClaimRule(max_train_error=0.05, max_test_error=0.3)
-"""When an image classifier works: less strict, since real images have no zero error."""
+"""When an image classifier works: less strict than the default, since error rates on real images are never zero."""
 
 
 def named_sweep(name: str, title: str, workload: str) -> Sweep:

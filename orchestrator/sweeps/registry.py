@@ -1,4 +1,4 @@
-"""The named sweeps: a function makes each, `@sweep` registers it, here or in any module (`--module my_sweeps`)."""
+"""The registry of named sweeps: `@sweep` registers a function that makes one, here or in a user's module."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from orchestrator.sweeps.value import Sweep
 _MODULES = ("orchestrator.sweeps.named_grids", "orchestrator.sweeps.named_maps")
 
 SweepFunction = Callable[..., Sweep]
-"""Makes a sweep; one that takes a `workload` offers `--workload`."""
+"""Makes a sweep; a function with a parameter `workload` offers `--workload`."""
 
 SWEEPS: dict[str, SweepFunction] = {}
 
 COMMANDS = ("all", "data", "list", "plan", "run", "status", "submit")
-"""Names that launch itself has; others of its commands are no names of functions."""
+"""Commands of launch that a function could be named after; its other commands are not valid Python names."""
 
 
 def sweep(function: SweepFunction) -> SweepFunction:
@@ -29,7 +29,7 @@ def sweep(function: SweepFunction) -> SweepFunction:
     `python -m orchestrator.launch NAME --module my_sweeps` runs it from `my_sweeps.py`.
 
     Args:
-        function: Returns a `Sweep` whose name is the function's. If it takes a `workload`, `--workload` chooses one.
+        function: Returns a `Sweep` with the function's name. If it takes a `workload`, `--workload` chooses one.
 
     Returns:
         The same function.
@@ -57,7 +57,7 @@ def sweep(function: SweepFunction) -> SweepFunction:
 
 
 def find_sweep(name: str, module: str | None = None, workload: str | None = None) -> Sweep:
-    """The sweep of that name, after importing the user's module; `SweepError` offers the nearest name."""
+    """The sweep of that name, after importing the user's module; raises `SweepError` with the nearest name."""
     known = load_sweeps(module)
     if name not in known:
         raise SweepError(unknown_name("sweep", name, known))
@@ -68,10 +68,10 @@ def find_sweep(name: str, module: str | None = None, workload: str | None = None
     else:
         raise SweepError(f"the sweep {name} has one workload, {known[name]().workload}: it takes no --workload")
     if not isinstance(found, Sweep):
-        raise SweepError(f"the function of the sweep {name} returns a Sweep, got {found!r}")
+        raise SweepError(f"the function {name} must return a Sweep, got {found!r}")
     expected = {name, f"{name}_{workload}"}
-    if found.name not in expected:  # its lease, figures and MLflow run would be another sweep's
-        raise SweepError(f"the sweep of function {name} is named {found.name!r}: give both one name")
+    if found.name not in expected:  # else its lease, figures and MLflow run would be another sweep's
+        raise SweepError(f"the function {name} returns a sweep named {found.name!r}: give both the same name")
     return found
 
 
@@ -81,7 +81,7 @@ def takes_workload(function: SweepFunction) -> bool:
 
 
 def load_sweeps(module: str | None = None) -> dict[str, SweepFunction]:
-    """All registered sweeps, after importing the user's module (found from the current folder too)."""
+    """All registered sweeps, after importing the user's module (also from the current folder)."""
     for own in _MODULES:
         import_module(own)
     if module is not None:

@@ -23,8 +23,8 @@ SHOWN_FAULTS = 3
 class Grid:
     """A grid crosses every arm with every value of every axis; each combination is a cell of a sweep.
 
-    Fields are those of the workload's config, such as `batch_size`. If several parts name one field, an axis wins over
-    an arm, and an arm over the base. Seeds belong to the sweep.
+    Fields are those of the workload's config, such as `batch_size`. If several parts name one field, an axis overrides
+    an arm, and an arm overrides the base. Seeds belong to the sweep.
 
     Args:
         arms: Optimizers, each with the fields that go with it: `{"adam": {"weight_decay": 1e-5}, "adamw": {}}`.
@@ -32,7 +32,7 @@ class Grid:
         base: Fields that all cells share.
 
     Raises:
-        SweepError: An arm is no mapping, an axis is no sequence of values, or `seed` is among the fields.
+        SweepError: An arm is not a mapping, an axis is not a sequence of values, or `seed` is among the fields.
 
     Example:
         >>> from orchestrator import Grid
@@ -52,17 +52,17 @@ class Grid:
             if isinstance(values, str) or not isinstance(values, Sequence):
                 raise SweepError(f"axis {name} is a tuple of values, got {values!r}")
         if any("seed" in fields for fields in (self.base, self.axes, *self.arms.values())):
-            raise SweepError("seed is no field of a grid: the sweep's seeds go with every cell")
+            raise SweepError("seed is not a field of a grid: every cell is trained with the sweep's seeds")
 
     def cells(self) -> Iterator[dict[str, Any]]:
-        """Field values of each cell, without seed; the arms of one point stand together."""
+        """Field values of each cell, without seed; the arms of one point follow each other."""
         for values in itertools.product(*self.axes.values()):
             axes = dict(zip(self.axes, values, strict=True))
             for optimizer, coupled in self.arms.items():
                 yield {**self.base, "optimizer": optimizer, **coupled, **axes}
 
     def with_values(self, name: str, values: tuple[Any, ...]) -> Grid:
-        """The grid with these values of a field, whatever base, arms and axes said of it."""
+        """The grid with these values of a field, in place of those that base, arms or axes gave it."""
         arms = {arm: {k: v for k, v in coupled.items() if k != name} for arm, coupled in self.arms.items()}
         base = {k: v for k, v in self.base.items() if k != name}
         return Grid(arms, {**self.axes, name: tuple(dict.fromkeys(values))}, base)
@@ -70,27 +70,28 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep is one experiment: the cells of its grids, each trained with every seed, and what to show of them.
+    """A sweep is one experiment: the cells of its grids, each trained with every seed, and the figures of them.
 
-    It is a value: `with_overrides` and `dataclasses.replace` make variants. Sweeps share results, since a trial's name
-    depends on its config alone. `configs` expands the sweep, and raises `ConfigError` with the faults of all trials.
+    It is a value: `with_overrides` and `dataclasses.replace` make variants. Sweeps share results, since a trial's id
+    depends only on its config. `configs` expands the sweep, and raises `ConfigError` with the faults of all trials.
 
     Args:
-        name: Names the sweep on the command line, in MLflow and in figures' files. It is the function's if `@sweep`
-            registers one.
-        title: What the sweep shows, for tables and figures.
-        grids: The cells; a cell that is in several grids is trained once.
-        seeds: Seeds of every cell; five by default, as in the paper's figures 7 and 8. A map search draws its own.
-        figures: Names of figures (`orchestrator.figures`) to draw at the end.
-        workload: What is trained: `two_layer_cnn`, `sign_agreement` or `image_classifier`.
+        name: Names the sweep on the command line, in MLflow and in figures' files. It is the name of
+            the function that `@sweep` registers.
+        title: Title of the sweep's tables and figures.
+        grids: The cells. A cell that is in several grids is trained once.
+        seeds: Seeds of every cell; five by default, as in the paper's figures 7 and 8. A map search chooses its own.
+        figures: Names of the figures (`orchestrator.figures`) to draw at the end.
+        workload: Name of what is trained, such as `two_layer_cnn`, `sign_agreement` or `image_classifier`.
         search: A search for the values that the cells leave open. None trains the cells as they are.
-        best_over: Fields whose best value figures show, cell by cell: learning rates for instance. The table shows all
-            values.
+        best_over: Fields, such as the learning rate, whose best value in each cell the figures show. The table shows
+            all values.
         error: The column of the results that `best_over` and a halving search minimize.
-        accepts_certificates: Whether a trial that is provably stuck stops early. One trial in ten runs on, as an audit.
+        accepts_certificates: Whether a trial that is provably stuck stops early. One such trial in ten
+            continues, as an audit.
 
     Raises:
-        SweepError: A field that holds several values is no tuple or list, or the search cannot have these seeds or
+        SweepError: A field that holds several values is not a tuple or list, or the search cannot use these seeds or
             this error.
 
     Example:
@@ -116,20 +117,20 @@ class Sweep:
     error: str = "test_error"
     accepts_certificates: bool = False
     _expanded: list[tuple[TrialConfig, ...]] = field(default_factory=list, init=False, repr=False, compare=False)
-    """The trials, once `configs` has made them: a launch asks three times, and a million take a minute."""
+    """The trials, once `configs` has made them: a launch asks three times, and a million trials take a minute."""
 
     def __post_init__(self) -> None:
         for field_name in ("grids", "seeds", "figures", "best_over"):
             if not isinstance(getattr(self, field_name), tuple | list | range):
                 raise SweepError(f"{field_name} of {self.name} is a tuple, got {getattr(self, field_name)!r}")
-        object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))  # a seed given twice is one
+        object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))  # a seed given twice counts once
         if self.search is not None:
             self.search.check(self.name, self.seeds, self.error)
 
     def configs(self) -> tuple[TrialConfig, ...]:
-        """All trials, each once; `ConfigError` names each fault once. Of a search the middle of each cell's space.
+        """All trials, each once; `ConfigError` names each fault once. For a search, the middle of each cell's space.
 
-        The order is stable and goes seed by seed: the first trials are a whole map of the first seed.
+        The order is stable and goes seed by seed: the first trials cover all cells with the first seed.
         """
         if not self._expanded:
             self._expanded.append(self._expand())
@@ -157,7 +158,7 @@ class Sweep:
         return tuple(trials.values())
 
     def _check_columns(self) -> None:
-        """`best_over` and `error` are read when all has been trained: too late for a slip."""
+        """Check `best_over` and `error` now: they are read only after training, too late to report a typing error."""
         found = workload(self.workload)
         for name in self.best_over:
             if name not in found.config_type.model_fields:
@@ -179,11 +180,11 @@ class Sweep:
                 try:
                     found.check_certificates(optimizer)
                 except ConfigError as fault:
-                    raise ConfigError(f"{self.name} accepts certificates: {fault}") from None
+                    raise ConfigError(f"{self.name} cannot accept certificates: {fault}") from None
 
     @property
     def num_trials(self) -> int:
-        """Trials in all; of a search, those that it will have asked."""
+        """Total number of trials; a search counts those it will ask (a map, those it asks at least)."""
         if self.search is None:
             return len(self.configs())
         return self.search.num_trials(self.cells(), len(self.seeds))
@@ -194,10 +195,10 @@ class Sweep:
         return [cell for i, cell in enumerate(cells) if cell not in cells[:i]]
 
     def with_overrides(self, sets: Sequence[str] = (), seeds: str | None = None) -> Sweep:
-        """The sweep with other values and seeds, as the command line gives them.
+        """The sweep with other values and seeds, written as on the command line.
 
-        `field=v1,v2` gives a field these values in every cell. `field+=v1` adds the cells that `field=v1` has.
-        `seeds` are such as `0-9` or `0,3,5-7`.
+        `field=v1,v2` gives a field these values in every cell. `field+=v1` adds the cells that `field=v1` would give.
+        `seeds` is text such as `0-9` or `0,3,5-7`.
         """
         sweep = self
         assigned: set[str] = set()
@@ -224,7 +225,7 @@ class Sweep:
         return replace(self, grids=changed, search=search)
 
     def _with_optimizers(self, values: tuple[str, ...], *, extend: bool) -> Sweep:
-        """Choose among the arms; an optimizer without one joins every grid, with no fields of its own."""
+        """Choose among the arms; an optimizer without an arm joins every grid, without other fields."""
         known = {arm for grid in self.grids for arm in grid.arms}
         fresh: dict[str, Mapping[str, Any]] = {value: {} for value in values if value not in known}
         kept = known if extend else set(values)
@@ -234,14 +235,14 @@ class Sweep:
 
 
 def make_trial(workload_name: str, values: Mapping[str, Any]) -> TrialConfig:
-    """One trial of a cell, numbers rounded; `ConfigError` with its faults."""
+    """One trial of a cell, with rounded numbers; raises `ConfigError` with its faults."""
     found = workload(workload_name)
     known = found.config_type.model_fields
-    # What only this workload has, it fills in or names itself.
+    # Fields that only this workload has are filled in, or reported as missing, by its config.
     lacking = [name for name in TrialConfig.model_fields if known[name].is_required() and name not in values]
-    if lacking and set(values) <= set(known):  # else the config's own rules name all faults
+    if lacking and set(values) <= set(known):  # else the config reports all faults
         raise ConfigError(
-            f"{values['optimizer']} has no {', '.join(lacking)} here: give one with --set {lacking[0]}=VALUE"
+            f"{values['optimizer']} has no {', '.join(lacking)} in this sweep: add it with --set {lacking[0]}=VALUE"
         )
     return found.config({name: _rounded(value) for name, value in values.items()})
 

@@ -1,4 +1,4 @@
-"""What every place to run promises: each trial reaches the ledger once, with the numbers that it has anywhere."""
+"""What every executor promises: each trial reaches the ledger once, with the same numbers as on any other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLACES = [pytest.param(name, marks=pytest.mark.slow if name == "ray" else ()) fo
 
 
 def rows(executor: str, out: Path) -> list[dict[str, object]]:
-    """The ledger's rows after a launch, without what may differ between two runs of one trial."""
+    """The ledger's rows after a launch, without columns that may differ between two trainings of one trial."""
     summary = run_sweep(SWEEP, RunOptions(out=str(out), executor=executor, mlflow=False, figures=False, device="cpu"))
     table = Ledger(str(out)).trials(SWEEP.workload)
     found = [{k: v for k, v in row.items() if k not in CIRCUMSTANCES} for row in table.to_pylist()]
@@ -45,7 +45,7 @@ def test_every_trial_is_recorded_once_with_its_numbers(name: str, tmp_path: Path
 
 
 class _Losing(TurnsExecutor):
-    """Keeps the last report of each pack to itself."""
+    """Drops the last report of each pack."""
 
     def run(self, queue: PackQueue, sink: ReportSink) -> None:
         super().run(queue, lambda reports: sink([report for report in reports if report.result is None]))

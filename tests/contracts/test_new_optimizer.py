@@ -1,4 +1,4 @@
-"""What an optimizer that is registered without entries is refused by: it gets no other rule's numbers in silence."""
+"""What refuses an optimizer that is registered without entries: it never silently gets another rule's numbers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DECAYS = {True: 1.0, False: 3000.0}
 
 @pytest.fixture(params=KINDS, ids=str)
 def lion(request: pytest.FixtureRequest) -> Iterator[Optimizer]:
-    """A fifth optimizer with its traits and nothing more."""
+    """A fifth optimizer, registered with its traits only."""
     kind = request.param
     with registered():
         yield register_optimizer("lion", is_coupled=kind.is_coupled, has_moments=kind.has_moments, module=__name__)
@@ -98,8 +98,8 @@ def test_a_sweep_that_asks_for_its_certificates_is_refused_before_training(lion:
     with pytest.raises(ConfigError) as refusal:
         Sweep("certified", "", (grid,), seeds=(0,), accepts_certificates=True).configs()
     assert str(refusal.value) == (
-        "certified accepts certificates: optimizer 'lion' has no entry for the largest update, which a certificate "
-        "needs (known: adam, adamw, signsgd, signsgdw)"
+        "certified cannot accept certificates: optimizer 'lion' has no entry for the largest update, which a "
+        "certificate needs (known: adam, adamw, signsgd, signsgdw)"
     )
 
 
@@ -127,7 +127,7 @@ def test_no_figure_draws_it_without_a_look(lion: Optimizer) -> None:
 
 
 def test_a_workload_takes_the_fastest_engine_that_has_the_members_rule(lion: Optimizer) -> None:
-    """By the member: Adam beside it in a pack is trained as it always is."""
+    """The engine is chosen for each member: Adam in the same pack is trained as always."""
     members = [Member(config_of(optimizer), 1) for optimizer in (lion, Optimizer.ADAM)]
     run, results = workload("two_layer_cnn").open(members), {}
     while not run.is_done:

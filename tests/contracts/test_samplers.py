@@ -1,4 +1,4 @@
-"""What every sampler promises: points of the space, as many as asked, the same for the same arguments."""
+"""What every sampler promises: as many points of the space as requested, the same for the same arguments."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_points_lie_in_the_space_and_depend_on_the_arguments_alone(name: str, kn
 
 
 def train(one: Sweep, ledger: Ledger, newest_first: bool) -> list[str]:
-    """Run the search with real trials, one at a time; ids of everything asked."""
+    """Run the search with real trials, one at a time; returns the ids of all trials asked."""
     scheduler = plan_sweep(one, ledger).scheduler
     waiting, _ = scheduler.advance()
     while waiting:

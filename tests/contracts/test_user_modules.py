@@ -36,7 +36,7 @@ def toys() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's current folder with the package `my_toys`: nothing else finds it there."""
+    """A user's current folder with the package `my_toys`, which can be imported only from there."""
     made: Path = tmp_path_factory.mktemp("user")
     (made / "my_toys").mkdir()
     for source in (ROOT / "tests/contracts/toy").glob("*.py"):
@@ -75,7 +75,7 @@ def test_a_users_workload_has_the_same_rows_inline_and_on_ray(folder: Path) -> N
 
 @pytest.mark.slow
 def test_a_module_that_workers_cannot_import_ends_the_launch_in_one_line(folder: Path, tmp_path: Path) -> None:
-    """Here the driver alone finds it; on a cluster it would be in no image. Its first pack would wait for ever."""
+    """Here only the driver can import it; on a cluster no image would have it. Its first pack would wait for ever."""
     program = (
         f"import sys; sys.path.insert(0, {str(folder)!r})\n"
         "from orchestrator.launch import main\n"
@@ -88,7 +88,7 @@ def test_a_module_that_workers_cannot_import_ends_the_launch_in_one_line(folder:
     )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: the cluster's nodes cannot open my_toys.workload:Toy (")
+    assert line.startswith("error: the cluster's nodes cannot load my_toys.workload:Toy (")
     assert "No module named 'my_toys'" in line
 
 
@@ -116,8 +116,8 @@ def test_certificates_are_refused_without_a_bound(folder: Path) -> None:
     done = launch(folder, "toy_certified", *INLINE)
     assert done.returncode == 2
     assert done.stderr == (
-        "error: toy_certified accepts certificates: optimizer 'toylion' has no entry for the largest update, which a "
-        "certificate needs (known: adam, adamw, signsgd, signsgdw)\n"
+        "error: toy_certified cannot accept certificates: optimizer 'toylion' has no entry for the largest update, "
+        "which a certificate needs (known: adam, adamw, signsgd, signsgdw)\n"
     )
 
 
@@ -170,7 +170,7 @@ def test_a_fresh_worker_opens_the_workload_and_the_optimizer_from_an_order_alone
 
 
 def test_a_flat_config_of_a_fresh_process_names_the_workload_by_its_place(tmp_path: Path) -> None:
-    """As a worker of a user's own `tune.Tuner` gets it."""
+    """A worker of a user's own `tune.Tuner` gets such a config."""
     program = (
         "import json, sys; from trainables.registry import config_from_values, workload\n"
         "config = config_from_values(json.loads(sys.argv[1])); workload(config.workload); print(config.trial_id)"

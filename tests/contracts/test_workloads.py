@@ -1,4 +1,4 @@
-"""The contract of `PackRun`, kept by every registered workload and engine: a member's numbers are its own."""
+"""The contract of `PackRun` for every registered workload and engine: no member changes another's numbers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ with registered(*TOYS):
 
 @pytest.fixture(autouse=True, scope="module")
 def around(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The data set that the image workload's examples name, and a user's workload and optimizer beside ours."""
+    """Provides the data set that the image workload's examples name, and a user's workload and optimizer."""
     with image_folders(tmp_path_factory.mktemp("images"), 8), registered(*TOYS):
         yield
 
@@ -82,7 +82,7 @@ def through_a_file(states: Mapping[str, State]) -> dict[str, State]:
 
 
 def numbers(result: TrialResult) -> tuple[Any, ...]:
-    """Everything of a result that must not depend on how it was run; floats as exact text."""
+    """The fields of a result that must not depend on how its trial was run; floats as exact text."""
     points = [dataclasses.astuple(point) for point in result.trace]
     trace = [[None if value is None else float(value).hex() for value in point] for point in points]
     digests = (result.data_digest, result.init_digest, result.order_digest)
@@ -206,7 +206,7 @@ class TestContract:
         assert numbers(report.result) == numbers(results[config(name).trial_id])
 
     def test_a_failing_member_is_a_row(self, name: str, engine: str) -> None:
-        """A torn checkpoint: the member fails with its traceback, its neighbours never notice."""
+        """With a torn checkpoint the member fails with its traceback, and the other members are unaffected."""
         run = self.open(name, engine, [to_the_end(config(name))])
         run.advance(0)
         whole = run.states()[config(name).trial_id]
@@ -254,7 +254,7 @@ class TestContract:
         )
         digests = [(r.data_digest, r.init_digest, r.order_digest) for r in (adam, adamw, other)]
         assert digests[0] == digests[1]
-        drawn = 0 if TINY[name].seed_draws_data else 1  # images are what they are, whatever the seed
+        drawn = 0 if TINY[name].seed_draws_data else 1  # images do not depend on the seed
         assert not set(digests[0][drawn:]) & set(digests[2][drawn:])
 
     def test_no_decay_no_difference(self, name: str, engine: str) -> None:
@@ -262,7 +262,7 @@ class TestContract:
         assert numbers(halves[0])[1:] == numbers(halves[1])[1:]
 
     def test_every_trace_column_is_filled(self, name: str, engine: str) -> None:
-        """Null or nan in every point of every trial: a column that nobody measures."""
+        """A column that is null or nan in every point of every trial is never measured."""
         points = [point for one in configs(name) for point in alone(name, engine, one).trace]
         assert {type(point) for point in points} == {workload(name).trace_point_type}
         columns = [column.name for column in dataclasses.fields(workload(name).trace_point_type)]
@@ -329,7 +329,7 @@ class TestOpening:
 
 @pytest.mark.parametrize("name", SEVERAL_ENGINES)
 def test_another_engines_state_is_not_continued(name: str) -> None:
-    """Engines round differently; a trajectory is one engine's."""
+    """Engines round differently, so one engine trains a whole trajectory."""
     one = config(name)
     first, second = TINY[name].engines[:2]
     run = workload(name).open([to_the_end(one)], engine=first)
@@ -387,7 +387,7 @@ def test_outcome_rules(last: dict[str, float], expected: Outcome) -> None:
 
 
 def test_a_collapse_is_stuck_whatever_its_error() -> None:
-    """Figure 5 in small: a strong coupled decay shrinks the weights far below where they began."""
+    """Figure 5 at a small scale: a strong coupled decay shrinks the weights far below their initial norm."""
     one = config("two_layer_cnn", weight_decay=5.0, num_epochs=200)
     results, _ = finish(workload("two_layer_cnn").open([to_the_end(one)]))
     result = results[one.trial_id]
@@ -396,7 +396,7 @@ def test_a_collapse_is_stuck_whatever_its_error() -> None:
 
 
 def test_a_trace_point_by_hand() -> None:
-    """Two filters a class in four dimensions, so that each number of figures 3-6 can be read off."""
+    """Two filters for each class in four dimensions, so that each number of figures 3-6 can be computed by hand."""
     from trainables.two_layer_cnn.patch_data import PatchData, PatchSamples
     from trainables.two_layer_cnn.state import Probe, TrainState
 

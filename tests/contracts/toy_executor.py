@@ -1,4 +1,4 @@
-"""A place to run, as a user's module would add one: two packs of this process, a step of each in turn."""
+"""An executor as a user's module would add it: two packs in this process, one step of each in turn."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TurnsExecutor:
         self._recorded.update(trial_ids)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""
 
 
 @executor("turns")

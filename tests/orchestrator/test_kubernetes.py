@@ -50,7 +50,7 @@ def option(words: list[str], name: str) -> str:
 @pytest.mark.parametrize(
     ("out", "line"),
     [
-        ("s3://user:secret@bucket/results", "no passwords in a URI"),
+        ("s3://user:secret@bucket/results", "give no password in it"),
         ("s3:///results", "names no bucket"),
         ("s3://bucket/results?region=x", "an output URI ends with its path"),
     ],

@@ -1,4 +1,4 @@
-"""The toy's config and trace point; they lie apart from its workload, which a pickled config thus does not name."""
+"""The toy's config and trace point, in a separate module so that a pickled config does not name the workload's."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ class ToyConfig(TrialConfig):
 
 @dataclass(frozen=True, slots=True)
 class ToyTracePoint(TracePoint):
-    """The base's columns and one of the toy's own."""
+    """The base's columns and one more."""
 
     gradient_norm: float

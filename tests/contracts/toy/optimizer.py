@@ -1,4 +1,4 @@
-"""The toy optimizer: Lion (Chen et al. 2023), for every engine on torch. Its rule is opened by its place."""
+"""The toy optimizer: Lion (Chen et al. 2023), for every engine on torch. Its rule is imported on use."""
 
 from __future__ import annotations
 

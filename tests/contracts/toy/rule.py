@@ -1,4 +1,4 @@
-"""The toy optimizer in torch: imported by what trains it, never by a plan."""
+"""The toy optimizer in torch: imported only to train, never to plan."""
 
 from __future__ import annotations
 

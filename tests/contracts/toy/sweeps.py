@@ -1,4 +1,4 @@
-"""What a user gives to `--module`: it imports their workload and their optimizer, and has their sweeps."""
+"""The module that a user gives to `--module`: it imports their workload and optimizer, and defines their sweeps."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class ToyRun:
 
 @register_workload("toy")
 class Toy(Workload):
-    """Inherits what the contract has a value for."""
+    """Inherits every default of the contract."""
 
     config_type = ToyConfig
     trace_point_type = ToyTracePoint
@@ -184,7 +184,7 @@ class Toy(Workload):
 
 
 def _points(c: ToyConfig, purpose: Purpose) -> tuple[Any, Any]:
-    """Points of two classes that the first coordinate tells apart."""
+    """Points of two classes, separated by the first coordinate."""
     y = np.where(np.arange(c.num_points) % 2 == 0, 1.0, -1.0)
     x = stream(c.seed, purpose).standard_normal((c.num_points, c.dimension))
     x[:, 0] += 3 * y

@@ -39,7 +39,7 @@ def make_result(
     device_name: str = "cpu-a",
     **fields: Any,
 ) -> TrialResult:
-    """A finished trial whose last trace point has the given errors."""
+    """The result of a finished trial whose last trace point has the given errors."""
     values = {"optimizer": optimizer, "weight_decay": weight_decay, "batch_size": batch_size, "seed": seed, **fields}
     config = make_config(TwoLayerCNNConfig, values)
     share = np.linspace(0, 1, len(EPOCHS))
@@ -102,7 +102,7 @@ def provenance_of(engine: str, device_name: str) -> Provenance:
 
 
 def tables(results: Sequence[TrialResult], folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The two tables, through Parquet files as the ledger's readers get them."""
+    """The trials of the paper's two tables, as the ledger's readers get them from Parquet files."""
     pd.DataFrame([result.trial_row() for result in results]).to_parquet(folder / "trials.parquet")
     pd.DataFrame([row for result in results for row in result.trace_rows()]).to_parquet(folder / "traces.parquet")
     return pd.read_parquet(folder / "trials.parquet"), pd.read_parquet(folder / "traces.parquet")
@@ -222,7 +222,9 @@ def test_cells_of_pairs_are_told_apart_by_columns_that_are_there(by: list[str], 
 
 def test_an_ambiguous_pair_is_refused_with_the_column_that_tells_apart(tmp_path: Path) -> None:
     results = [make_result("adam", decay, 2, 0) for decay in (1e-5, 1e-4)] + [make_result("adamw", 1e-2, 2, 0)]
-    with pytest.raises(UserError, match=r"one adam trial for each batch_size, seed; they also differ in weight_decay"):
+    with pytest.raises(
+        UserError, match=r"one adam trial for each batch_size, seed, got several, which differ in weight_decay"
+    ):
         seed_pairs(trials_of(results, tmp_path), ["batch_size"])
 
 
@@ -238,7 +240,7 @@ def test_varying_columns_ignore_seeds_and_fields_an_optimizer_does_not_read(tmp_
 
 
 def image_trials(folder: Path, *cells: dict[str, Any]) -> pd.DataFrame:
-    """A trial of each cell, through a Parquet file."""
+    """One trial of each cell, read from a Parquet file."""
     sizes = {"num_test": 20, "num_classes": 10, "channels": 3, "image_size": 16, "dataset_digest": "d" * 16}
     base = {"optimizer": "adam", "weight_decay": 1e-2, "batch_size": 8, "seed": 0, "num_train": 40, **sizes}
     point = ImageTracePoint(2, 0.1, 0.0, 0.25, 1.0, 0.0, 0.1, 0.0, 2, 0.25)
@@ -301,7 +303,7 @@ def test_the_result_table_is_ready_to_print(tmp_path: Path) -> None:
 
 
 def rates_of(errors: dict[float, tuple[float, ...]], outcome: str = "learned", **fields: Any) -> list[TrialResult]:
-    """Trials of one cell with these test errors at each learning rate, one a seed."""
+    """Trials of one cell with these test errors at each learning rate, one for each seed."""
     return [
         make_result("adam", 1e-5, 20, seed, test_error=error, outcome=outcome, learning_rate=rate, **fields)
         for rate, of_seeds in errors.items()
@@ -371,7 +373,7 @@ def test_one_lucky_seed_is_not_the_best(second: str, tmp_path: Path) -> None:
 
 
 def test_a_best_of_fewer_seeds_says_so(tmp_path: Path) -> None:
-    """No rate has all: a sweep was cut off, or trials failed."""
+    """No rate has all seeds: a sweep was interrupted, or trials failed."""
     results = rates_of({1e-4: (0.4, 0.4, 0.1)})[:2] + rates_of({1e-3: (0.3, 0.3, 0.1)})[1:]
     best = best_cells(trials_of(results, tmp_path), ["learning_rate"])
     assert best_table(best, ["learning_rate"])[["best learning_rate", "n"]].to_numpy().tolist() == [["0.001", "2 of 3"]]

@@ -30,7 +30,7 @@ RULE = ClaimRule()
 
 
 def cell_results(adam: str, adamw: str, batch_size: int = 2) -> list[TrialResult]:
-    """One trial a letter and seed: l(earned), m(emorized), s(tuck), d(iverged), f(ailed), - for none."""
+    """One trial for each letter and seed: l(earned), m(emorized), s(tuck), d(iverged), f(ailed), - for none."""
     names = {"l": "learned", "m": "memorized", "s": "stuck", "d": "diverged", "f": "failed"}
     return [
         make_result(optimizer, decay, batch_size, seed, outcome=names[kind], test_error=0.75 if kind == "m" else 0.0)
@@ -60,7 +60,7 @@ def test_evidence_grows_with_successes_and_only_one_side_is_above_one() -> None:
 
 
 def test_no_stopping_rule_makes_false_differences_likely() -> None:
-    # every sequence of ten pairs whose halves are opposite, the hardest law: P = 1/2 for both
+    # every sequence of ten pairs with opposite halves, the hardest law: P = 1/2 for both
     reached = 0
     for outcomes in itertools.product((0, 1), repeat=10):
         totals = np.cumsum([[x, 1 - x] for x in outcomes], axis=0)

@@ -1,4 +1,4 @@
-"""Edges of a region along lambda: found on the side where they are, named as absent where they are not."""
+"""Edges of a region along lambda: found on the sides that have one, reported as absent on the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fits of a scaling law: symmetries, separable and one-sided draws, refusals, and a small simulation of coverage."""
+"""Fits of a scaling law: symmetries, separable and one-sided results, refusals, a small simulation of coverage."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_single_x_has_a_threshold_and_no_exponent() -> None:
     assert band.low < band.value < band.high
     assert band.value == pytest.approx(-3.5, abs=0.1)  # half-way between the last that works and the first that fails
     assert band.high - band.low < 1.2
-    with pytest.raises(UserError, match="two values of x"):
+    with pytest.raises(UserError, match="two or more values of x"):
         fit.exponent()
 
 
@@ -86,7 +86,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
 
 
 def test_an_edge_with_two_explanations_has_a_band_all_the_same() -> None:
-    """Either two draws are mislabelled, or the transition is wide: two peaks, of which no proposal fits both well."""
+    """Either two results are mislabelled, or the transition is wide: two peaks, and no proposal fits both well."""
     log_decay = np.array(
         [-3.881, -3.881, -3.204, -2.817, -2.817, -2.632, -2.173, -1.497, -0.997, -0.812, -0.812, -0.511]
         + [-0.449] * 4

@@ -1,4 +1,4 @@
-"""Sweeps on a real Ray cluster that grows from zero nodes and shrinks again, its nodes being processes."""
+"""Sweeps on a real Ray cluster that grows from zero nodes and shrinks again; its nodes are processes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def on_gpus() -> Sweep:
 
 
 def until(condition: Callable[[], bool], seconds: float) -> float:
-    """Seconds until the condition holds; fails when it does not."""
+    """Seconds until the condition holds; fails if it never does."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < seconds, "waited too long"
@@ -139,7 +139,7 @@ def test_a_lost_head_costs_no_finished_trial_and_the_rest_goes_on_from_its_state
 
 
 def finished(folder: Path) -> dict[str, float]:
-    """When each trial of the ledger ended."""
+    """The time at which each trial of the ledger ended."""
     trials = Ledger(str(folder / "results")).trials(WORKLOAD, columns=("trial_id", "finished_at"))
     return {row["trial_id"]: row["finished_at"] for row in trials.to_pylist()}
 
@@ -152,7 +152,7 @@ def test_packs_land_on_their_kind_of_node_and_no_kind_idles_while_its_work_waits
     folder.mkdir()
     (folder / "my_sweeps.py").write_text(PLACED.replace("PLACES", str(places)))
     cpu = NodeType({"CPU": 1}, most=1, labels={"kind": "cpu"})
-    # The GPU node has a CPU to spare, which a CPU pack must leave alone.
+    # The GPU node has a spare CPU, which a CPU pack must not take.
     gpu = NodeType({"CPU": 2, "GPU": 1}, most=1, labels={"kind": "gpu", **GPU_NODES})
     with autoscaled_cluster(idle_seconds=60, cpu=cpu, gpu=gpu) as cluster, Watcher(cluster) as watcher:
         access = {**cluster.environment, "PYTHONPATH": f"{ROOT}:{folder}"}
@@ -197,7 +197,7 @@ def test_a_cluster_without_room_is_one_line_unless_it_may_grow(tmp_path: Path) -
         checked(folder, *join, "--max-nodes", "1", **cluster.environment)
     assert refused.returncode == 2
     assert refused.stderr == (
-        "error: no node of the cluster has room for a trial (1 CPU); --max-nodes N lets it grow\n"
+        "error: no node of the cluster has room for a trial (1 CPU); --max-nodes N lets the cluster grow\n"
     )
 
 
@@ -214,7 +214,7 @@ def test_a_trial_that_no_node_type_holds_is_told_of(tmp_path: Path) -> None:
         assert process.stderr is not None
         said = next(line for line in process.stderr if "no node" in line)
         kill_tree(process)
-    assert said.startswith("no node with room for a trial (2 CPU) has been there for 2 s")
+    assert said.startswith("no node has had room for a trial (2 CPU) for 2 s")
 
 
 @pytest.mark.slow

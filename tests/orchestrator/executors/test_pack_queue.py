@@ -1,4 +1,4 @@
-"""Packs are cut late and sized by what is left; lost members come back until a deadly one is alone."""
+"""Packs are cut late and sized by the remaining work; lost members are retried until a deadly one is alone."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_from_its_last_try_on_a_lost_trial_has_the_plainest_engine_of_a_gpu(devi
         assert queue.lost(order.pack_id, "killed", {faulty.trial_id: state_path} if state_path else {}) == []
     order = queue.next_pack(slots=1)
     assert order is not None
-    # Once it gets further by that engine it keeps it: another one could not go on from its state.
+    # A trial that gets further by that engine keeps it: another engine could not resume from its state.
     assert [*engines, order.engine] == [None, None, engine, engine, engine]
     queue.ended(result_of(faulty, Outcome.UNFINISHED))
     queue.completed(order.pack_id)

@@ -1,4 +1,4 @@
-"""Sweeps on a real local Ray: the same rows as inline, whatever dies; and the trainable in a user's own Tuner."""
+"""Sweeps on a real local Ray: the same rows as inline, whatever process dies; the trainable in a user's own Tuner."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ INLINE = ("--executor", "inline", *PLAIN)
 
 
 def workers(pid: int) -> list[int]:
-    """Processes of a launch that train packs."""
+    """The processes of a launch that train packs."""
     return [child for child, line in descendants(pid) if "ResourceTrainable" in line or "PackTrainable" in line]
 
 
 def whole_rows(folder: Path) -> dict[str, dict[str, Any]]:
-    """Circumstances included, by trial_id."""
+    """Rows with all columns, provenance included, by trial_id."""
     return {row["trial_id"]: row for row in Ledger(str(folder / "results")).trials(WORKLOAD).to_pylist()}
 
 
@@ -59,7 +59,7 @@ def test_rows_equal_the_inline_executors_to_the_bit_also_when_workers_are_killed
     checked(inline, "longer", *INLINE)
     process = start(ray, "longer", *PLAIN, "--checkpoint-seconds", "0.2")
     wait_for(lambda: list(ray.glob("results/states/*.npz")), process)
-    killed = workers(process.pid)  # all of them: nothing says whose the state is
+    killed = workers(process.pid)  # all workers: nothing tells which one owns the state
     for worker in killed:
         os.kill(worker, signal.SIGSTOP)
     planted = plant_seconds(ray / "results")
@@ -93,7 +93,7 @@ def test_a_killed_driver_goes_on_from_its_workers_states(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_ctrl_c_ends_at_once_and_keeps_what_is_finished(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    one_by_one = ("--cpus-per-trial", str(os.cpu_count()))  # so that some are finished when others are not
+    one_by_one = ("--cpus-per-trial", str(os.cpu_count()))  # so that some are finished while others are not
     process = start(folder, "longer", *PLAIN, *one_by_one, "--checkpoint-seconds", "0.2")
     wait_for(lambda: rows(folder / "results"), process)
     process.send_signal(signal.SIGINT)
@@ -151,7 +151,7 @@ def test_a_trial_that_ends_every_worker_is_a_failed_row_and_costs_no_other(tmp_p
     done = launch(tmp_path, "deadly", *PLAIN, PYTHONPATH=f"{ROOT}:{tmp_path}")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "2 trials failed" in done.stderr
-    assert done.stderr.count("have engine reference") == 1, done.stderr
+    assert done.stderr.count("are trained by engine reference") == 1, done.stderr
     trials = pd.read_parquet(tmp_path / "results" / "trials")
     found = sorted(zip(trials["seed"], trials["outcome"] == "failed", trials["engine"], strict=True))
     assert found == [*[(0, False, "fused-cpu")] * 2, *[(1, True, "none")] * 2, *[(2, False, "reference")] * 2]

@@ -87,7 +87,7 @@ def same(left: Any, right: Any) -> bool:
 
 
 def raw_rows(ledger: Ledger, table: str = "trials") -> list[dict[str, Any]]:
-    """What the files hold, duplicates included."""
+    """The rows in the files, duplicates included."""
     parts = sorted(Path(ledger.root, table, f"workload={WORKLOAD}").glob("*.parquet"))
     return [row for part in parts for row in pq.ParquetFile(part).read().to_pylist()]
 
@@ -337,7 +337,7 @@ class TestBadFiles:
         assert bad.read_bytes() == content
 
     def part(self, ledger: Ledger, table: str = "trials") -> Path:
-        """A second driver's part, so that the ledger at hand has not seen it."""
+        """A second driver's part, which the ledger under test has not seen."""
         Ledger(ledger.root, "b").append([result(1)])
         ledger.append([result(0)])
         (path,) = Path(ledger.root, table).rglob("part-b-*.parquet")
@@ -461,7 +461,7 @@ def test_a_folder_given_as_a_uri_is_that_folder(tmp_path: Path) -> None:
 
 
 class KilledError(Exception):
-    """The moment at which a driver dies."""
+    """Stands for the death of a driver."""
 
 
 class MortalFileSystem(MemoryFileSystem):  # type: ignore[misc]
@@ -496,7 +496,7 @@ def mortal() -> Iterator[type[MortalFileSystem]]:
 
 
 def test_death_within_an_append(mortal: type[MortalFileSystem]) -> None:
-    """The trace is written first: without its trial it does not count, and the next append repairs it."""
+    """The trace is written first. Without its trial it does not count, and the next append repairs it."""
     ledger = Ledger("fsspec+mortal://append/ledger", "a")
     mortal.num_changes_left = 1
     with pytest.raises(KilledError):
@@ -561,7 +561,7 @@ with Path(root, f"{driver}.log").open("w") as log:
 
 
 def start(root: Path, driver: str, first_seed: int, num_batches: int) -> subprocess.Popen[bytes]:
-    """A process that appends and compacts; a line in its log is a promise that the trial was committed."""
+    """A process that appends and compacts; it logs a line for each trial that is committed."""
     root.mkdir(exist_ok=True)
     process = subprocess.Popen([sys.executable, "-c", DRIVER, str(root), driver], stdin=subprocess.PIPE)
     seeds = range(first_seed, first_seed + num_batches * BATCH)
@@ -602,7 +602,7 @@ def test_sigkill_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_two_drivers_at_once_lose_nothing(tmp_path: Path) -> None:
-    """They share half of their trials; a reader meanwhile never sees a settled trial disappear."""
+    """They share half of their trials; a concurrent reader never sees a settled trial disappear."""
     root, num_batches = tmp_path / "out", 7
     drivers = [start(root, "a", 0, num_batches), start(root, "b", num_batches // 2 * BATCH, num_batches)]
     reader = Ledger(str(root))

@@ -1,4 +1,4 @@
-"""Sweeps whose results lie in an object store, against a real S3-compatible server on loopback."""
+"""Sweeps with results in an object store: a real S3-compatible server on loopback."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 
 @pytest.fixture
 def bucket(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A new bucket, which this process finds as well."""
+    """A new bucket, which this process can reach too."""
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     name = f"bucket-{next(_numbers)}"
@@ -65,7 +65,7 @@ def bucket(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def numbers(out: str | Path) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """Trials and traces without their circumstances; nan as text, so that equal rows compare equal."""
+    """Trials and traces without their provenance columns; nan as text, so that equal rows compare equal."""
     ledger = Ledger(str(out))
     trials, traces = (
         [{k: str(v) if v != v else v for k, v in row.items() if k not in CIRCUMSTANCES} for row in table.to_pylist()]
@@ -75,7 +75,7 @@ def numbers(out: str | Path) -> tuple[dict[str, dict[str, Any]], list[dict[str, 
 
 
 def requests(store: ObjectStore, bucket: str) -> list[str]:
-    """Method and path of every request that a bucket has had."""
+    """Method and path of every request to a bucket."""
     lines = store.log.read_text().splitlines()
     return [found[0] for line in lines if (found := re.search(rf"[A-Z]+ /{bucket}[/?][^ ]*", line))]
 
@@ -172,7 +172,7 @@ def test_ctrl_c_does_not_wait_for_a_store_that_is_away(bucket: str, store: Objec
 def until_it_waits(process: subprocess.Popen[str]) -> None:
     """Return when the launch says that it waits for the store."""
     assert process.stderr is not None
-    said = list(itertools.takewhile(lambda line: "asked again for up to 15 minutes" not in line, process.stderr))
+    said = list(itertools.takewhile(lambda line: "retrying for up to 15 minutes" not in line, process.stderr))
     assert process.poll() is None, said
 
 
@@ -223,7 +223,7 @@ def test_ray_workers_save_their_states_to_the_store(store: ObjectStore, bucket: 
             "Could not resolve host",
             marks=pytest.mark.slow,
         ),
-        ("s3://somebody:secret@bucket/p", {}, "no passwords in a URI"),
+        ("s3://somebody:secret@bucket/p", {}, "give no password in it"),
         ("s3://bucket/p?endpoint_override=127.0.0.1:9000", {}, "AWS_ENDPOINT_URL"),
         ("s3://", {}, "names no bucket"),
         ("s4://bucket/p", {}, "s4"),
@@ -262,7 +262,7 @@ def test_wrong_keys_or_none_end_a_launch_before_anything_starts(tmp_path: Path, 
 
 @pytest.mark.slow
 def test_a_store_that_goes_away_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is told to delete results, and no state is deleted, because a server does not answer."""
+    """If a server does not answer, no message says to delete results, and no state is deleted."""
     with object_store(tmp_path) as brief:
         for name, value in brief.environment.items():
             monkeypatch.setenv(name, value)
@@ -289,7 +289,7 @@ def state(epoch: int, num_weights: int = 6) -> dict[str, np.ndarray]:
 
 
 def test_a_part_that_another_driver_has_merged_meanwhile_is_absent_not_damaged(store: ObjectStore, bucket: str) -> None:
-    """Compaction may delete it before it is opened, or between that and the read."""
+    """Compaction may delete it before it is opened, or after that and before the read."""
     storage = Storage(f"s3://{bucket}/results")
     part = f"{storage.path}/part-1.parquet"
     schema = trial_schema(TwoLayerCNNConfig, TwoLayerCNNTracePoint)
@@ -330,7 +330,7 @@ def test_states_in_the_store(store: ObjectStore, bucket: str) -> None:
 
 
 def test_an_upload_that_is_cut_leaves_nothing_to_be_seen(store: ObjectStore, bucket: str, tmp_path: Path) -> None:
-    """A large state goes up in parts; its writer is killed between them."""
+    """A large state is uploaded in parts; its writer is killed between them."""
     states = StateStore(f"s3://{bucket}/states")
     states.save("pack", {"a": state(1)})
     program = textwrap.dedent(
@@ -368,7 +368,7 @@ except lease.SweepError as error:
 
 
 def holders(out: str, count: int) -> Sequence[subprocess.Popen[str]]:
-    """Processes that want the lease of one sweep, and keep it until their standard input ends."""
+    """Processes that request the lease of one sweep, and hold it until their standard input ends."""
     command = [sys.executable, "-c", HOLDER, out]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     return [subprocess.Popen(command, text=True, **pipes) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Which trials were stopped, and which row of a trial stands: every form of these rules says the same."""
+"""Which trials were stopped, and which row of a trial counts: all forms of these rules agree."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_form_says_the_same_of_what_was_stopped() -> None:
 
 
 def every_attempt() -> Iterator[tuple[TrialResult, str]]:
-    """Attempts at one trial that differ in all that may decide, and in each alone."""
+    """Attempts at one trial that differ in all deciding fields, and in each of them alone."""
     endings = ((Outcome.FAILED, NUM_EPOCHS), (Outcome.STUCK, 10), (Outcome.STUCK, NUM_EPOCHS))
     for (outcome, epochs_done), number, at, driver in itertools.product(endings, (1, 2), (1e9, 2e9), ("a", "b")):
         result = trial(0, outcome=outcome, finished_at=at)

@@ -1,4 +1,4 @@
-"""The search for each optimizer's best: proposals, halving, and a run that goes on after any kill as it was."""
+"""The search for each optimizer's best: proposals, halving, and a search that continues unchanged after any kill."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def folder_of(folder: Path, num_epochs: int = 27, point: str = "{}") -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder in which `searched` ran to its end, and what that printed; to be copied, not changed."""
+    """A folder in which `searched` has finished, and its output; to be copied, not changed."""
     folder = folder_of(tmp_path_factory.mktemp("finished"))
     return folder, checked(folder, "searched", *INLINE)
 
@@ -164,7 +164,7 @@ def test_a_search_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
 def test_a_field_with_a_value_is_not_searched() -> None:
     search = HalvingSearch({"adam": SPACE})
     assert search.axes({"optimizer": "adam", "weight_decay": 0.1}).keys() == {"learning_rate"}
-    with pytest.raises(SweepError, match="nothing is left to search"):
+    with pytest.raises(SweepError, match="nothing to search: the cells already give "):
         search.axes({"optimizer": "adam", "weight_decay": 0.1, "learning_rate": 0.1})
     with pytest.raises(SweepError, match="no search space for optimizer 'adamw'"):
         search.axes({"optimizer": "adamw"})
@@ -173,14 +173,14 @@ def test_a_field_with_a_value_is_not_searched() -> None:
 def test_the_seed_that_chooses_is_none_of_those_that_judge(tmp_path: Path) -> None:
     grids = (Grid({"adam": {}}, {}, {"batch_size": 5}),)
     search = HalvingSearch({"adam": SPACE}, seed=3)
-    with pytest.raises(SweepError, match=r"s searches with seed 3 .*leave that one out of its seeds, got 2, 3"):
+    with pytest.raises(SweepError, match=r"s searches with seed 3 .*: leave 3 out of the seeds, got 2, 3"):
         Sweep("s", "s", grids, seeds=(2, 3), search=search)
     assert Sweep("s", "s", grids, seeds=(2,), search=search).with_overrides(seeds="4").seeds == (4,)
 
 
 def test_a_search_needs_an_error_of_every_rung() -> None:
     grids = (Grid({"adam": {}}, {}, {"batch_size": 5}),)
-    with pytest.raises(SweepError, match="searches by precise_test_error, which is known after the last"):
+    with pytest.raises(SweepError, match="searches by precise_test_error, which is known only after the last"):
         Sweep("s", "s", grids, search=HalvingSearch({"adam": SPACE}), error="precise_test_error")
     assert Sweep("s", "s", grids, error="precise_test_error").error == "precise_test_error"
 
@@ -207,7 +207,7 @@ def test_a_search_halves_its_rounds_and_trains_the_best_with_fresh_seeds(
         own = [row for row in tried if row["optimizer"] == optimizer]
         assert len(own) == 18
         stops = sorted(row["epochs_done"] for row in own)
-        # each round of six: four stop at 3 epochs, one at 9, one goes to the end
+        # each round of six: four stop at 3 epochs, one at 9, one is trained to the end
         assert stops == [3] * 12 + [9] * 3 + [27] * 3
         assert {row["outcome"] for row in own if row["epochs_done"] < 27} == {"pruned"}
         complete = [row for row in own if row["epochs_done"] == 27]
@@ -338,7 +338,7 @@ def test_trials_that_a_killed_launch_left_without_a_verdict_get_it_from_the_next
     orders = tuple(MemberOrder(task.config, until_epoch=task.until_epoch) for task in tasks)
     order = PackOrder(pack_id="killed", members=orders, states_root=states, checkpoint_seconds=30.0)
     reports = PackWorker(order).step(math.inf)
-    ledger.append([report.result for report in reports if report.result is not None])  # then the launch was killed
+    ledger.append([report.result for report in reports if report.result is not None])  # the launch was killed here
     planted = plant_seconds(tmp_path)
     assert planted == {task.config.trial_id: 1 for task in tasks}
     training = Training(plan_sweep(sweep, ledger), ledger, InlineExecutor(), None, states, 30.0)
@@ -346,7 +346,7 @@ def test_trials_that_a_killed_launch_left_without_a_verdict_get_it_from_the_next
     assert not interrupted
     assert outcomes[Outcome.PRUNED] == 2
     assert outcomes.total() == 4
-    check_went_on(tmp_path, planted)  # from epoch 1 to 3, as the launch found it, and to 9, as it left it itself
+    check_went_on(tmp_path, planted)  # from epoch 1, where the launch found it, to 3, and on to 9
     assert plan_sweep(sweep, ledger).is_complete
 
 
@@ -395,7 +395,7 @@ def test_a_line_on_an_edge_tells_its_cell_from_all_others(tmp_path: Path) -> Non
         assert report.result is not None
         results.append(report.result)
     scheduler.advance(results)
-    edges = [line for line in scheduler.edges() if line.startswith("at the edge of its space: ")]
+    edges = [line for line in scheduler.edges() if line.startswith("near the end of its axis: ")]
     assert edges
     for line in edges:
         found = re.search(r"(\w+)=(\S+) of optimizer=adam, batch_size=5, num_train=(\d+); the best may lie", line)
@@ -474,7 +474,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_search_ends_when_the_results_that_it_waits_for_cannot_be_written(executor: str, tmp_path: Path) -> None:
-    """Nothing is in flight then, and nothing comes that could find the fault."""
+    """Nothing is in flight then, so no later result could report the failure."""
     (tmp_path / "waiting.py").write_text(WAITING)
     done = subprocess.run(
         [sys.executable, "waiting.py", executor],

@@ -1,4 +1,4 @@
-"""Maps: axes, claims with added seeds, boundary rounds, and a run that goes on after any kill as it was."""
+"""Maps: axes, claims with added seeds, boundary rounds, and a map that continues unchanged after any kill."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RULE = ClaimRule(max_test_error=0.2, min_seeds=6, max_seeds=12)
 def map_of(**more: Any) -> Sweep:
     """A small map: four judged cells, both boundaries over the space, and both along B = 2.
 
-    Of 28 points over the space 16 are the quasi-random design's, of 12 along the line 8: the others depend on results.
+    Of 28 points over the space 16 are the quasi-random design's, of 12 along the line 8; the others depend on results.
     """
     fields: dict[str, Any] = {"rounds": 7, "per_round": 4, "line_rounds": 3, "lines": ({"batch_size": 2},)}
     search = MapSearch({"adam": SPACE, "adamw": SPACE}, **{"rule": RULE, **fields, **more})
@@ -68,9 +68,9 @@ def run(
     newest_first: bool = False,
     outcome: Outcome | None = None,
 ) -> Ledger:
-    """Run a map with real trials; forget everything but the ledger after every `die_every` trials.
+    """Run a map with real trials; forget everything except the ledger after every `die_every` trials.
 
-    With an `outcome` every trial is recorded with that one.
+    With an `outcome`, every trial is recorded with this outcome.
     """
     scheduler = plan_sweep(sweep, ledger).scheduler
     queue, _ = scheduler.advance()
@@ -165,7 +165,7 @@ def test_boundary_draws_lie_in_the_space_as_many_as_rounds_say(undisturbed: Ledg
 
 @pytest.mark.slow
 def test_later_boundary_rounds_follow_the_results(undisturbed: Ledger, tmp_path: Path) -> None:
-    """Where nothing works the same map has the same design, and other points after it."""
+    """If no trial works, the same map has the same design, and different points after it."""
     failing = run(map_of(), Ledger(str(tmp_path)), outcome=Outcome.STUCK)
     asked = []
     for ledger in (undisturbed, failing):
@@ -173,7 +173,7 @@ def test_later_boundary_rounds_follow_the_results(undisturbed: Ledger, tmp_path:
         asked.append([(c.batch_size, c.weight_decay) for c in draws if c.optimizer is Optimizer.ADAM])
     design, later = slice(0, 16), slice(16, 28)
     assert asked[0][design] == asked[1][design]
-    assert sum(point in asked[1][later] for point in asked[0][later]) <= 3  # those that explore
+    assert sum(point in asked[1][later] for point in asked[0][later]) <= 3  # the exploring points
 
 
 def test_another_rule_is_another_search() -> None:
@@ -260,7 +260,7 @@ def mapped() -> Sweep:
 
 @pytest.mark.slow
 def test_a_map_on_ray_that_is_killed_ends_with_the_same_rows(tmp_path: Path) -> None:
-    """SIGKILL to the driver and all workers, twice, in the middle of trials; some of these end by a certificate."""
+    """SIGKILL to the driver and all workers, twice, in the middle of trials, some of which end by a certificate."""
     plain = ("--out", "results", "--no-mlflow", "--no-figures")
     folders = tmp_path / "inline", tmp_path / "ray"
     for folder in folders:
@@ -300,7 +300,7 @@ def test_a_figure_that_a_map_cannot_have_is_said_before_anything_is_trained(
     assert not (tmp_path / "results").exists()
 
 
-# --- what it says ---
+# --- what it reports ---
 
 
 def test_tables_and_figures_come_from_parquet_alone(undisturbed: Ledger, tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_tables_and_figures_come_from_parquet_alone(undisturbed: Ledger, tmp_pat
 @pytest.mark.slow
 def test_optuna_opens_a_finished_map(undisturbed: Ledger, tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'optuna.db'}"
-    for _ in range(2):  # the second export takes the place of the first
+    for _ in range(2):  # the second export replaces the first
         _, written = export_optuna(map_of(), undisturbed.root, storage)
     trials = undisturbed.trials("two_layer_cnn").to_pandas()
     assert sum(written.values()) == len(trials)
@@ -342,7 +342,7 @@ def test_optuna_opens_a_finished_map(undisturbed: Ledger, tmp_path: Path) -> Non
             for one in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
         ]
         assert sorted(seen) == sorted((int(b), float(d), bool(w)) for b, d, w in expected)
-        study.sampler = BoundarySampler(seed=0)  # and the search goes on from there
+        study.sampler = BoundarySampler(seed=0)  # and the search continues from there
         trial = study.ask({name: axis.distribution() for name, axis in SPACE.items()})
         assert 1e-4 <= trial.params["weight_decay"] <= 1e2
 
@@ -364,7 +364,7 @@ def test_a_grid_is_no_optuna_study(tmp_path: Path) -> None:
     (tmp_path / "my_sweeps.py").touch()
     refused = launch(tmp_path, "export-optuna", "grid_bsz")
     assert refused.returncode == 2
-    assert refused.stderr == "error: grid_bsz is no map: its trials are a grid's or a search's for an optimum\n"
+    assert refused.stderr == "error: sweep grid_bsz is not a map: it is a grid or a halving search\n"
     nothing = launch(tmp_path, "export-optuna", "map_wd")
     assert nothing.returncode == 2
     assert nothing.stderr == "error: 'results' has no finished trial of map_wd: run it first\n"
@@ -375,8 +375,11 @@ def test_a_map_runs_from_the_command_line(tmp_path: Path) -> None:
     small = [f"{name}={value}" for name, value in {**SIZES, "batch_size": "2,20", "weight_decay": "1e-3,1e1"}.items()]
     sets = [part for text in (*small, "num_epochs=2") for part in ("--set", text)]
     planned = checked(tmp_path, "plan", "map_wd", *sets)
-    assert "8 to 32 of each cell's own" in planned
-    for wrong, line in (("--seeds 0-3", "draw their own seeds"), ("--set batch_size=2", "two or more positive values")):
+    assert "8 to 32 for each cell" in planned
+    for wrong, line in (
+        ("--seeds 0-3", "its seeds cannot be chosen"),
+        ("--set batch_size=2", "two or more positive values"),
+    ):
         refused = launch(tmp_path, "map_wd", *(sets if "seeds" in wrong else ()), *wrong.split())
         assert refused.returncode == 2
         assert refused.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Image sweeps from the command line to the results: what they expand to, what is refused, what survives a kill."""
+"""Image sweeps from the command line to the results: their trials, refused settings, and results after a kill."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# --- what they expand to ---
+# --- their trials ---
 
 
 def test_grid_bsz_is_figure_1_with_every_learning_rate(folder: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_sweep_of_one_workload_takes_no_other(folder: Path) -> None:
         find_sweep("trace_dynamics", workload="tiny_resnet8")
 
 
-# --- refused ---
+# --- refused settings ---
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_what_data_cannot_check_is_one_line(folder: Path, arguments: str, messag
 
 
 def test_data_that_has_gone_is_not_called_checked_and_a_sweep_says_what_it_uses(folder: Path) -> None:
-    """The cache suffices to train; a cluster's driver may have no images at all."""
+    """The cache is enough to train from; a cluster's driver may have no images at all."""
     make_images(folder / "data", "gone")
     checked_data(folder, "gone")
     (folder / "data" / "gone").rename(folder / "kept_elsewhere")
@@ -256,7 +256,7 @@ def test_trials_without_precise_errors_have_no_table_and_no_figure_of_them(folde
 
 
 def ended(config: TrialConfig) -> TrialResult:
-    """Its end, the larger rate better at the smaller batch size; by precise errors it is the other way round."""
+    """A result in which the larger rate is better at the smaller batch size, and the worse one by precise errors."""
     assert isinstance(config, ImageClassifierConfig)
     error = 0.125 if (config.learning_rate == 1e-2) == (config.batch_size == 16) else 0.25
     precise = {f"precise_{split}_error": 0.375 - error for split in ("train", "test")}
@@ -306,7 +306,7 @@ def test_status_of_all_sweeps_is_of_those_that_can_have_the_options(folder: Path
     assert done.stdout.startswith("grid_wd_tiny_resnet8: 0/40 trials done\n")
     lines = {line.partition(" cannot have these options: ")[::2] for line in done.stderr.splitlines()}
     assert {name for name, _ in lines} == {"grid_bsz", "grid_betas", "tune_wd", "map_wd", "map_lr_wd"}
-    assert all("batch_size <= num_train" in why or "draw their own seeds" in why for _, why in lines)
+    assert all("batch_size <= num_train" in why or "its seeds cannot be chosen" in why for _, why in lines)
     none = launch(folder, "status", "all", "--workload", "tiny_resnet8", "--set", "epochs=3")
     assert none.returncode == 2
     assert none.stderr.startswith("error: unknown field 'epochs'")

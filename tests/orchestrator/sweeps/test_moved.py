@@ -1,4 +1,4 @@
-"""A user's module that imports an old place: one line names the new one; and every new place is there."""
+"""A user's module that imports an old place gets one line that names the new place; every new place exists."""
 
 from __future__ import annotations
 
@@ -42,31 +42,31 @@ def test_every_name_is_in_its_new_module(old: str, name: str) -> None:
     [
         (
             "from orchestrator.search import HalvingSearch",
-            "my_sweeps imports orchestrator.search, which is orchestrator.sweeps.halving_search now",
+            "my_sweeps imports orchestrator.search, which is now orchestrator.sweeps.halving_search",
         ),
         (
             "import orchestrator.claim_rule",
-            "my_sweeps imports orchestrator.claim_rule, which is orchestrator.sweeps.claim_rule now",
+            "my_sweeps imports orchestrator.claim_rule, which is now orchestrator.sweeps.claim_rule",
         ),
         (
             "from orchestrator import runner",
-            "my_sweeps imports orchestrator.runner, which is orchestrator.driver.run now; ",
+            "my_sweeps imports orchestrator.runner, which is now orchestrator.driver.run; ",
         ),
         (
             "from orchestrator.runner import RunOptions",
-            "my_sweeps imports orchestrator.runner, which is orchestrator.driver.run now; ",
+            "my_sweeps imports orchestrator.runner, which is now orchestrator.driver.run; ",
         ),
         (
             "from orchestrator.sweeps import sweep",
-            "my_sweeps imports sweep of orchestrator.sweeps, whose names are in orchestrator.sweeps.registry now",
+            "my_sweeps imports sweep of orchestrator.sweeps, whose names are now in orchestrator.sweeps.registry",
         ),
         (
             "from orchestrator.ledger import Ledger",
-            "my_sweeps imports Ledger of orchestrator.ledger, whose names are in orchestrator.ledger.ledger now",
+            "my_sweeps imports Ledger of orchestrator.ledger, whose names are now in orchestrator.ledger.ledger",
         ),
         (
             "from trainables.config import TwoLayerCNNConfig",
-            "my_sweeps imports TwoLayerCNNConfig of trainables.config, which is in trainables.two_layer_cnn.config now",
+            "my_sweeps imports TwoLayerCNNConfig of trainables.config, which is now in trainables.two_layer_cnn.config",
         ),
     ],
     ids=lambda text: text.split()[1] if " import " in text or text.startswith("import") else "",

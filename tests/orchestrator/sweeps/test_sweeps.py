@@ -1,4 +1,4 @@
-"""Sweeps: what they expand to, and what the command line's settings make of them."""
+"""Sweeps: the trials they expand to, and the effect of the command line's settings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SMALL = Sweep(
 
 
 def cells(made: Sweep, *names: str) -> Counter[tuple[Any, ...]]:
-    """How many seeds each combination of these fields has."""
+    """The number of seeds of each combination of these fields."""
     return Counter(tuple(getattr(config, name) for name in names) for config in made.configs())
 
 
@@ -47,7 +47,7 @@ def values(made: Sweep, name: str) -> set[Any]:
 
 
 def test_every_module_of_named_sweeps_is_loaded() -> None:
-    """The tests of named sweeps go through what is loaded: that it is all of them, is asked here."""
+    """The tests of named sweeps cover the loaded modules; this one checks that all modules are loaded."""
     grids = ["grid_bsz", "grid_wd", "grid_betas", "tune_wd", "trace_dynamics", "sign_agreement", "scale_sparsity"]
     assert {*grids, "map_wd", "map_lr_wd", "scale_sigma0"} <= set(load_sweeps())
 
@@ -233,7 +233,7 @@ def test_an_optimizer_chooses_arms_with_their_fields() -> None:
 
 
 def test_an_optimizer_without_an_arm_needs_its_own_weight_decay() -> None:
-    with pytest.raises(ConfigError, match=r"^small: signsgd has no weight_decay here: .*--set weight_decay=VALUE$"):
+    with pytest.raises(ConfigError, match=r"^small: signsgd has no weight_decay in this.*--set weight_decay=VALUE$"):
         SMALL.with_overrides(["optimizer=signsgd"]).configs()
     for sets in (["optimizer=signsgd", "weight_decay=1e-4"], ["weight_decay=1e-4", "optimizer=signsgd"]):
         chosen = SMALL.with_overrides(sets)
@@ -368,7 +368,7 @@ def test_what_has_another_shape_is_one_clear_line() -> None:
     with pytest.raises(SweepError, match="arms map each optimizer to its fields"):
         Grid(("adam", "adamw"))  # type: ignore[arg-type]
     for fields in ({"axes": {"seed": (1, 2)}}, {"base": {"seed": 1}}, {"arms": {"adam": {"seed": 1}}}):
-        with pytest.raises(SweepError, match="seed is no field of a grid"):
+        with pytest.raises(SweepError, match="seed is not a field of a grid"):
             replace(grid, **fields)  # type: ignore[arg-type]
 
 
@@ -395,7 +395,7 @@ def test_other_seeds_are_refused(text: str) -> None:
 
 @pytest.fixture
 def module_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, of a user with modules of their own; what they register is forgotten afterwards."""
+    """A user's current folder with modules of their own; what these register is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     before = dict(SWEEPS)
@@ -429,7 +429,7 @@ def test_a_users_own_sweep_cannot_take_a_known_name(module_folder: Path) -> None
 
 def test_a_function_and_its_sweep_have_one_name(module_folder: Path) -> None:
     own_module(module_folder, "own_misnamed", "mine", "grid_bsz")
-    with pytest.raises(SweepError, match="function mine is named 'grid_bsz'"):
+    with pytest.raises(SweepError, match="function mine returns a sweep named 'grid_bsz'"):
         find_sweep("mine", "own_misnamed")
 
 
@@ -453,7 +453,7 @@ def test_a_function_that_makes_no_sweep_is_named(module_folder: Path, made: Any)
         return made
 
     sweep(small)
-    with pytest.raises(SweepError, match="the function of the sweep small returns a Sweep, got "):
+    with pytest.raises(SweepError, match="the function small must return a Sweep, got "):
         find_sweep("small")
 
 
