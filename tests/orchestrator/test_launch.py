@@ -341,5 +341,5 @@ def test_ctrl_c_ends_with_exit_code_130_and_says_that_the_same_command_goes_on(f
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate()
     assert process.returncode == 130
-    assert errors.splitlines() == ["interrupted: the same command goes on where this one stopped"]
+    assert errors.splitlines() == ["interrupted: the same command resumes where this one stopped"]
     assert "0/4 trials" in output
