@@ -49,7 +49,8 @@ def run(
         int | None, typer.Option(min=1, help="let the autoscaled cluster at --address grow to this many worker nodes")
     ] = None,
     slots_per_node: Annotated[
-        int | None, typer.Option(min=1, help="packs that one such node runs at once (default: seen from the cluster's nodes)")
+        int | None,
+        typer.Option(min=1, help="packs that one such node runs at once (default: seen from the cluster's nodes)"),
     ] = None,
 ) -> None:
     """Run the missing trials of a sweep, print its table, draw its figures and update MLflow."""
@@ -96,7 +97,9 @@ def submit(
     ] = None,
     sets: Sets = None,
     seeds: Seeds = None,
-    out: Annotated[str | None, typer.Option(help="URI of the results, or a path on a shared volume (default: the overlay's)")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="URI of the results, or a path on a shared volume (default: the overlay's)")
+    ] = None,
     workload: Workload = None,
     max_nodes: Annotated[int | None, typer.Option(min=1, help="most worker nodes (default: the overlay's)")] = None,
     cpus_per_trial: Annotated[int, typer.Option(min=1, help="threads for each trial that trains on the CPU")] = 1,
