@@ -352,15 +352,15 @@ def test_an_unknown_figure_is_one_clear_line(sweep: Tables, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "workload", "line"),
     [
-        ("phase_diagram", "two_layer_cnn", "phase_diagram is a figure of maps, and named is none (known for it: err"),
+        ("phase_diagram", "two_layer_cnn", "phase_diagram is a figure of maps, and named is not a map (it can have: "),
         ("sign_agreement", "two_layer_cnn", "sign_agreement shows large_share, same_sign_large, "),
         ("feature_and_noise", "image_classifier", "feature_and_noise shows train_error_positive, "),
         (
             "error_vs_sparsity",
             "image_classifier",
-            "error_vs_sparsity shows noise_sparsity, noise_std, and trials of im",
+            "error_vs_sparsity shows noise_sparsity, noise_std, which trials of image",
         ),
-        ("top5_error_vs_betas", "two_layer_cnn", "top5_error_vs_betas shows test_top5_error, and trials of two_layer"),
+        ("top5_error_vs_betas", "two_layer_cnn", "top5_error_vs_betas shows test_top5_error, which trials of two_lay"),
         ("precise_errors_vs_betas", "two_layer_cnn", "unknown figure 'precise_errors_vs_betas'; did you mean 'error_"),
     ],
 )
