@@ -1,4 +1,4 @@
-"""The figures show the tables' numbers, whatever is missing, and are the same files each time."""
+"""The figures show the tables' numbers, whatever is missing, and give the same files each time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def given(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()
 
 
 def figure_of(name: str, trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
-    """What a sweep of that grid draws of these."""
+    """The figure that a sweep of that grid draws from these trials."""
     figure = drawn(name, given(trials, traces, chosen))
     assert figure is not None
     return figure
@@ -51,7 +51,7 @@ def figure_of(name: str, trials: pd.DataFrame, traces: pd.DataFrame, chosen: Seq
 
 @pytest.fixture(autouse=True)
 def _no_warnings() -> Iterator[None]:
-    """A warning of matplotlib or numpy is a figure that shows something else than the data."""
+    """Warnings of matplotlib and numpy fail a test: they mean that a figure does not show the data."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -77,7 +77,7 @@ def sweep(tmp_path: Path) -> Tables:
 
 @pytest.fixture
 def few(sweep: Tables) -> Tables:
-    """Some cells of each kind."""
+    """A few cells of each kind."""
     trials, traces = sweep
     return trials[
         (trials["weight_decay"] == 1e-5) | ((trials["weight_decay"] == 0.1) & (trials["batch_size"] == 2))
