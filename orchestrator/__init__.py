@@ -30,11 +30,11 @@ _PLACES = {
     "Grid": "orchestrator.sweeps.value",
     "Sweep": "orchestrator.sweeps.value",
 }
-"""Each public name's module, imported when the name is first asked for: `import orchestrator` alone loads nothing."""
+"""The module of each public name, imported when the name is first used: `import orchestrator` alone loads nothing."""
 
 __all__ = tuple(_PLACES)
 
-if not TYPE_CHECKING:  # a checker reads the imports above, and knows that there are no other names
+if not TYPE_CHECKING:  # a type checker reads the imports above instead, and reports any other name
 
     def __getattr__(name: str) -> object:
         if name not in _PLACES:

@@ -1,4 +1,4 @@
-"""A sweep as a RayJob on Kubernetes: an overlay of `k8s/` is rendered, and its job changed to run this sweep."""
+"""Makes a sweep a RayJob on Kubernetes: renders an overlay of `k8s/`, and changes its job to run this sweep."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trainables.registry import workload
 
 K8S = Path(__file__).resolve().parent.parent / "k8s"
 LONGEST_NAME = 47
-"""Characters of a RayJob's name that the operator accepts."""
+"""Most characters that the operator accepts in a RayJob's name."""
 _GPU = "nvidia.com/gpu"
 _SHA_DIGITS = 12
 
@@ -34,11 +34,11 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A sweep and where it is to run.
+    """A sweep, and where it is to run.
 
-    `arguments` are those of `launch run` that say what to run, `num_trials` how many that are, None where only the
-    cluster can tell. `max_nodes`, `out` and `image` are the overlay's where they are None; the image's tag is then the
-    commit of this checkout.
+    `arguments` are those arguments of `launch run` that say what to run. `num_trials` is how many trials that is, None
+    where only the cluster can tell. `max_nodes`, `out` and `image` are the overlay's where they are None; the image's
+    tag is then the commit of this checkout.
     """
 
     sweep: Sweep
@@ -53,21 +53,21 @@ class Submission:
 
 
 def run_arguments(name: str, sets: Sequence[str], seeds: str | None, workload_name: str | None) -> tuple[str, ...]:
-    """What `launch run` is told in the job, as it was told here."""
+    """The arguments that say what to run, as `launch run` takes them in the job."""
     options = [("--set", text) for text in sets] + [("--seeds", seeds), ("--workload", workload_name)]
     return (name, *(word for option, value in options if value for word in (option, value)))
 
 
 def job_of(submission: Submission) -> Document:
-    """The RayJob that runs the sweep; raises `SubmitError` for an overlay or component that is not there."""
+    """The RayJob that runs the sweep; raises `SubmitError` if overlay or component are unknown or cannot run it."""
     job = _only_job(render(submission.overlay, submission.components))
     if workload(submission.sweep.workload).reads_data_sets and not _has_data(job):
         raise SubmitError(
-            f"overlay {submission.overlay} mounts no data sets: --component gpu and --component gpu-spot do"
+            f"overlay {submission.overlay} mounts no data sets: add --component gpu or gpu-spot, which do"
         )
     groups = list(_groups(job, submission))
     if not groups:
-        raise SubmitError(f"no worker group of overlay {submission.overlay} holds a pack of this sweep")
+        raise SubmitError(f"no worker group of overlay {submission.overlay} has room for a pack of this sweep")
     slots = max(num for _, num in groups)
     most = submission.max_nodes or sum(group["maxReplicas"] for group, _ in groups)
     useful = most if submission.num_trials is None else math.ceil(submission.num_trials / slots)
@@ -92,7 +92,7 @@ def job_of(submission: Submission) -> Document:
 
 
 def render(overlay: str, components: Sequence[str] = ()) -> list[Document]:
-    """The documents of an overlay with these components, by `kubectl kustomize`."""
+    """The documents of an overlay with these components, as `kubectl kustomize` renders them."""
     for kind, name in (("overlay", overlay), *(("component", one) for one in components)):
         known = sorted(path.parent.name for path in K8S.glob(f"{kind}s/*/kustomization.yaml"))
         if not known:
@@ -112,7 +112,7 @@ def render(overlay: str, components: Sequence[str] = ()) -> list[Document]:
 
 
 def needs(overlay: str, components: Sequence[str]) -> list[str]:
-    """Objects that components bring beside the job, which must be in the cluster before it starts."""
+    """Objects that the components add beside the job; they must exist in the cluster before it starts."""
     plain = {_named(document) for document in render(overlay)}
     return sorted({_named(document) for document in render(overlay, components)} - plain)
 
@@ -127,13 +127,13 @@ def create(job: Document) -> str:
 
 
 def as_yaml(job: Document) -> str:
-    """The job as kubectl takes it."""
+    """The job as YAML, as kubectl reads it."""
     return str(yaml.safe_dump(job, sort_keys=False, width=120))
 
 
 def _kubectl(*arguments: str, text: str = "") -> str:
     if shutil.which("kubectl") is None:
-        raise SubmitError("kubectl is not on PATH: it renders k8s/ and speaks to the cluster")
+        raise SubmitError("kubectl is not on PATH: submit renders k8s/ and reaches the cluster with it")
     done = subprocess.run(["kubectl", *arguments], input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SubmitError(f"kubectl {arguments[0]}: {' '.join(done.stderr.split())}")
@@ -146,7 +146,7 @@ def _only_job(documents: Sequence[Document]) -> Document:
 
 
 def _groups(job: Document, submission: Submission) -> Iterator[tuple[Document, int]]:
-    """Worker groups that run the sweep's packs, and how many at once on a node."""
+    """Worker groups that can run the sweep's packs, each with how many packs one node runs at once."""
     device = _device(submission)
     for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -157,7 +157,7 @@ def _groups(job: Document, submission: Submission) -> Iterator[tuple[Document, i
 
 
 def _cpus(limits: Document) -> int:
-    """CPUs that Ray sees in a pod: thousandths are rounded up."""
+    """CPUs that Ray sees in a pod: it rounds thousandths up to whole ones."""
     text = str(limits["cpu"])
     return math.ceil(float(text.removesuffix("m")) / (1000 if text.endswith("m") else 1))
 
@@ -190,7 +190,7 @@ def _containers(job: Document) -> Iterator[Document]:
 
 
 def _image_of_checkout(image: str) -> str:
-    """The overlay's image with this checkout's commit as tag; as it is where this is no checkout, or with a digest."""
+    """The overlay's image with this checkout's commit as tag; unchanged outside a checkout, or if it has a digest."""
     done = subprocess.run(
         ["git", "-C", str(K8S.parent), "rev-parse", f"--short={_SHA_DIGITS}", "HEAD"],
         capture_output=True,
@@ -204,6 +204,6 @@ def _image_of_checkout(image: str) -> str:
 
 
 def _name(sweep: str, job: Document) -> str:
-    """The sweep's name and a digest of the job: the same command twice is one job."""
+    """The sweep's name and a digest of the job: the same command, submitted twice, gives one name."""
     digest = hashlib.sha256(json.dumps(job["spec"], sort_keys=True).encode()).hexdigest()[:6]
     return f"{sweep.replace('_', '-')[: LONGEST_NAME - 7]}-{digest}"

@@ -1,6 +1,6 @@
-"""The command line, `python -m orchestrator.launch SWEEP`: its commands, and how it ends.
+"""The command line, `python -m orchestrator.launch SWEEP`: holds its commands and turns failures into exit codes.
 
-What a command needs is imported by the command, so that `--help` is quick and `plan` loads nothing heavy.
+Each command imports what it needs when it is called, so that `--help` and `plan` start fast.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Map where Adam's coupled weight decay works against where only AdamW's does.",
-    epilog="`launch SWEEP` is `launch run SWEEP`. Running the same command again runs only what is missing.",
+    epilog="`launch SWEEP` means `launch run SWEEP`. Running the same command again runs only what is missing.",
 )
 app.command()(run.run)
 app.command()(run.submit)
@@ -48,7 +48,7 @@ app.command()(data.data)
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user is one line and exit code 2, Ctrl-C is 130."""
+    """Run the command line: a user's mistake ends as one line and exit code 2, Ctrl-C as exit code 130."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # an encoding without ± or · must not end a sweep
@@ -63,12 +63,12 @@ def main() -> None:
         typer.echo(f"error: {fault}", err=True)
         code = EXIT_USER_ERROR
     if code == EXIT_INTERRUPTED:
-        typer.echo("interrupted: the same command goes on where this one stopped", err=True)
+        typer.echo("interrupted: the same command resumes where this one stopped", err=True)
     sys.exit(code)
 
 
 def _fault(error: Exception) -> str | None:
-    """One line for a mistake that the user can mend; None for any other error."""
+    """The line to print for a mistake that the user can correct; None for any other exception."""
     if isinstance(error, UserError):
         return str(error)
     # Typer's own usage errors: their base class has moved between its releases, this method has not.

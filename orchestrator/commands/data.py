@@ -1,4 +1,4 @@
-"""The command that prepares images: `data` fetches, decodes and checks a data set."""
+"""The command that prepares images: `data` downloads, decodes and checks a data set."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def data(
     sets: Sets = None,
     data: Data = None,
     download: Annotated[
-        bool, typer.Option("--download", help="let torchvision fetch it into the data folder", is_eager=True)
+        bool, typer.Option("--download", help="first download it into the data folder with torchvision", is_eager=True)
     ] = False,
 ) -> None:
-    """Decode images into the cache, check them and name their digest; --set num_train=... as in a sweep."""
+    """Decode a data set into the cache, check it and print its digest; --set num_train=... selects as in a sweep."""
     set_data_folder(data)
     typer.echo(check_images(name, sets or (), download=download))
 
 
 def check_images(name: str, sets: Sequence[str], *, download: bool) -> str:
-    """Decode a data set (fetched first on `download`) into the cache, read all of it back; a line on what it holds."""
+    """Decode a data set into the cache (downloaded first if `download`) and read it back; a line that describes it."""
     from orchestrator.errors import DataError
     from trainables.image_data.cache import cache_root
     from trainables.image_data.images import data_root, manifest, missing, open_images
@@ -50,7 +50,7 @@ def check_images(name: str, sets: Sequence[str], *, download: bool) -> str:
 
 
 def selected_images(sets: Sequence[str]) -> dict[str, int]:
-    """The `field=value` settings that choose images, read as a sweep's; `SweepError` for others."""
+    """The fields that choose images, parsed from `field=value` as for a sweep; `SweepError` for any other setting."""
     from orchestrator.errors import SweepError, unknown_name
     from orchestrator.sweeps.overrides import parse_setting
     from trainables.image_classifier.config import ImageClassifierConfig

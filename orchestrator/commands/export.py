@@ -18,7 +18,7 @@ def export_mlflow(
     workload: Workload = None,
     data: Data = None,
 ) -> None:
-    """Write to MLflow what it lacks of a sweep, from the Parquet results."""
+    """Write the runs of a sweep that MLflow lacks, from the Parquet results."""
     sweep = chosen_sweep(name, module=module, sets=sets, seeds=seeds, workload=workload, data=data)
     sweep.configs()
 
@@ -31,7 +31,7 @@ def export_optuna(
     name: SweepName,
     sets: Sets = None,
     out: Out = "results",
-    storage: Annotated[str | None, typer.Option(help="an Optuna storage URL; default OUT/optuna.db")] = None,
+    storage: Annotated[str | None, typer.Option(help="Optuna storage URL (default: sqlite:///OUT/optuna.db)")] = None,
     module: Module = None,
     workload: Workload = None,
     data: Data = None,

@@ -1,4 +1,4 @@
-"""The options that several commands of `launch` share, and what they choose."""
+"""The options that several commands of `launch` share, and the sweep that they choose."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ SHOWN_ERRORS, SHOWN_KINDS_OF_ERROR = 20, 5
 
 
 def _typed_folder_is_there(context: typer.Context, data: str | None) -> str | None:
-    """One from the environment of a cluster's driver need not be: images may lie on the workers alone.
+    """Refuse a typed `--data` that is not a folder, unless a download is about to create it.
 
-    A download makes it.
+    One from the environment may be absent: for a cluster's driver, images may lie on the workers alone.
     """
     is_typed = data is not None and not is_from_environment(context, "data")
     if is_typed and not context.params.get("download") and not Path(str(data)).expanduser().is_dir():
-        raise DataError(f"--data names the folder of image data sets, got {data!r}, which is no folder")
+        raise DataError(f"--data names the folder of image data sets, got {data!r}, which is not a folder")
     return data
 
 
-SweepName = Annotated[str, typer.Argument(help="a sweep of `launch list`", metavar="SWEEP")]
+SweepName = Annotated[str, typer.Argument(help="name of a sweep (see `launch list`)", metavar="SWEEP")]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="field=v1,v2 gives a field these values, field+=v1,v2 adds them to the sweep's; repeatable",
+        help="field=v1,v2 gives a field these values in every cell, field+=v1,v2 adds cells with them; repeatable",
         metavar="F=V",
     ),
 ]
-Seeds = Annotated[str | None, typer.Option(help="seeds such as 0-9 or 0,3,5-7")]
-Out = Annotated[str, typer.Option(help="output folder or URI")]
+Seeds = Annotated[str | None, typer.Option(help="seeds such as 0-9 or 0,3,5-7 (default: the sweep's)")]
+Out = Annotated[str, typer.Option(help="folder or URI (s3://..., gs://...) of the results")]
 Workload = Annotated[
     str | None,
     typer.Option(
@@ -55,7 +55,7 @@ Data = Annotated[
         callback=_typed_folder_is_there,
     ),
 ]
-Module = Annotated[str | None, typer.Option(help="a Python module that registers sweeps of your own")]
+Module = Annotated[str | None, typer.Option(help="a Python module that registers your own sweeps")]
 MaxTrials = Annotated[int | None, typer.Option(min=1, help="run at most this many of the missing trials")]
 
 
@@ -76,12 +76,12 @@ def chosen_sweep(
 
 
 def set_data_folder(data: str | None) -> None:
-    """Workers inherit it, and run elsewhere: an absolute path."""
+    """Set the environment variable that workers inherit; the path is absolute, because they run in other folders."""
     if data is not None:
         os.environ["LAMBDA_ATLAS_DATA"] = os.path.abspath(os.path.expanduser(data))  # noqa: PTH100, PTH111
 
 
 def is_from_environment(ctx: typer.Context, option: str) -> bool:
-    """Whether an option was not typed."""
+    """Whether an option's value is its environment variable's, not typed."""
     source = ctx.get_parameter_source(option)
     return source is not None and source.name == "ENVIRONMENT"

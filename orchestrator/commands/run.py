@@ -31,34 +31,35 @@ def run(
     sets: Sets = None,
     seeds: Seeds = None,
     out: Out = "results",
-    executor: Annotated[str, typer.Option(help="ray, or inline: in this process")] = "ray",
+    executor: Annotated[str, typer.Option(help="where packs run: ray, or inline (in this process)")] = "ray",
     address: Annotated[
         str | None,
-        typer.Option(envvar="RAY_ADDRESS", help="HOST:PORT of a Ray cluster; else a local Ray is started"),
+        typer.Option(envvar="RAY_ADDRESS", help="HOST:PORT of a Ray cluster (default: start Ray on this machine)"),
     ] = None,
     max_trials: MaxTrials = None,
     module: Module = None,
     mlflow: Annotated[bool, typer.Option(help="write the MLflow view")] = True,
     figures: Annotated[bool, typer.Option(help="draw the figures")] = True,
-    checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="time between saves of half-done trials")] = 30.0,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0.0, help="seconds between saves of running trials")] = 30.0,
     workload: Workload = None,
     data: Data = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: the fastest that is there")] = "auto",
-    cpus_per_trial: Annotated[int, typer.Option(min=1, help="threads of a trial that trains on the CPU")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: the fastest available")] = "auto",
+    cpus_per_trial: Annotated[int, typer.Option(min=1, help="threads for each trial that trains on the CPU")] = 1,
     max_nodes: Annotated[
-        int | None, typer.Option(min=1, help="let the cluster at --address grow to so many worker nodes")
+        int | None, typer.Option(min=1, help="let the autoscaled cluster at --address grow to this many worker nodes")
     ] = None,
     slots_per_node: Annotated[
-        int | None, typer.Option(min=1, help="trials that such a node runs at once (default: seen from the first)")
+        int | None,
+        typer.Option(min=1, help="packs that one such node runs at once (default: seen from the cluster's nodes)"),
     ] = None,
 ) -> None:
-    """Run what is missing of a sweep; end with table, figures, Parquet and MLflow in place."""
+    """Run the missing trials of a sweep, print its table, draw its figures and update MLflow."""
     sweep = chosen_sweep(name, module=module, sets=sets, seeds=seeds, workload=workload, data=data)
-    sweep.configs()  # a fault ends here, before anything is created
+    sweep.configs()  # a faulty config is refused here, before anything is created
     from orchestrator.executors.registry import place_named
 
     if not place_named(executor).takes_address and is_from_environment(ctx, "address"):
-        address = None  # it is of this machine, not of this launch
+        address = None  # RAY_ADDRESS is set for the machine, not for this launch
 
     from orchestrator.driver.options import RunOptions
     from orchestrator.driver.run import run_sweep
@@ -84,33 +85,35 @@ def run(
         for error, count in list(summary.errors.items())[:SHOWN_KINDS_OF_ERROR]:
             typer.echo(f"  {count} with {error}", err=True)
         if len(summary.errors) > SHOWN_KINDS_OF_ERROR:
-            typer.echo(f"  and {len(summary.errors) - SHOWN_KINDS_OF_ERROR} other errors", err=True)
+            typer.echo(f"  and {len(summary.errors) - SHOWN_KINDS_OF_ERROR} other kinds of failure", err=True)
         raise typer.Exit(EXIT_FAILED_TRIALS)
 
 
 def submit(
     name: SweepName,
-    overlay: Annotated[str, typer.Option(help="where to: an overlay of k8s/overlays", metavar="NAME")],
+    overlay: Annotated[str, typer.Option(help="where to run: a folder of k8s/overlays", metavar="NAME")],
     component: Annotated[
-        list[str] | None, typer.Option(help="of k8s/components: gpu, gpu-spot, ...; repeatable", metavar="NAME")
+        list[str] | None, typer.Option(help="folder of k8s/components: gpu, gpu-spot, ...; repeatable", metavar="NAME")
     ] = None,
     sets: Sets = None,
     seeds: Seeds = None,
-    out: Annotated[str | None, typer.Option(help="results: a URI or a path on a shared volume")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="URI of the results, or a path on a shared volume (default: the overlay's)")
+    ] = None,
     workload: Workload = None,
-    max_nodes: Annotated[int | None, typer.Option(min=1, help="worker nodes at most (default: the overlay's)")] = None,
-    cpus_per_trial: Annotated[int, typer.Option(min=1, help="threads of a trial that trains on the CPU")] = 1,
+    max_nodes: Annotated[int | None, typer.Option(min=1, help="most worker nodes (default: the overlay's)")] = None,
+    cpus_per_trial: Annotated[int, typer.Option(min=1, help="threads for each trial that trains on the CPU")] = 1,
     image: Annotated[
-        str | None, typer.Option(help="REPOSITORY:TAG (default: the overlay's, tagged with this commit)")
+        str | None, typer.Option(help="image as REPOSITORY:TAG (default: the overlay's, tagged with this commit)")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the job instead of creating it")] = False,
 ) -> None:
-    """Run a sweep on Kubernetes: make it a RayJob, and create that with kubectl."""
+    """Run a sweep on Kubernetes, as a RayJob that kubectl creates."""
     from orchestrator import kubernetes
 
     sweep = chosen_sweep(name, sets=sets, seeds=seeds, workload=workload)
     num_trials = None
-    with suppress(DataError):  # images are there, not here
+    with suppress(DataError):  # images may be on the cluster alone
         sweep.configs()
         num_trials = sweep.num_trials
     job = kubernetes.job_of(

@@ -32,7 +32,7 @@ def plan(
     workload: Workload = None,
     data: Data = None,
 ) -> None:
-    """Show what a run would do; starts nothing, and writes nothing but the cache of decoded images."""
+    """Show what a run would do; train nothing, and write only the cache of decoded images."""
     from rich.console import Console
 
     from orchestrator.report.plan_table import plan_table
@@ -43,7 +43,7 @@ def plan(
 
 
 def list_sweeps(module: Module = None) -> None:
-    """Name the sweeps."""
+    """List the sweeps, with their numbers of trials and what they show."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -55,13 +55,13 @@ def list_sweeps(module: Module = None) -> None:
         try:
             sweep = find_sweep(name)
             table.add_row(name, str(sweep.num_trials), Text(sweep.title))
-        except UserError as fault:  # of a user's own: the others are there all the same
+        except UserError as fault:  # a faulty sweep of the user's does not hide the others
             table.add_row(name, "-", Text(str(fault)))
     Console().print(table)
 
 
 def status(
-    name: Annotated[str, typer.Argument(help="a sweep of `launch list`, or all", metavar="SWEEP")],
+    name: Annotated[str, typer.Argument(help="name of a sweep (see `launch list`), or all", metavar="SWEEP")],
     sets: Sets = None,
     seeds: Seeds = None,
     out: Out = "results",
@@ -69,7 +69,7 @@ def status(
     workload: Workload = None,
     data: Data = None,
 ) -> None:
-    """Show how far a sweep is, from its results alone; of all with --workload, those that take one."""
+    """Show a sweep's progress, from its results alone; `all` with --workload shows the sweeps that take one."""
     from orchestrator.driver.status import sweep_status
     from orchestrator.schedulers.plan import ledger_of
     from orchestrator.sweeps.registry import load_sweeps, takes_workload
@@ -94,4 +94,4 @@ def status(
         for trial_id, error in list(state.errors.items())[:SHOWN_ERRORS]:
             typer.echo(f"  failed {trial_id}: {error}")
         if len(state.errors) > SHOWN_ERRORS:
-            typer.echo(f"  and {len(state.errors) - SHOWN_ERRORS} more: column `error` of the trials has all")
+            typer.echo(f"  and {len(state.errors) - SHOWN_ERRORS} more: column `error` of the trials has them all")

@@ -1,4 +1,4 @@
-"""Copies of the ledger's rows: in MLflow, and of a map as Optuna studies, one for each optimizer and setting."""
+"""Copies the ledger's rows into MLflow, and a map's trials into Optuna studies, one for each optimizer and setting."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from search_spaces.samplers.studies import write_study
 
 
 def export_optuna(sweep: Sweep, out: str, storage: str | None = None) -> tuple[str, dict[str, int]]:
-    """Write the map's draws into an Optuna storage (default: `out`/optuna.db); its URL, and draws by study.
+    """Write the map's trials into an Optuna storage (default: `out`/optuna.db); its URL, and each study's trials.
 
-    Raises `SweepError` for a sweep that is no map, or an object store without a storage of its own.
+    Raises `SweepError` if the sweep is not a map or has no finished trial, or if `out` is an object store and no
+    storage is given.
     """
     search = map_of(sweep)
     ledger = ledger_of(sweep, out)
@@ -32,7 +33,7 @@ def export_optuna(sweep: Sweep, out: str, storage: str | None = None) -> tuple[s
     written = {}
     for setting, _ in search.boundaries(sweep.cells()):
         if any(field in setting for field in search.fields):
-            continue  # a line: its draws are the whole map's too
+            continue  # a line: its trials are in the whole map's studies too
         own = of_setting(trials, setting)
         columns = (own[field].tolist() for field in search.fields)
         points = [dict(zip(search.fields, values, strict=True)) for values in zip(*columns, strict=True)]

@@ -1,4 +1,4 @@
-"""The training of a plan: tasks from its work into the queue, results into ledger, views and the work again."""
+"""Trains a plan: moves tasks from its scheduler into the queue, and results into ledger, views and scheduler."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Training:
-    """One launch's training; `run` returns when the work is finished, or on Ctrl-C."""
+    """One launch's training; `run` returns when the scheduler is finished, or on Ctrl-C."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Training:
         self._states = StateStore(states_root)
         self._states.collect(ledger.settled(self._workload))
         self._attempts = ledger.attempts(self._workload)
-        # A trial that failed starts anew: its state may be what it failed of.
+        # A failed trial starts from its beginning: its saved state may be why it failed.
         failed = ledger.failed(self._workload)
         self._state_paths = {tid: path for tid, path in self._states.index().items() if tid not in failed}
         settings = PackSettings(states_root, checkpoint_seconds, executor.device, executor.num_threads)
@@ -72,19 +72,19 @@ class Training:
                 self._executor.run(self._queue, sink)
             except KeyboardInterrupt:
                 interrupted = True
-                self._ledger.wait_for_store(0)  # nobody waits minutes for Ctrl-C
+                self._ledger.wait_for_store(0)  # Ctrl-C must not take minutes
         self._executor.close()
         self._states.collect(self._ledger.settled(self._workload))
         return self._outcomes, interrupted
 
     def _feed(self, results: Sequence[TrialResult] = ()) -> None:
-        """Queue what the work has next; the first time in the driver's thread, then in the recorder's."""
+        """Queue the scheduler's next tasks; called first in the driver's thread, then in the recorder's."""
         tasks, stopped = self._plan.scheduler.advance(results)
         self._queue.add([self._order(task) for task in tasks])
         if results and tasks:
             self._progress.expect(self._plan.scheduler.num_trials, self._plan.scheduler.forecast_core_seconds)
         if stopped:
-            # A killed launch may have left them unmarked: not all of them were queued by this one.
+            # A killed launch may have left some unmarked: this launch has not queued all of them.
             self._configs.update((config.trial_id, config) for config in self._plan.scheduler.configs())
             marked = self._ledger.mark_pruned(self._workload, stopped)
             for trial_id in marked:
@@ -125,7 +125,7 @@ class Training:
         self._progress.trial_done(outcome, self._cost(config))
 
     def _show_recorded(self, trial_ids: Sequence[str]) -> None:
-        """Rows that were changed in the ledger, to MLflow."""
+        """Send rows that were changed in the ledger to MLflow."""
         if self._view is not None and trial_ids:
             rows = self._ledger.trials(self._workload, trial_ids=trial_ids).to_pylist()
             points = self._ledger.traces(self._workload, trial_ids=trial_ids).to_pylist()

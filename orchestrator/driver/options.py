@@ -1,4 +1,4 @@
-"""How and where a sweep runs, as values: the options of a launch, its summary, and the device that is chosen."""
+"""The options of a launch and its summary, as values, and the device that it trains on."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trainables.gpu import gpu_is_here
 from trainables.registry import workload
 
 AUTO = "auto"
-"""The fastest kind of device that is there and that the workload trains on."""
+"""The fastest kind of device that is available and that the workload trains on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """Options say how and where a sweep runs; no trial's name depends on them.
+    """How and where a sweep runs; no trial's name depends on these options.
 
-    `device` and `cpus_per_trial` may change numbers by rounding. Nothing else here changes any. `run_sweep` checks the
-    options, and raises `SweepError` where they contradict each other.
+    `device` and `cpus_per_trial` may change numbers by rounding. The other options change no number. `run_sweep` checks
+    the options, and raises `SweepError` where they contradict each other.
 
     Args:
         out: Folder or object-store URI (`s3://bucket/path`) of the results. What it holds is not trained again.
@@ -31,10 +31,10 @@ class RunOptions:
         mlflow: Whether to write the MLflow view.
         figures: Whether to draw the sweep's figures.
         checkpoint_seconds: Seconds between two saves of trials in training; a killed launch loses that much.
-        device: `cpu`, `cuda`, or `auto`: the fastest that is there and that the workload trains on.
+        device: `cpu`, `cuda`, or `auto`: the fastest that is available and that the workload trains on.
         cpus_per_trial: Threads of a trial that trains on the CPU.
-        max_nodes: Worker nodes that an autoscaled cluster at `address` may grow to. None takes the nodes there are.
-        slots_per_node: Trials that such a node runs at once. None reads it off the first node.
+        max_nodes: Worker nodes that an autoscaled cluster at `address` may grow to. None uses the nodes it has.
+        slots_per_node: Packs that such a node runs at once. None takes those of the largest node that exists.
 
     Example:
         >>> from orchestrator import RunOptions
@@ -58,9 +58,10 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """What a launch did: trials `planned`, `already_done` before it, `finished` and `failed` in it, all outcomes.
+    """What a launch did: trials `planned`, `already_done` before it, and `finished` in it, with their `outcomes`.
 
-    `errors` counts the failed ones by the last line of what they ended with, the most frequent first.
+    The `failed` trials are among the finished. `errors` counts them by the last line of their tracebacks, the most
+    frequent first.
     """
 
     planned: int
@@ -78,17 +79,17 @@ def check_place(options: RunOptions) -> None:
     if options.max_nodes is not None and (options.address is None or not place.takes_address):
         raise SweepError("--max-nodes is for a Ray cluster that can grow: give its --address as well")
     if options.slots_per_node is not None and options.max_nodes is None:
-        raise SweepError("--slots-per-node says what the nodes of --max-nodes hold: give that as well")
+        raise SweepError("--slots-per-node is how many packs a node of --max-nodes runs at once: give --max-nodes too")
     if options.address is not None and not place.takes_address:
         is_inline = options.executor == "inline"
         raise SweepError(
             f"--address names a Ray cluster, and --executor {options.executor} "
-            f"{'runs in this process' if is_inline else 'joins none'}: give one of them"
+            f"{'runs in this process' if is_inline else 'joins no cluster'}: give one of them"
         )
 
 
 def chosen_device(sweep: Sweep, options: RunOptions) -> str | None:
-    """The kind of device to train on; None: what the cluster has. Raises `SweepError` for one that is not there."""
+    """The kind of device to train on, None for what the cluster has; raises `SweepError` where it is not available."""
     here = options.address is None
     cores = os.cpu_count() or 1
     if here and options.cpus_per_trial > cores:
@@ -99,7 +100,7 @@ def chosen_device(sweep: Sweep, options: RunOptions) -> str | None:
             return "cpu"
         return ("cuda" if gpu_is_here() else "cpu") if here else None
     if options.device not in able:
-        raise SweepError(f"{sweep.workload} trains on {' or '.join(able)}: unknown device {options.device!r}")
+        raise SweepError(f"{sweep.workload} trains on {' or '.join(able)}, got --device {options.device}")
     if options.device == "cuda" and here and not gpu_is_here():
         raise SweepError("--device cuda: this machine has no GPU that torch can use")
     return options.device

@@ -1,4 +1,4 @@
-"""How far a sweep is: a live bar on a terminal, plain lines elsewhere."""
+"""Shows how far a sweep is: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trainables.result import Outcome
 
 PLAIN_LINE_SECONDS = 10.0
 MIN_SHARE = 0.01
-"""No time left is told before this share of the work is done: it would be the start-up's pace."""
+"""Before this share of the work is done, no remaining time is shown: it would follow the pace of the start."""
 
 
 class ProgressDisplay:
-    """Trials done, outcomes so far, and the time left by the cost model at the pace seen so far. Thread-safe."""
+    """Shows trials done, outcomes, and the time left by the cost model at the pace seen so far. Thread-safe."""
 
     def __init__(
         self, title: str, total: int, already_done: int, cost_total: float, console: Console | None = None
@@ -52,23 +52,23 @@ class ProgressDisplay:
         self._print(self._line())
 
     def trial_done(self, outcome: Outcome, cost: float) -> None:
-        """One more trial has ended; `cost` is the cost model's."""
+        """Count one more ended trial; `cost` is what the cost model says of it."""
         with self._lock:
             self._done += 1
             self._outcomes[outcome] += 1
             self._cost_done += cost
-            self._cost_running = max(0.0, self._cost_running - cost)  # it held a share of this trial
+            self._cost_running = max(0.0, self._cost_running - cost)  # it included a share of this trial
             self._show()
 
     def expect(self, total: int, cost_left: float) -> None:
-        """A search asked for more: trials in all by now, and the cost of those that have not ended."""
+        """Take new totals when a search asked for more: all trials so far, and the cost of those not ended."""
         with self._lock:
             self._total, self._cost_total = total, self._cost_done + cost_left
             if self._console.is_terminal:
                 self._bar.update(self._task, total=max(self._cost_total, 1e-9))
 
     def partial(self, cost_running: float) -> None:
-        """The share of their cost that the trials in training have behind them, in sum."""
+        """Take the cost of what the trials in training have done so far, summed over these trials."""
         with self._lock:
             self._cost_running = cost_running
             self._show()

@@ -1,4 +1,4 @@
-"""Records results as they come: a thread that writes the ledger and feeds the views, off the executor's path."""
+"""Records results as they arrive, in a thread that writes the ledger and feeds the views: no executor waits for it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from trainables.contract import Report
 from trainables.result import TrialResult
 
 BATCH_SECONDS = (1.0, 10.0)
-"""Results that come within this time share one commit: the least, and the most in long runs."""
+"""Results that arrive within this time are written in one commit; its minimum, and its maximum in long runs."""
 BATCH_SHARE = 0.01
 """Share of the time since the start that a batch may take: a day of steady results makes 9,000 commits, not 86,400."""
 
 
 def batch_seconds(elapsed: float) -> float:
-    """How long a batch stays open that many seconds after the start."""
+    """How long a batch stays open, `elapsed` seconds after the start."""
     least, most = BATCH_SECONDS
     return min(max(least, BATCH_SHARE * elapsed), most)
 
 
 class Recorder:
-    """Context manager: `put` takes reports from any thread; leaving it writes what is left.
+    """Context manager: `put` takes reports from any thread; leaving it writes the remaining results.
 
-    `on_recorded` is called with each committed batch, `on_moved` with every report of a trial that goes on, both in the
-    recorder's thread. An error there, a full disk for instance, is raised by the next `put` and on leaving. A batch
-    ends early where `is_waited_for` says, after a `put`, that nothing else will come before it is recorded.
+    `on_recorded` is called with each committed batch, `on_moved` with every report of a trial that is still training,
+    both in the recorder's thread. An exception there, from a full disk for instance, is raised by the next `put` and on
+    leaving. A batch ends early if `is_waited_for` says, after a `put`, that no result arrives until it is recorded.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Recorder:
             self._problem = problem
 
     def _next_batch(self) -> tuple[list[TrialResult], bool]:
-        """Results until `batch_seconds` after the first one, and whether more may come."""
+        """Results that arrive until `batch_seconds` after the first one, and whether more may follow."""
         results: list[TrialResult] = []
         deadline = math.inf
         while True:
@@ -96,7 +96,7 @@ class Recorder:
                 deadline = now + batch_seconds(now - self._started)
 
     def _take(self, reports: Sequence[Report], results: list[TrialResult]) -> None:
-        """Put the results of ended trials into the batch."""
+        """Add the results of ended trials to the batch, and pass on the other reports."""
         for report in reports:
             if report.result is not None:
                 results.append(report.result)

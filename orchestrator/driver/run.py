@@ -1,4 +1,4 @@
-"""Runs a sweep: plan - ledger -> packs -> executor -> ledger, views. The only place where they meet."""
+"""Runs a sweep: plans it, has an executor train the trials that the ledger lacks, and shows the results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
 
     It writes to `options.out`: results as Parquet under `trials` and `traces`, states of trials in training, figures,
     and an MLflow database. A launch that was killed can be repeated: it trains only what is missing, and resumes
-    trials from their saved states. Ctrl-C ends it in order; the summary then says `interrupted`.
+    trials from their saved states. Ctrl-C ends it cleanly; the summary then says `interrupted`.
 
     Args:
         sweep: What to run.
@@ -56,7 +56,7 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         DataError: Images are missing or corrupt.
         LedgerError: `out` cannot be read or written.
         ClusterError: The Ray cluster cannot be reached or has no room for a trial.
-        UserError: The sweep names a figure that is unknown, or that it cannot have. It is the base of those above.
+        UserError: The sweep names a figure that is unknown, or that it cannot have. It is the base class of the above.
 
     Example:
         >>> from orchestrator import Grid, RunOptions, Sweep, run_sweep
@@ -100,7 +100,7 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
             now = plan if executor is None else plan_sweep(sweep, ledger)
             if not now.is_complete:
                 console.print(
-                    f"{now.num_done} of {now.num_trials} trials done: what follows is of a part of the sweep",
+                    f"{now.num_done} of {now.num_trials} trials done: what follows shows a part of the sweep",
                     highlight=False,
                 )
             figures = show(plan, ledger, console, with_figures=options.figures)
@@ -119,12 +119,12 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
 
 
 def states_root(out: str) -> str:
-    """Where half-done members' states lie under an output folder."""
+    """Where the saved states of unfinished trials lie, under an output folder or URI."""
     return f"{out if '://' in out else Path(out).resolve()}/states"
 
 
 def _console() -> Console:
-    """Standard output; wide enough for the result table where it is no terminal."""
+    """Standard output; wide enough for the result table where it is not a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
@@ -144,21 +144,21 @@ def _announce(console: Console, plan: Plan) -> None:
 
 
 def _tell_states(console: Console, plan: Plan, root: str) -> None:
-    """What trials that stopped early keep on disk: of large networks it is most of what a search leaves."""
+    """Say what trials that stopped early keep on disk: with large networks this is most of what a search leaves."""
     open_trials = {config.trial_id for config in plan.configs} - plan.settled
     sizes = StateStore(root).sizes(open_trials) if open_trials else {}
     if sizes:
         size = decimal(sum(sizes.values()))
         console.print(
-            f"states   {len(sizes)} pruned or unfinished trials keep {size} in {root}: deleting those files only means "
-            "that such a trial would start anew",
+            f"states   {len(sizes)} pruned or unfinished trials keep {size} in {root}: without those files such a "
+            "trial would start from its beginning",
             highlight=False,
             soft_wrap=True,
         )
 
 
 def _check_figures(sweep: Sweep) -> None:
-    """Before anything is trained: they are drawn when all is done."""
+    """Check before training that the sweep can have its figures: they are drawn at the end."""
     if sweep.figures:
         from orchestrator.figures import drawing
 
@@ -190,7 +190,7 @@ def _mlflow(sweep: Sweep, options: RunOptions) -> AbstractContextManager[Backgro
 
 
 def _catch_up(view: BackgroundView, plan: Plan, ledger: Ledger) -> None:
-    """What earlier launches recorded and MLflow lacks: it was down, or its database was deleted."""
+    """Add what earlier launches recorded and MLflow lacks, since it was down or its database was deleted."""
     view.catch_up(lambda present: recorded_rows(ledger, plan.sweep, plan.settled - present))
 
 
@@ -198,7 +198,7 @@ def _finish_view(view: BackgroundView, plan: Plan, figures: Sequence[Path], cons
     view.finish(figures, finished=plan.is_complete)
     if view.problem is not None:
         console.print(
-            f"{view.problem}: `launch export-mlflow` with this launch's sweep and options fills it in later",
+            f"{view.problem}: `launch export-mlflow` with this launch's sweep and options writes what is missing",
             highlight=False,
         )
     else:

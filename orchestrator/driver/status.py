@@ -1,4 +1,4 @@
-"""How far a sweep is, and what its failed trials ended with, from the ledger alone."""
+"""Reads how far a sweep is, and how its failed trials ended, from the ledger alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.sweeps.value import Sweep
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepStatus:
-    """How far a sweep is by its results: outcomes of its trials, and each failed one's last error line."""
+    """How far a sweep is: its trials, those settled, their outcomes, and the last traceback line of each failed one."""
 
     total: int
     settled: int
@@ -35,7 +35,7 @@ def sweep_status(sweep: Sweep, ledger: Ledger) -> SweepStatus:
 
 
 def errors_of_launch(sweep: Sweep, ledger: Ledger) -> dict[str, int]:
-    """How many trials of this ledger's driver ended with each error."""
+    """How many trials failed in this ledger's launch, by the last line of their tracebacks."""
     rows = ledger.trials(sweep.workload, columns=("driver_id", "error")).to_pylist()
     lines = Counter(last_line(row["error"]) for row in rows if row["error"] and row["driver_id"] == ledger.driver_id)
     return dict(lines.most_common())

@@ -1,4 +1,4 @@
-"""Axes of figures: ticks at the values that were trained, and a logarithmic axis with 0 on it."""
+"""Sets up the axes of figures: ticks at the values that were trained, and a logarithmic axis with 0 on it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _TEXT_INCHES = 0.09
 
 
 def number_axis(axes: Axes, trials: pd.DataFrame, name: str, on: str = "x") -> None:
-    """Ticks at the values that were trained, batch sizes say, named where there is room; the axis has its scale."""
+    """Put ticks at the values that were trained, labelled where there is room; the axis has its scale already."""
     ticks = sorted(trials[name].unique())
     axis = axes.xaxis if on == "x" else axes.yaxis
-    if len(ticks) == 1:  # or what stands beside each other at one value would fill the panel
+    if len(ticks) == 1:  # else the marks side by side at the one value would fill the panel
         (axes.set_xlim if on == "x" else axes.set_ylim)(ticks[0] / 2, ticks[0] * 2)
     axis.set_major_locator(ticker.FixedLocator(ticks))
     axis.set_major_formatter(ticker.FixedFormatter(_where_there_is_room(axes, axis, ticks, is_x=on == "x")))
@@ -29,7 +29,7 @@ def number_axis(axes: Axes, trials: pd.DataFrame, name: str, on: str = "x") -> N
 
 
 def _where_there_is_room(axes: Axes, axis: Axis, ticks: Sequence[float], *, is_x: bool) -> list[str]:
-    """The names of ticks, empty where the next larger one's is too near."""
+    """The labels of ticks, empty where the label of the next larger tick is too near."""
     extent = axes.get_window_extent()
     inches = (extent.width if is_x else extent.height) / axes.figure.dpi
     places = axis.get_transform().transform(np.asarray(ticks, float))
@@ -44,7 +44,7 @@ def _where_there_is_room(axes: Axes, axis: Axis, ticks: Sequence[float], *, is_x
 
 
 def decay_axis(axes: Axes, values: pd.Series[float]) -> None:
-    """A logarithmic axis that also shows 0, one step left of the smallest positive value."""
+    """Make the x axis logarithmic and show 0 on it, one step left of the smallest positive value."""
     positive = values[values > 0]
     low, high = (positive.min(), positive.max()) if len(positive) else (1e-6, 1.0)
     axes.set_xscale("symlog", linthresh=low, linscale=0.7)

@@ -1,8 +1,7 @@
-"""The figures by name, drawn from the ledger's two tables alone; `draw` writes one as PNG and PDF.
+"""Draws figures by name from the ledger's two tables alone; `draw` writes one as PNG and PDF.
 
-Means are over trials whose error rate means something (`analysis.cells.is_measured`); the others are drawn as what
-they are.
-`FIGURES` has all of them once this module is imported.
+Means are over trials whose error rate means something (`analysis.cells.is_measured`); the other trials have marks that
+show their outcomes. Once this module is imported, `FIGURES` has every figure.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 
 from orchestrator.analysis.error_rates import judged_by
 from orchestrator.errors import UserError, unknown_name
-from orchestrator.figures import error_curves, maps, training_dynamics  # noqa: F401 (they enter their figures)
+from orchestrator.figures import error_curves, maps, training_dynamics  # noqa: F401 (registers their figures)
 from orchestrator.figures.files import add_line, write
 from orchestrator.figures.registry import FIGURES, FigureInput, FigureSpec
 from orchestrator.figures.style import STYLE, look_of
@@ -31,7 +30,7 @@ def check(sweep: Sweep) -> None:
         if name not in FIGURES:
             raise UserError(unknown_name("figure", name, fitting))
         if fault := FIGURES[name].fault_of(sweep):
-            raise UserError(f"{fault} (known for it: {', '.join(sorted(fitting))})")
+            raise UserError(f"{fault} (it can have: {', '.join(sorted(fitting))})")
     used = {cell["optimizer"] for grid in sweep.grids for cell in grid.cells()} if sweep.figures else set()
     for optimizer in Optimizer:
         if optimizer in used:
@@ -45,16 +44,16 @@ def figures_of(sweep: Sweep) -> list[FigureSpec]:
 
 
 def draw(name: str, given: FigureInput, folder: Path, note: str = "") -> list[Path]:
-    """Write the figure as `folder`/name.png and .pdf, each in one rename; nothing where nothing is to be drawn.
+    """Write the figure as `folder`/name.png and .pdf, each in one rename; write nothing if there is nothing to draw.
 
-    `note` is a line below the caption: what the trials are a selection of, say. Raises `UserError` for an unknown name.
+    `note` is a line below the caption, such as how the trials were selected. Raises `UserError` for an unknown name.
     """
     figure = drawn(name, given)
     return [] if figure is None else write(figure, name, folder, note)
 
 
 def drawn(name: str, given: FigureInput) -> Figure | None:
-    """The figure of the trials that are settled, in our style; raises `UserError` for an unknown name."""
+    """The figure of the settled trials, in the common style; raises `UserError` for an unknown name."""
     if name not in FIGURES:
         raise UserError(unknown_name("figure", name, FIGURES))
     spec = FIGURES[name]

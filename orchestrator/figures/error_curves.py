@@ -23,14 +23,14 @@ PAPER_DECAY_SCALE = 25
 
 @figure(errors=KINDS)
 def error_vs_batch_size(given: FigureInput) -> Figure:
-    """Test and training error against batch size (the paper's figures 1 and 11), one line an optimizer and decay."""
+    """Test and training error against batch size (the paper's figures 1, 11), a line for each optimizer and decay."""
     trials = given.trials
     figure = Figure(figsize=(6.4, 4.8))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     lines = series_of(trials, ("optimizer", "batch_size"), ("weight_decay",), given.chosen)
     offsets = _beside_each_other(lines)
     for series, offset in zip(lines, offsets, strict=True):
-        sizes = series.trials["batch_size"]  # seeds stand beside their mean, further out
+        sizes = series.trials["batch_size"]  # seeds are drawn beside their mean, further out
         shifted = series.trials.assign(x=sizes * offset, seed_x=sizes * offset**2.5)
         draw_error(upper, series, shifted, "test_error")
         draw_error(lower, series, shifted, "train_error")
@@ -82,7 +82,7 @@ def error_vs_weight_decay(given: FigureInput) -> Figure:
 
 @figure(fields=("noise_sparsity", "noise_std"))
 def error_vs_sparsity(given: FigureInput) -> Figure:
-    """Test error against the sparsity s of the noise, one panel a batch size."""
+    """Test error against the sparsity s of the noise, one panel for each batch size."""
     trials = given.trials
     panels = list(trials.groupby("batch_size"))
     figure = Figure(figsize=(1.5 + 3.1 * max(1, len(panels)), 3.8))
@@ -105,8 +105,8 @@ def error_vs_sparsity(given: FigureInput) -> Figure:
 
 @figure(errors=KINDS)
 def error_vs_betas(given: FigureInput) -> Figure:
-    """Test error against batch size (as the paper's figures 9 and 10), one panel a pair of betas."""
-    trials = given.trials.dropna(subset=["beta1", "beta2"])  # others have no moments
+    """Test error against batch size (as the paper's figures 9 and 10), one panel for each pair of betas."""
+    trials = given.trials.dropna(subset=["beta1", "beta2"])  # the other optimizers have no moments
     pairs = list(trials.groupby(["beta1", "beta2"]))
     num_columns = min(3, max(1, len(pairs)))
     num_rows = max(1, math.ceil(len(pairs) / num_columns))

@@ -1,4 +1,4 @@
-"""Figures as files: PNG and PDF, byte for byte reproducible."""
+"""Writes figures as PNG and PDF files that are byte for byte reproducible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write(figure: Figure, name: str, folder: Path, note: str) -> list[Path]:
 
 
 def add_line(figure: Figure, text: str) -> None:
-    """Below the caption."""
+    """Add a line below the caption."""
     if text:
         figure.supxlabel(f"{figure.get_supxlabel()}\n{text}", fontsize=8.5, color="0.35")
 

@@ -1,4 +1,4 @@
-"""The legend above a figure's panels and the caption below them."""
+"""Draws the legend above a figure's panels and the caption below them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEGEND_WIDTH, _LEGEND_HEIGHT = 0.98, 1 / 3
 
 
 def draw_legend(figure: Figure, trials: pd.DataFrame, lines: Sequence[Series]) -> None:
-    """One legend above the panels: the lines, and those marks of single seeds that occur."""
+    """Draw one legend above the panels: the lines, and the marks of single seeds that occur."""
     handles: list[Artist] = [
         Line2D([], [], color=s.colour, marker=s.look.marker, markersize=s.look.marker_size, label=s.label)
         for s in lines
@@ -33,7 +33,7 @@ def draw_legend(figure: Figure, trials: pd.DataFrame, lines: Sequence[Series]) -
 
 
 def place_legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """The legend above all panels, in as many columns as fit side by side; many rows make the figure higher."""
+    """Place the legend above all panels, in as many columns as fit; many rows make the figure higher."""
     if not handles:
         return
     width, height = figure.get_size_inches()
@@ -58,7 +58,7 @@ def _inches(legend: Legend) -> tuple[float, float]:
 
 
 def draw_caption(figure: Figure, trials: pd.DataFrame, keys: Sequence[str], what: str) -> None:
-    """A line below: what the bars are, how many seeds, and the setting that all trials share."""
+    """Write a line below the panels: what the bars are, how many seeds, and the setting that all trials share."""
     if trials.empty:
         figure.supxlabel("no finished trials", fontsize=8.5, color="0.35")
         return

@@ -1,4 +1,4 @@
-"""Figures of maps, drawn from the ledger's rows and the sweep alone: phase diagrams and scaling laws."""
+"""Draws figures of maps from the ledger's rows and the sweep alone: phase diagrams and scaling laws."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from trainables.config import Optimizer
 
 _DECAY = "weight_decay"
 _CELLS = 80
-"""Places along each axis at which the model is read."""
+"""Places along each axis at which the model is evaluated."""
 _SURE = 0.975
-"""Beyond this posterior probability of the right side a place is outside the boundary's 95% band."""
+"""A place whose posterior probability of lying on its side exceeds this is outside the boundary's 95% band."""
 
 _VERDICT_COLOURS = {
     Verdict.BOTH: "#009E73",
@@ -51,7 +51,7 @@ def _no_plane(sweep: Sweep) -> str | None:
 def _no_scaling(sweep: Sweep) -> str | None:
     if map_of(sweep).scaling is not None:
         return None
-    return f"scaling shows the field that MapSearch(scaling=...) names, and the search of {sweep.name} names none"
+    return f"scaling shows the field that MapSearch(scaling=...) names, and the search of {sweep.name} does not"
 
 
 @figure(of_maps=True, rule=_no_plane)
@@ -80,13 +80,13 @@ def phase_diagram(given: FigureInput) -> Figure | None:
         number_axis(panels[0], trials, other, on="y")
     panels[0].set_ylabel(symbol(other))
     _place_legend(figure)
-    draw_caption(figure, trials, [*fields, "optimizer"], "every dot a trial (filled: works); draws")
+    draw_caption(figure, trials, [*fields, "optimizer"], "every dot a trial (filled: works); points")
     return figure
 
 
 @figure(of_maps=True, fields=("activation_power",), rule=_no_scaling)
 def scaling(given: FigureInput) -> Figure | None:
-    """The largest lambda against the field that the map scales, one panel a power q: draws, fitted law, theory."""
+    """The largest lambda against the field that the map scales, one panel for each power q: trials, law, theory."""
     trials = _judged(given)
     if trials.empty:
         return None
@@ -112,17 +112,17 @@ def scaling(given: FigureInput) -> Figure | None:
     handles = [Line2D([], [], color=look.colour, label=look.name) for look in looks]
     handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label="the theory's slope"))
     place_legend(figure, handles)
-    draw_caption(figure, trials, [name, _DECAY, "optimizer"], "every dot a trial (filled: works); draws")
+    draw_caption(figure, trials, [name, _DECAY, "optimizer"], "every dot a trial (filled: works); points")
     return figure
 
 
 def _judged(given: FigureInput) -> pd.DataFrame:
-    """The trials that ended, with a column `works`; the logarithmic axis has no place for no decay."""
+    """The ended trials, with a column `works`; without those of zero decay, which a logarithmic axis cannot show."""
     return judged(given.trials[given.trials[_DECAY] > 0], map_of(given.sweep).rule)
 
 
 def _region(trials: pd.DataFrame, other: str) -> tuple[LevelSetModel, npt.NDArray[Any], npt.NDArray[Any]]:
-    """The model of P(works) over the trials' own range, and ends of log10(lambda) and log10(other): low, high (2,)."""
+    """The model of P(works) over the trials' range, and that range's ends in log10(lambda), log10(other): two (2,)."""
     places = np.log10(trials[[_DECAY, other]].to_numpy(float))
     low, high = places.min(axis=0), places.max(axis=0)
     shares = (places - low) / np.where(high > low, high - low, 1.0)
@@ -160,7 +160,7 @@ def _draw_trials(axes: Axes, trials: pd.DataFrame, other: str, optimizer: Optimi
 
 
 def _draw_theory(axes: Axes, trials: pd.DataFrame, other: str, optimizer: Optimizer) -> None:
-    """Orders of magnitude of the theory: Adam stuck beyond sigma_0^(q-2), AdamW's range from min(B^2/n, 1) on."""
+    """Draw orders of magnitude of the theory: Adam is stuck beyond sigma_0^(q-2), AdamW works from min(B^2/n, 1) up."""
     if "init_std" not in trials:
         return
     line: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1, "zorder": 2}
@@ -173,7 +173,7 @@ def _draw_theory(axes: Axes, trials: pd.DataFrame, other: str, optimizer: Optimi
 
 
 def _draw_verdicts(axes: Axes, trials: pd.DataFrame, sweep: Sweep, other: str) -> None:
-    """Each judged cell in its verdict's colour, undecided ones hatched."""
+    """Draw each judged cell in its verdict's colour, undecided ones hatched."""
     search = map_of(sweep)
     axes.set_title("verdicts at equal $\\lambda$")
     if not any(map(search.is_claim, sweep.cells())):
@@ -212,7 +212,7 @@ def _cell_edges(values: pd.Series[float]) -> dict[float, tuple[float, float]]:
 
 
 def _add_step_axis(axes: Axes, trials: pd.DataFrame) -> None:
-    """The decay of one step, eta * lambda, above the panel, where all trials share eta."""
+    """Add an axis of the decay of one step, eta * lambda, above the panel if all trials share eta."""
     if trials["learning_rate"].nunique() == 1:
         eta = float(trials["learning_rate"].iloc[0])
         scale: tuple[Any, Any] = (lambda x: x * eta, lambda x: x / eta)
@@ -236,7 +236,7 @@ def _place_legend(figure: Figure) -> None:
 
 
 def _draw_law(axes: Axes, trials: pd.DataFrame, name: str, q: int, optimizer: Optimizer) -> str:
-    """Draw one optimizer's law with its band, the theory's slope through its middle; the exponent in words."""
+    """Draw one optimizer's law with its band, and the theory's slope through its middle; the exponent as text."""
     look, theory = look_of(optimizer), theory_exponent(optimizer, q)
     law = fit_scaling(trials[name], trials[_DECAY], trials["works"])
     x = np.geomspace(trials[name].min(), trials[name].max(), _CELLS)

@@ -1,6 +1,6 @@
-"""The table of figures: `@figure` enters what draws one, of which sweeps it is and what it reads.
+"""The table of figures: `@figure` registers the function that draws one, the sweeps that it fits and what it reads.
 
-What a sweep cannot have is thus known before anything is trained (`FigureSpec.fault_of`).
+So a launch knows before training which figures a sweep cannot have (`FigureSpec.fault_of`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FigureInput:
-    """What a figure is drawn of.
+    """What a figure is drawn from.
 
-    `trials` has one row a trial (`TrialResult.trial_row`), `traces` one row a trial and epoch
-    (`TrialResult.trace_rows`). Of the `chosen` fields the trials have the best value of each point. `error` is what
-    `test_error` and `train_error` of the trials are.
+    `trials` has one row for each trial (`TrialResult.trial_row`), `traces` one for each trial and measured epoch
+    (`TrialResult.trace_rows`). In the `chosen` fields the trials have the best value of each point. `error` is the kind
+    of error that the columns `test_error` and `train_error` have.
     """
 
     trials: pd.DataFrame
@@ -38,14 +38,14 @@ class FigureInput:
 
 
 FigureFunction = Callable[[FigureInput], "Figure | None"]
-"""Draws a figure; None where there is nothing to be drawn."""
+"""Draws a figure; returns None if there is nothing to draw."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FigureSpec:
-    """A figure by its name: `fields` and `traces` are the columns that it reads and not every workload has.
+    """A registered figure; `fields` and `traces` are the columns that it reads and that not every workload has.
 
-    One `of_maps` is for maps alone, any other for all other sweeps. `rule` says what else keeps it from a sweep.
+    If `of_maps`, it is for maps only, else for all other sweeps. `rule` returns why else a sweep cannot have it.
     """
 
     name: str
@@ -60,19 +60,19 @@ class FigureSpec:
         """Why the sweep cannot have this figure, or None."""
         is_map = isinstance(sweep.search, MapSearch)
         if self.of_maps and not is_map:
-            return f"{self.name} is a figure of maps, and {sweep.name} is none"
+            return f"{self.name} is a figure of maps, and {sweep.name} is not a map"
         if is_map and not self.of_maps:
-            return f"{self.name} is no figure of maps, and {sweep.name} is one"
+            return f"{self.name} is not a figure of maps, and {sweep.name} is a map"
         found = workload(sweep.workload)
         known = {*found.config_type.model_fields, *(column.name for column in fields(found.trace_point_type))}
         lacking = [name for name in (*self.fields, *self.traces, self.error.test) if name not in known]
         if lacking:
-            return f"{self.name} shows {', '.join(lacking)}, and trials of {sweep.workload} have none"
+            return f"{self.name} shows {', '.join(lacking)}, which trials of {sweep.workload} do not have"
         return self.rule(sweep)
 
 
 FIGURES: dict[str, FigureSpec] = {}
-"""Figures by the name that a sweep calls them: `error_vs_batch_size`, `top5_error_vs_batch_size`, ..."""
+"""Figures by the names that sweeps use: `error_vs_batch_size`, `top5_error_vs_batch_size`, ..."""
 
 
 def _any_sweep(sweep: Sweep) -> str | None:
@@ -87,13 +87,13 @@ def figure(
     traces: Sequence[str] = (),
     rule: Callable[[Sweep], str | None] = _any_sweep,
 ) -> Callable[[FigureFunction], FigureFunction]:
-    """Enter the function that follows under its name: once for each kind of error, with that kind's prefix."""
+    """Register a function as a figure under its name, once for each kind of error with that kind's prefix."""
 
     def enter(function: FigureFunction) -> FigureFunction:
         for error in errors:
             name = f"{error.prefix}{function.__name__}"
             if name in FIGURES and FIGURES[name].function.__module__ != function.__module__:
-                raise SweepError(f"a figure named {name!r} is entered by {FIGURES[name].function.__module__}")
+                raise SweepError(f"a figure named {name!r} is registered by {FIGURES[name].function.__module__}")
             FIGURES[name] = FigureSpec(
                 name=name,
                 function=function,

@@ -1,4 +1,4 @@
-"""Series of a panel: an optimizer's line, its error bars, and the marks of single seeds."""
+"""Draws the series of a panel: an optimizer's line, its error bars, and the marks of single seeds."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ MARK_LABELS = {
 }
 
 _DIVERGED_AT = 1.06
-"""Where a diverged seed stands: above every error rate."""
+"""The height at which a diverged seed is drawn: above every error rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: an optimizer, and whatever else tells its trials at one position apart."""
+    """One line: an optimizer, with the value of every field that splits its trials at one position."""
 
     label: str
     look: Look
@@ -45,7 +45,7 @@ def series_of(
 ) -> list[Series]:
     """The lines of a panel whose positions are the columns `within`; labels name the `named` columns where constant.
 
-    The `chosen` columns, of which every point has its best value, tell no lines apart.
+    The `chosen` columns, in which every point has its best value, split no lines.
     """
     if trials.empty:
         return []
@@ -63,7 +63,7 @@ def series_of(
 
 
 def draw_error(axes: Axes, series: Series, trials: pd.DataFrame, error: str) -> None:
-    """Mean and std over seeds at each `x`, and every seed at its `seed_x`; the line breaks where no seed counts."""
+    """Draw mean and std over seeds at each `x`, and each seed at its `seed_x`; the line breaks where no seed counts."""
     look, colour = series.look, series.colour
     cells = cell_summary(trials, ["x"])
     axes.errorbar(
@@ -99,7 +99,7 @@ def seed_mark(outcome: Outcome | None, colour: Any) -> dict[str, Any]:
 
 
 def shade_unmeasured(axes: Axes, series: Series, trials: pd.DataFrame, level: int) -> None:
-    """Shade the positions where a seed is stuck or diverged, half-way to the neighbours, and name them on top."""
+    """Shade the positions where a seed is stuck or diverged, half-way to the neighbours, and label them on top."""
     is_bad = trials["outcome"].isin((_CROSS, _TRIANGLE)).groupby(trials["x"]).any()
     scale = axes.xaxis.get_transform()
     positions = scale.transform(is_bad.index.to_numpy(float))

@@ -1,4 +1,4 @@
-"""How figures look: optimizers, colours, symbols and numbers, the same in all of them."""
+"""Defines how every figure shows optimizers, colours, symbols and numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """How an optimizer is drawn everywhere; later ones are smaller, so that equal values stay visible on top."""
+    """How every figure draws an optimizer; those drawn later are smaller, so that equal values stay visible."""
 
     name: str
     colour: str
@@ -54,7 +54,7 @@ _LOOKS = OptimizerTable("look", "its look in figures", LOOKS)
 
 
 def look_of(optimizer: Optimizer) -> Look:
-    """How the optimizer is drawn; raises `ConfigError` for one that has no look."""
+    """How the optimizer is drawn; raises `ConfigError` if it has no look."""
     return _LOOKS.of(optimizer)
 
 
@@ -87,7 +87,7 @@ def number_text(value: Any) -> str:
         return str(value)
     number = float(value)
     if math.isnan(number):
-        return "none"  # what the optimizer does not read
+        return "none"  # a field that the optimizer does not read
     return f"{number:g}" if number == 0 or 1e-3 <= abs(number) < 1e4 else power_text(number)
 
 

@@ -1,4 +1,4 @@
-"""Figures of training's dynamics: feature and noise (the paper's figures 3-6), agreement with sign descent."""
+"""Draws figures over training: feature and noise (the paper's figures 3-6), and agreement with sign descent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LINEAR_UP_TO = 0.1
 
 @figure(traces=_DYNAMICS)
 def feature_and_noise(given: FigureInput) -> Figure:
-    """Feature learning and noise memorization over training (as the paper's figures 3-6), one block a cell."""
+    """Feature learning and noise memorization over training (as the paper's figures 3-6), one block for each cell."""
     trials, traces = given.trials, given.traces
     _check(traces, _DYNAMICS, "feature_and_noise draws two_layer_cnn traces")
     keys = _cell_keys(trials)
@@ -50,10 +50,10 @@ def feature_and_noise(given: FigureInput) -> Figure:
 
 @figure(traces=_AGREEMENT)
 def sign_agreement(given: FigureInput) -> Figure:
-    """Where Adam's updates are SignSGD's over training (Mechanism 3, Lemma C.2), one block a cell.
+    """Where Adam's updates are SignSGD's over training (Mechanism 3, Lemma C.2), one block for each cell.
 
     Above: the share of weights whose update has SignSGD's sign (and size, to a factor of 2), of those with |g| >= eta
-    and of the others. Below: the distance from SignSGD's weights over the way travelled, and both test errors.
+    and of the others. Below: the distance from SignSGD's weights divided by the way travelled, and both test errors.
     """
     trials, traces = given.trials, given.traces
     _check(traces, _AGREEMENT, "sign_agreement draws sign_agreement traces")
@@ -88,7 +88,7 @@ def _is_leftmost(axes: Axes) -> bool:
 
 
 def _finish(figure: Figure, trials: pd.DataFrame, keys: Sequence[str]) -> None:
-    """Legend of all panels and caption."""
+    """Draw the legend of all panels and the caption."""
     handles = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
     place_legend(figure, [line for label, line in handles.items() if not str(label).startswith("_")])
     draw_caption(figure, trials, keys, "lines and bands: mean and range")
@@ -107,7 +107,7 @@ def _cell_keys(trials: pd.DataFrame) -> list[str]:
 def _cell_blocks(
     trials: pd.DataFrame, keys: Sequence[str], height_ratios: tuple[int, int]
 ) -> tuple[Figure, list[tuple[pd.DataFrame, tuple[Axes, Axes]]]]:
-    """A figure with two panels, one above the other, for each cell; large batches stand first."""
+    """A figure with two panels, one above the other, for each cell, large batches first."""
     ordered = trials.sort_values(list(keys), ascending=[name != "batch_size" for name in keys], kind="stable")
     cells = [cell for _, cell in ordered.groupby(list(keys), dropna=False, sort=False)]
     even = [count for count in (4, 3) if len(cells) % count == 0]
@@ -128,7 +128,7 @@ def _cell_blocks(
 
 
 def _draw_dynamics(upper: Axes, lower: Axes, trials: pd.DataFrame, traces: pd.DataFrame) -> None:
-    """One cell's traces: products above, loss and errors below."""
+    """Draw one cell's traces: inner products above, loss and errors below."""
     own = traces[traces["trial_id"].isin(trials["trial_id"])]
     extreme = "min" if _is_large_batch(trials) else "max"
     for name, colour, text in (
@@ -151,14 +151,14 @@ def _draw_dynamics(upper: Axes, lower: Axes, trials: pd.DataFrame, traces: pd.Da
 
 
 def _epoch_axis(axes: Axes, traces: pd.DataFrame) -> None:
-    """Logarithmic from epoch 1 on, with 0 at its left."""
+    """Make the epoch axis logarithmic from 1 upwards, with 0 at its left end."""
     axes.set_xscale("symlog", linthresh=1, linscale=0.4)
     axes.set_xlim(0, max(1, traces["epoch"].max()) if len(traces) else 1)
     axes.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 def _product_axis(axes: Axes) -> None:
-    """Linear up to 0.1 and logarithmic beyond: shows the small feature's flip beside the large noise."""
+    """Make the axis linear up to 0.1 and logarithmic beyond: the small feature's flip shows beside the large noise."""
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
     low, high = np.nanmin(values), np.nanmax(values)  # the zero line is among them
     if max(-low, high) > _LINEAR_UP_TO:
@@ -168,7 +168,7 @@ def _product_axis(axes: Axes) -> None:
 
 
 def _draw_band(axes: Axes, traces: pd.DataFrame, quantity: str, label: str, **line: Any) -> None:
-    """Mean and full range over seeds: where seeds part ways, a std would suggest values that none of them takes."""
+    """Draw mean and full range over seeds: where seeds split up, a std would suggest values that none of them takes."""
     values = traces[quantity].astype(float).where(np.isfinite).groupby(traces["epoch"])
     mean = values.mean()
     axes.plot(mean.index, mean, label=label, linewidth=1.5, **line)
@@ -181,7 +181,7 @@ def _is_large_batch(trials: pd.DataFrame) -> bool:
 
 
 def _title_cell(axes: Axes, keys: Sequence[str], cell: pd.DataFrame, remark: str = "") -> None:
-    """What the cell is, in its optimizer's colour; below it how its trials ended, and a remark."""
+    """Title the cell with its setting, in its optimizer's colour; below it, how its trials ended and a remark."""
     look = look_of(Optimizer(cell["optimizer"].iloc[0]))
     values = [f"{symbol(key)} = {number_text(cell[key].iloc[0])}" for key in keys[1:]]
     outcomes = outcome_counts(cell_summary(cell, ["optimizer"]).iloc[0])

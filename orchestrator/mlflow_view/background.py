@@ -1,4 +1,4 @@
-"""The MLflow view in a thread of its own, so that no sweep waits for MLflow."""
+"""Writes the MLflow view in a separate thread, so that no sweep waits for MLflow."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _logger = logging.getLogger(__name__)
 
 
 class BackgroundView:
-    """A `MlflowView` in a thread of its own: nothing here waits for MLflow but `finish`.
+    """A `MlflowView` in a separate thread: only `finish` waits for MLflow.
 
-    After the first failure, `problem` says in one line what happened, everything that follows is dropped, and
-    `export-mlflow` fills it in from the ledger later. Use as a context manager; leaving it without `finish` ends the
-    sweep's run as not finished.
+    After the first failure, `problem` says in one line what happened, and everything later is dropped; `export-mlflow`
+    can write it from the ledger. Use as a context manager; leaving it without `finish` ends the sweep's run as not
+    finished.
     """
 
     def __init__(self, tracking_uri: str, sweep: str, title: str) -> None:
@@ -38,11 +38,11 @@ class BackgroundView:
             self._jobs.put(lambda view: view.add(rows, traces))
 
     def catch_up(self, load: Callable[[set[str]], tuple[Sequence[Row], Traces]]) -> None:
-        """Add what `load` gives for the trials already `present`; `load` is called in the view's thread."""
+        """Add what `load` returns; the view's thread calls it with the ids of the trials that are already present."""
         self._jobs.put(lambda view: view.add(*load(view.present())))
 
     def finish(self, figures: Sequence[Path], finished: bool, summary: Mapping[str, float] = NO_SUMMARY) -> None:
-        """Wait until all is written, then copy the figures and end the sweep's run."""
+        """Wait until everything is written, the figures are copied and the sweep's run is ended."""
         if self._thread.is_alive():
             self._jobs.put(lambda view: view.add_artifacts(figures))
             self._jobs.put(lambda view: view.close(finished=finished, summary=summary))
@@ -64,6 +64,6 @@ class BackgroundView:
                 job(view)
         except UserError as error:
             self.problem = str(error)
-        except Exception as error:  # a bug of ours or MLflow's may cost the view, never the sweep
+        except Exception as error:  # a bug here or in MLflow may cost the view, never the sweep
             _logger.debug("the MLflow view failed", exc_info=True)
             self.problem = one_line(f"MLflow view: {type(error).__name__}: {error}")

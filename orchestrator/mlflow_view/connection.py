@@ -1,4 +1,4 @@
-"""How MLflow is reached: its URI, settings, the lock around its database, and what it may print."""
+"""Connects to MLflow: its URI, settings, the lock around its database, and what it may print."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def default_tracking_uri(out: str) -> str:
     """`MLFLOW_TRACKING_URI` if set, else a SQLite file in the output folder.
 
     An object store cannot hold the file: for `out` = s3://bucket/prefix it lies in the current folder, under
-    `mlflow-views/bucket/prefix/`. Raises `UserError` for a folder whose name would be read as something else.
+    `mlflow-views/bucket/prefix/`. Raises `UserError` for a folder whose name a SQLite URI cannot hold.
     """
     if given := os.environ.get("MLFLOW_TRACKING_URI"):
         return given
@@ -62,7 +62,7 @@ def local_database(tracking_uri: str) -> Path | None:
 
 
 def set_environment(tracking_uri: str) -> None:
-    """Settings of this process that the user has not made: no telemetry; with a server, few retries and no links."""
+    """Set environment variables that the user has not set: no telemetry; for a server, few retries and no links."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     if tracking_uri.startswith(("http://", "https://")):
         for name, value in _SERVER_SETTINGS.items():
@@ -70,10 +70,10 @@ def set_environment(tracking_uri: str) -> None:
 
 
 def creation_lock(tracking_uri: str) -> AbstractContextManager[Any]:
-    """One process at a time: several that create one database at once crash in MLflow's migrations.
+    """Let one process at a time create the database: several at once crash in MLflow's migrations.
 
-    A server creates its own. Raises SQLAlchemy's errors for a PostgreSQL that cannot be reached, within seconds;
-    MLflow would try for minutes.
+    A server creates its own database, so there is no lock for it. Raises SQLAlchemy's errors within seconds if a
+    PostgreSQL cannot be reached; MLflow would try for minutes.
     """
     if tracking_uri.startswith(POSTGRESQL):
         return _advisory_lock(tracking_uri)
@@ -86,7 +86,7 @@ def creation_lock(tracking_uri: str) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _advisory_lock(tracking_uri: str) -> Iterator[None]:
-    """A lock of the database's own, which ends with the connection that has it."""
+    """A PostgreSQL advisory lock, which ends with the connection that holds it."""
     from sqlalchemy import NullPool, create_engine, text
 
     waits = {"connect_timeout": _CONNECT_SECONDS}
@@ -99,7 +99,7 @@ def _advisory_lock(tracking_uri: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what MLflow and urllib3 log in this thread; failures come as exceptions anyway."""
+    """Drop what MLflow and urllib3 log in this thread; they raise exceptions for failures anyway."""
     thread_id = threading.get_ident()
 
     def is_of_another_thread(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""A trial as an MLflow run: what is a param, a metric or a tag follows from the types that the columns come from."""
+"""Turns a trial into an MLflow run; the types that define the columns decide which are params, metrics or tags."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUNNING = "RUNNING"
 
 _ATTEMPT_TAG, _DRIVER_TAG = "attempt", "driver_id"
 KNOWN_TAGS = (TRIAL_TAG, STOPPED_TAG, _ATTEMPT_TAG, _DRIVER_TAG)
-"""Tags that tell, of a run that MLflow has, whether another takes its place."""
+"""Tags that decide whether another run replaces one that MLflow has."""
 
 _COMMIT_TAG = "mlflow.source.git.commit"
 _RESULT_METRICS = ("epochs_done", "train_seconds")
@@ -44,7 +44,7 @@ class ChildRun:
 
     @property
     def attempt(self) -> Attempt | None:
-        """What decides whether it stands."""
+        """What decides whether this run replaces another of its trial, or is replaced."""
         return _attempt(self.status, self.end_ms, self.tags)
 
     def known(self, run_id: str) -> KnownRun:
@@ -54,7 +54,7 @@ class ChildRun:
 
 @dataclass(frozen=True, slots=True)
 class KnownRun:
-    """A child run that MLflow already has; `attempt` is None of a half-written one, whose writer was killed."""
+    """A child run that MLflow already has; `attempt` is None for a half-written one, whose writer was killed."""
 
     run_id: str
     trial_id: str
@@ -62,7 +62,7 @@ class KnownRun:
 
 
 def known_run(run_id: str, status: str, end_ms: int | None, tags: Mapping[str, str]) -> KnownRun:
-    """A child run as MLflow has it; of its tags those of `KNOWN_TAGS` are read."""
+    """A child run as MLflow has it; only its tags in `KNOWN_TAGS` are read."""
     return KnownRun(run_id, tags[TRIAL_TAG], _attempt(status, end_ms, tags))
 
 
@@ -77,22 +77,22 @@ def _attempt(status: str, end_ms: int | None, tags: Mapping[str, str]) -> Attemp
 
 
 def supersedes(new: ChildRun | KnownRun, old: ChildRun | KnownRun | None) -> bool:
-    """Whether `new` takes the place of `old`: by the ledger's rule, but for half-written runs, which never stay."""
+    """Whether `new` replaces `old`: by the ledger's rule, except that a half-written `old` is always replaced."""
     if old is None or old.attempt is None:
         return True
     return new.attempt is not None and new.attempt.stands_before(old.attempt)
 
 
 def is_final(run: KnownRun) -> bool:
-    """Whether nothing takes the run's place: the trial ran to its end."""
+    """Whether no run can replace this one: its trial ran to its end."""
     return run.attempt is not None and run.attempt.ending is Ending.ENDED
 
 
 def child_run(row: Mapping[str, Any], trace: Sequence[Mapping[str, Any]]) -> ChildRun:
     """The run of a trial's flat row and its flat trace rows.
 
-    Params are the config's fields, stepped metrics the trace point's (step = epoch), and every other column but the
-    two result metrics is a tag; None is left out.
+    Params are the config's fields, metrics with steps the trace point's (step = epoch). Every other column is a tag,
+    except the two result metrics. None is left out.
     """
     kind = workload(str(row["workload"]))
     config_names = kind.config_type.model_fields
@@ -137,5 +137,5 @@ def _status(outcome: Outcome) -> str:
 
 
 def _shortened(text: str) -> str:
-    """The end of a text too long for a tag: a traceback says there what went wrong."""
+    """The text, or only its end if it is too long for a tag: a traceback says there what went wrong."""
     return text if len(text) <= _MAX_TAG_LENGTH else "…" + text[1 - _MAX_TAG_LENGTH :]

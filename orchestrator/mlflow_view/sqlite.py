@@ -1,9 +1,9 @@
-"""Child runs straight into MLflow's SQLite database: many in one transaction, 10 times as fast as MLflow's client.
+"""Writes child runs straight into MLflow's SQLite database, many in one transaction: 10 times as fast as its client.
 
 MLflow's client builds an object for each of a run's 600 metric points, about 80 ms of processor time a run, which the
 driver does not have while it feeds a sweep. This module knows five tables of MLflow and refuses a database in which
-they have other columns than it knows (`UnknownSchemaError`); the caller then goes through the client. It is used only
-for the view under the output folder, which is rebuilt from Parquet: it does not wait for the disk.
+they have other columns than it knows (`UnknownSchemaError`); the caller then uses the client. It is used only for the
+view under the output folder. That view can be rebuilt from Parquet, so a write does not wait for the disk.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class UnknownSchemaError(Exception):
 class SqliteRuns:
     """Reads and writes the child runs of one experiment in a local MLflow database.
 
-    Raises `UnknownSchemaError` for another schema, and sqlite3's errors for what the file or the disk refuse.
+    Raises `UnknownSchemaError` for another schema, and sqlite3's errors if the file or the disk fails.
     """
 
     def __init__(self, database: Path, experiment_id: str) -> None:
@@ -90,7 +90,7 @@ class SqliteRuns:
         return written
 
     def move_artifacts(self, location: str) -> None:
-        """Let the runs' artifacts lie under `location`: the output folder was moved since the database was made."""
+        """Point the runs to artifacts under `location`: the output folder may have moved since they were written."""
         with self._transaction() as connection:
             old = self._artifact_location(connection)
             if old == location:
@@ -111,7 +111,7 @@ class SqliteRuns:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         address = (
-            f"{self._database.absolute().as_uri()}?mode=rw"  # a database deleted meanwhile is not made anew, empty
+            f"{self._database.absolute().as_uri()}?mode=rw"  # a database deleted meanwhile is not created again, empty
         )
         with closing(sqlite3.connect(address, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)) as connection:
             connection.execute("PRAGMA synchronous = OFF")
@@ -154,7 +154,7 @@ def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[tuple[Any
 
 
 def _stored(value: float) -> tuple[float, bool]:
-    """A metric's value as MLflow stores it, which has no nan and no infinity, and whether it was nan."""
+    """A metric's value as MLflow stores it, without nan or infinity, and whether it was nan."""
     if math.isnan(value):
         return 0.0, True
     return max(-sys.float_info.max, min(value, sys.float_info.max)), False

@@ -1,9 +1,9 @@
-"""MLflow as a view of the ledger: a parent run for each sweep, a child run for each trial.
+"""Writes the MLflow view of the ledger: a parent run for each sweep, a child run for each trial.
 
-It may fail, may be deleted and is rebuilt from the ledger's rows; a sweep never waits for it. This is the only module
-that imports mlflow, and it does so when a view is opened: the import alone takes seconds. MLflow's tracking URI, active
-runs and log levels stay as they are; for this process it sets, unless the user has, `MLFLOW_DISABLE_TELEMETRY`, and for
-a server also few retries, a short timeout and no printed links.
+The view may fail or be deleted, and can be rebuilt from the ledger's rows; a sweep never waits for it. This is the only
+module that imports mlflow, and it does so when a view is opened: the import alone takes seconds. MLflow's tracking URI,
+active runs and log levels stay as they are. Environment variables that the user has not set are set for this process:
+`MLFLOW_DISABLE_TELEMETRY`, and for a server also few retries, a short timeout and no printed links.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ NO_SUMMARY: Mapping[str, float] = MappingProxyType({})
 
 
 class MlflowView:
-    """The runs of one sweep; adding a trial twice gives one run, and a half-written run is written anew.
+    """The runs of one sweep; adding a trial twice gives one run, and a half-written run is written again.
 
-    `tracking_uri` is MLflow's; a database is created when it does not exist, one process at a time; a local SQLite one
-    keeps artifacts in `artifact_root`, by default `mlflow-artifacts` beside it. Raises `MlflowUnavailable` within
-    seconds when MLflow cannot be reached, here and in every method.
+    `tracking_uri` is MLflow's. A database that does not exist is created, by one process at a time. A local SQLite
+    database keeps artifacts in `artifact_root`, by default `mlflow-artifacts` beside it. The constructor and every
+    method raise `MlflowUnavailable` within seconds when MLflow cannot be reached.
     """
 
     def __init__(self, tracking_uri: str, sweep: str, title: str, artifact_root: str | None = None) -> None:
@@ -85,9 +85,9 @@ class MlflowView:
         return {run.trial_id for run in self._known.values() if is_final(run)}
 
     def add(self, rows: Sequence[Row], traces: Traces) -> int:
-        """Write the trials' runs where MLflow has none or a lesser one; returns their number.
+        """Write the trials' runs that MLflow lacks, or that replace a run which it has; returns their number.
 
-        Flat rows as the ledger has them (`Ledger.row`), flat trace rows by trial_id.
+        `rows` are flat rows as the ledger has them (`Ledger.row`), `traces` flat trace rows by trial_id.
         """
         new: dict[str, ChildRun] = {}
         for row in rows:
@@ -133,7 +133,7 @@ class MlflowView:
         self._known.update((run.trial_id, run) for run in runs)
 
     def _write_by_client(self, run: ChildRun) -> KnownRun:
-        """Three requests; the last one sets the status, so that a run without it is known as half-written."""
+        """Write in three requests; the last one sets the status, so a run without it is known as half-written."""
         from mlflow.entities import Metric, Param
 
         tags = {**run.tags, PARENT_TAG: self._parent_id}
@@ -151,7 +151,7 @@ class MlflowView:
         if experiment is None:
             try:
                 return str(self._client.create_experiment(EXPERIMENT, artifact_root))
-            except MlflowException:  # made by another driver at the same moment?
+            except MlflowException:  # did another driver create it at the same moment?
                 experiment = self._client.get_experiment_by_name(EXPERIMENT)
                 if experiment is None:
                     raise
@@ -170,7 +170,7 @@ class MlflowView:
         return parent_id
 
     def _find_children(self) -> dict[str, KnownRun]:
-        """The sweep's runs by trial_id; of two runs of one trial, left by two drivers at once, the worse is deleted."""
+        """The sweep's runs by trial_id; of two runs of one trial, left by two drivers at once, one is deleted."""
         known: dict[str, KnownRun] = {}
         for run in self._fast.children(self._parent_id) if self._fast else self._children_by_client():
             lesser: KnownRun | None = run
@@ -206,7 +206,7 @@ class MlflowView:
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
-        """MLflow's failures as `MlflowUnavailable`, its log lines dropped."""
+        """Raise MLflow's failures as `MlflowUnavailable`, and drop its log lines."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 

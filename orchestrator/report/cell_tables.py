@@ -1,4 +1,4 @@
-"""Tables as text, ready to print: a sweep's cells, and the best of several values."""
+"""Makes tables as text, ready to print: a sweep's cells, and the best of several values."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from orchestrator.report.text import mean_std, rate_text, result_text
 
 
 def result_table(trials: pd.DataFrame, error: str = PLAIN.test) -> pd.DataFrame:
-    """The table that ends a run, as text: one row a cell of everything that varies but the seed.
+    """The result table of a run, as text: one row for each cell, with every field that varies but the seed.
 
-    Errors are mean ± std over the seeds whose error means something; "-" where there is none. Beside the kind of
-    `error` stands its precise one, where the trials have it.
+    Errors are mean ± std over the seeds whose error means something, "-" if there are none. Errors of the precise kind
+    follow those of `error` where the trials have them.
     """
     kind, precise_kind = kind_of(error), precise(error)
     train, test = f"{kind.label}train error", f"{kind.label}test error"
@@ -40,7 +40,7 @@ def _means(cells: pd.DataFrame, error: str) -> list[str]:
 
 
 def best_table(best: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
-    """`best_cells` as text."""
+    """The rows of `best_cells` as text."""
     keys = [name for name in best.columns if name not in BEST_STATISTICS]
     table = pd.DataFrame({f"best {name}" if name in over else name: best[name].map(result_text) for name in keys})
     pairs = zip(best["n"].astype(int), best["num_seeds"], strict=True)
@@ -51,8 +51,8 @@ def best_table(best: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
 
 
 def best_note(best: pd.DataFrame, over: Sequence[str]) -> str:
-    """`best_cells` in one line."""
+    """The rows of `best_cells` summed up in one line."""
     fewer = int((best["n"] < best["num_seeds"]).sum())
     return f"best {', '.join(over)} of each point, on the grid's edge at {best['is_on_edge'].sum()} of {len(best)}" + (
-        f", of fewer seeds than others had at {fewer}" if fewer else ""
+        f", with fewer seeds than others at {fewer}" if fewer else ""
     )

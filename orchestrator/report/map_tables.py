@@ -1,4 +1,4 @@
-"""The tables that end a map, as text, from the ledger's rows alone: verdicts, edges along lambda, exponents."""
+"""Makes the tables of a map as text, from the ledger's rows alone: verdicts, edges along lambda, exponents."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def map_tables(trials: pd.DataFrame, sweep: Sweep) -> list[tuple[str, pd.DataFra
     search = map_of(sweep)
     trials = judged(trials, search.rule)
     if trials.empty:
-        return [(sweep.title, pd.DataFrame(columns=["nothing has ended yet"]))]
+        return [(sweep.title, pd.DataFrame(columns=["no trial has ended yet"]))]
     tables = []
     if any(map(search.is_claim, sweep.cells())):
         tables.append((f"{sweep.title}: verdicts", _claim_table(trials, sweep)))
@@ -48,7 +48,7 @@ def _claim_table(trials: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
 
 
 def _edge_table(trials: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
-    """One row for each edge, or one that says that there is none."""
+    """One row for each edge; a line without an edge has one row that says so."""
     rows = []
     for line, setting in map_of(sweep).lines_of(sweep.cells()):
         own = of_setting(trials, setting)

@@ -1,4 +1,4 @@
-"""Tables 1 and 2 of the paper beside our trials of their setting."""
+"""Compares tables 1 and 2 of the paper with our trials of the same setting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainables.two_layer_cnn.config import TwoLayerCNNConfig
 
 @dataclass(frozen=True, slots=True)
 class PaperCell:
-    """One number pair of the paper's tables 1 (Adam) and 2 (AdamW)."""
+    """Training and test error of one setting in the paper's tables 1 (Adam) and 2 (AdamW)."""
 
     table: int
     optimizer: str
@@ -33,7 +33,7 @@ PAPER_CELLS = (
 
 
 def paper_comparison(trials: pd.DataFrame) -> pd.DataFrame:
-    """Tables 1 and 2 of the paper beside our trials of exactly that setting; n = 0 and nan where there are none yet."""
+    """Tables 1 and 2 of the paper beside our trials of exactly that setting; n = 0 and nan where we have none."""
     rows = []
     for cell in PAPER_CELLS:
         ours = _trials_of(cell, trials)
@@ -44,7 +44,7 @@ def paper_comparison(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def paper_table(trials: pd.DataFrame) -> pd.DataFrame:
-    """`paper_comparison` as text, ready to print: the cells that have trials of ours."""
+    """`paper_comparison` as text, ready to print: the cells of which we have trials."""
     rows = paper_comparison(trials)
     rows = rows[rows["num_trials"] > 0]
     table = rows[["table", "optimizer", "batch_size"]].astype(str)
@@ -64,6 +64,6 @@ def _trials_of(cell: PaperCell, trials: pd.DataFrame) -> pd.DataFrame:
     )
     same = pd.Series(True, index=trials.index)
     for name, value in config.model_dump(mode="json", exclude={"seed"}).items():
-        if name in trials:  # a column or value that is not there yet stands for the default
+        if name in trials:  # a missing column or value stands for the default
             same &= (trials[name] == value) | trials[name].isna()
     return trials[same]

@@ -1,4 +1,4 @@
-"""What `launch plan` shows."""
+"""Makes the table that `launch plan` shows."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def plan_table(planned: Plan) -> Table:
     seconds = planned.forecast_core_seconds
     table.add_row("forecast", f"{seconds / 3600:.2f} core hours, {seconds / 60 / cores:.1f} minutes on {cores} cores")
     if planned.stale_rows:
-        table.add_row("other versions", f"{planned.stale_rows} rows of another workload version are left behind")
+        table.add_row("other versions", f"{planned.stale_rows} rows of other workload versions are not used")
     return table

@@ -1,4 +1,4 @@
-"""How each kind of sweep is shown at the end of a launch: what its tables are about, and the tables."""
+"""Chooses what a launch shows at its end, for each kind of sweep: the trials, and the tables made of them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The trials that tables and figures are about.
+    """The trials that tables and figures show.
 
     Args:
         configs: The trials.
         chosen: Fields that were searched: each trial has the best value found in its cell, so they split no curves.
-        notes: Lines that belong under the table.
+        notes: Lines to print under the tables.
     """
 
     configs: tuple[TrialConfig, ...]
@@ -39,13 +39,13 @@ Tables = list[tuple[str, "pd.DataFrame"]]
 
 
 def selection_of(sweep: Sweep, scheduler: Scheduler) -> Selection:
-    """What the sweep's tables and figures are about, as far as its scheduler knows."""
+    """The trials that the sweep's tables and figures show, as far as its scheduler knows them."""
     select, _ = _PRESENTATIONS[type(sweep.search)]
     return select(sweep, scheduler)
 
 
 def tables_of(sweep: Sweep, trials: pd.DataFrame) -> Tables:
-    """The sweep's tables of its trials (one row a trial, `TrialResult.trial_row`)."""
+    """The sweep's tables of its trials (one row for each, `TrialResult.trial_row`)."""
     _, make_tables = _PRESENTATIONS[type(sweep.search)]
     return make_tables(sweep, trials)
 
@@ -55,7 +55,7 @@ def _all_trials(sweep: Sweep, scheduler: Scheduler) -> Selection:
 
 
 def _best_points(sweep: Sweep, scheduler: Scheduler) -> Selection:
-    """The best point of each cell with the sweep's seeds; while none is known, everything asked."""
+    """The trials of each cell's best point with the sweep's seeds; every trial while no best point is known."""
     search, halving = cast(HalvingSearch, sweep.search), cast("HalvingScheduler", scheduler)
     configs, finals = halving.configs(), halving.finals()
     notes = [f"search: {len(configs)} trials, {halving.num_stopped} of them pruned; tried with seed {search.seed}"]
@@ -70,7 +70,7 @@ def _best_points(sweep: Sweep, scheduler: Scheduler) -> Selection:
 
 
 def _searched_everywhere(sweep: Sweep, search: HalvingSearch) -> tuple[str, ...]:
-    """The searched fields; one that other cells give values tells trials apart, and is none of them."""
+    """The searched fields, without those that other cells give a value: these tell trials apart."""
     cells = sweep.cells()
     searched = dict.fromkeys(name for cell in cells for name in search.axes(cell))
     return tuple(name for name in searched if not any(name in cell for cell in cells))

@@ -1,4 +1,4 @@
-"""What a finished launch shows: result tables, notes and figures, all from the ledger."""
+"""Prints the result tables and notes of a launch and draws its figures, all from the ledger."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
     from orchestrator.figures import drawing
 
     folder = figure_folder(ledger.root, sweep)
-    read = trial_ids if any(spec.traces for spec in specs) else ()  # most figures show ends alone
+    read = trial_ids if any(spec.traces for spec in specs) else ()  # most figures show only how trials ended
     traces = ledger.traces(sweep.workload, trial_ids=read).to_pandas()
     paths = []
     for spec in specs:
@@ -71,7 +71,7 @@ class _Best:
 
 
 def _figures_of(sweep: Sweep, *, is_wanted: bool) -> list[FigureSpec]:
-    """What the sweep draws; importing it takes a second."""
+    """The figures that the sweep names, if wanted: importing them takes a second."""
     if not (is_wanted and sweep.figures):
         return []
     from orchestrator.figures import drawing
@@ -80,12 +80,12 @@ def _figures_of(sweep: Sweep, *, is_wanted: bool) -> list[FigureSpec]:
 
 
 def _error_of(spec: FigureSpec, sweep: Sweep) -> str:
-    """The column of test errors that chooses the trials of a figure: the figure's own, a plain one's is the sweep's."""
+    """The column of test errors that chooses a figure's trials: its own kind's, the sweep's if its kind is plain."""
     return sweep.error if spec.error == PLAIN else spec.error.test
 
 
 def _shown_errors(trials: pd.DataFrame, sweep: Sweep, specs: Sequence[FigureSpec]) -> list[str]:
-    """The columns of errors that tables and figures of the sweep show: its own, and others that some trial has."""
+    """The columns of test errors that the sweep's tables and figures show: its own, and others that any trial has."""
     others = dict.fromkeys(_error_of(spec, sweep) for spec in specs)
     return [sweep.error, *(error for error in others if error != sweep.error and trials[error].notna().any())]
 
@@ -105,21 +105,21 @@ def _best(trials: pd.DataFrame, sweep: Sweep, error: str, console: Console) -> _
 
 
 def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:
-    shown = Table(title=Text(title), title_justify="left")  # as it is: brackets are no markup
+    shown = Table(title=Text(title), title_justify="left")  # as Text: brackets are not markup
     for name in table.columns:
-        shown.add_column(name, overflow="fold")  # a number that is cut says nothing
+        shown.add_column(name, overflow="fold")  # a truncated number would mislead
     for row in table.itertuples(index=False):
         shown.add_row(*(Text(str(value)) for value in row))
     console.print(shown)
 
 
 def figure_folder(out: str, sweep: Sweep) -> Path:
-    """Figures lie beside the results; for an object store in the current folder, with a copy there."""
+    """The folder of the sweep's figures: beside the results; for an object store in the current folder."""
     return Path("." if "://" in out else out) / "figures" / sweep.name
 
 
 def _copy_to_store(figures: Sequence[Path], out: str) -> None:
-    """Figures of the current folder into the object store that has the results."""
+    """Copy figures from the current folder into the object store that has the results."""
     storage = Storage(out)
     storage.patience_seconds = PATIENCE_SECONDS
     if not storage.is_local:

@@ -1,4 +1,4 @@
-"""Numbers as text, as tables show them."""
+"""Formats numbers and values as tables show them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def rate_text(value: float) -> str:
-    """An error rate with four digits, "-" where it is no number."""
+    """An error rate with four digits, "-" where it is not finite."""
     return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
@@ -21,6 +21,6 @@ def value_text(value: object) -> str:
 
 
 def result_text(value: object) -> str:
-    """A value as a result table shows it: as `value_text`, "-" where it is null or no number."""
+    """A value as a result table shows it: as `value_text`, "-" where it is null or not finite."""
     is_missing = value is None or (isinstance(value, float) and not math.isfinite(value))
     return "-" if is_missing else value_text(value)

@@ -1,7 +1,7 @@
-"""Full float32 runs of the fused engine beside the reference: `python tests/benchmarks/agreement.py`.
+"""Compares full float32 runs of the fused engine with the reference: `python tests/benchmarks/agreement.py`.
 
 Two engines round differently, and near the transition training amplifies a rounding error; the table shows by how much
-the results differ. The two are at odds only if outcomes differ where seeds agree.
+the results differ. They contradict each other only if outcomes differ where seeds agree.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Evaluations until a boundary is known: `python -m tests.benchmarks.boundary [--field F] [--dim 2|3] [--noise P] ...`.
+"""Counts evaluations until a boundary is known: `python -m tests.benchmarks.boundary [--field F] [--dim 2|3] ...`.
 
 Analytic regions of the unit square and cube are read from binary outcomes, each flipped with probability `noise`, that
 are asked for in batches of four. A method needs n evaluations if from n to the end of its budget the region that the
@@ -7,8 +7,8 @@ All methods' points are judged by one model, `level_set.model.fit`. The budget i
 `--cap` times that for the others.
 
 An optimizer has no boundary to look for: TPE and GPSampler minimize |P - 1/2|, P being that same model's after all
-outcomes so far, told anew at every batch. `knowing` is no method but a bound on what can be expected under noise: after
-the design its points lie evenly along the true boundary.
+outcomes so far, recomputed at every batch. `knowing` is not a method but a bound on what can be expected under noise:
+after the design its points lie evenly along the true boundary.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Seconds that a map's next eight points take beside trials on all cores: `python -m tests.benchmarks.busy_cores`.
+"""Times the choice of a map's next eight points beside trials on all cores: `python -m tests.benchmarks.busy_cores`.
 
 The baseline has as many threads of OpenBLAS as there are cores, which is its default; the product has one.
 """

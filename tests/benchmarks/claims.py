@@ -1,10 +1,10 @@
-"""Whether verdicts, intervals and exponents err as rarely as they say: `python -m tests.benchmarks.claims`.
+"""Checks that verdicts, intervals and exponents are wrong as rarely as they claim: `python -m tests.benchmarks.claims`.
 
 - Maps of 500 cells without any difference, each through the whole loop (look, add seeds where undecided, look again):
   the share of maps in which no look grants a difference (at least 95%), and the false share of verdicts (at most 5%).
 - Maps with differences: the share of cells decided rightly, and the seeds that took.
 - Intervals: how often they hold the truth at the look where one stops, and at all looks (at least 93%).
-- Exponents of simulated scaling laws, from draws on a grid and draws placed by the fit so far (at least 93%).
+- Exponents of simulated scaling laws, from trials on a grid and trials placed by the fit so far (at least 93%).
 
 `--maps` and `--laws` make it shorter. Chance of a simulation: a share of 95% of 1,000 has a standard error of 0.7%.
 """

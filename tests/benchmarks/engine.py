@@ -1,7 +1,7 @@
-"""The fused engine against eager torch.optim, per step, in one run: `python tests/benchmarks/engine.py`.
+"""Times a step of the fused engine against eager torch.optim, in one run: `python tests/benchmarks/engine.py`.
 
 The baseline is the reference network with torch.optim.Adam, at the best of its for-loop, foreach and fused variants and
-of one and two threads. Both train the same trial on the same batches; rounds alternate, the median counts.
+of one and two threads. Both train the same trial on the same batches; rounds alternate, and medians are compared.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Images a second against a plain loop, in one run: `python tests/benchmarks/images.py [--data FOLDER]`.
+"""Compares images a second with a plain loop's, in one run: `python tests/benchmarks/images.py [--data FOLDER]`.
 
 The baseline is what a good user writes: torchvision's dataset in memory with transforms, a DataLoader with its best
 number of workers (persistent, pinned memory on a GPU), the memory format that the device prefers, the best variant of
 torch.optim.Adam, all threads. Evaluation is timed too, against the plain loop with its best batch size. Without
-`--data` the images are random: they train as fast. Rounds alternate, medians count.
+`--data` the images are random: they train as fast. Rounds alternate, and medians are compared.
 
 On a GPU the baseline lets cuDNN time its algorithms, and runs with TF32 too, which ours leaves off where a trial says
 float32. Then there are ours with timed algorithms, to see whether it should have them; bfloat16, packs of several

@@ -1,8 +1,8 @@
-"""A sweep of any size on a simulated cluster: `python -m tests.benchmarks.scale [--trials N ...] [--devices N ...]`.
+"""Simulates the driver of a sweep of any size: `python -m tests.benchmarks.scale [--trials N ...] [--devices N ...]`.
 
 Planner, packer, recorder, ledger and the loop around them (`Training`) are the product's own; only the executor is
 simulated (`simulated_cluster`), one device a node. The trials are a map's, of a second each: the shortest that a sweep
-has, so the most that a driver can be asked for. Every row is a process of its own. A driver's seconds are the CPU time
+has, so the heaviest load for a driver. Every row is a separate process. A driver's seconds are the CPU time
 of all its threads without the simulation's, so that other load on the machine adds little.
 
 Ray is not in it: Tune's own CPU time is added from the two constants below, and placement, the object store and the
@@ -65,7 +65,7 @@ HEADS = (
 
 
 def main() -> None:
-    """Print a Markdown table, a row as soon as it is there."""
+    """Print a Markdown table, each row as soon as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=whole_seeds, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--devices", type=int, nargs="+", default=[10, 100, 1000])

@@ -1,4 +1,4 @@
-"""Several trials on one device, four ways, in one run: `python tests/benchmarks/side_by_side.py [--members N]`.
+"""Times several trials on one device, four ways, in one run: `python -m tests.benchmarks.side_by_side [--members N]`.
 
 One after another (the baseline; on a CPU with all cores), in threads of one process (on a GPU each with its stream), in
 processes, and as one vectorized model (torch.vmap over stacked weights, one fused optimizer). Numbers are images a
@@ -145,7 +145,7 @@ def serve(end: Connection, config: ImageClassifierConfig, device: str, num_threa
 class Vectorized:
     """M trials as one model: stacked weights, one optimizer; on a GPU its step is a CUDA graph.
 
-    All have one learning rate and one decay here; a stacked optimizer with one of each for every trial would do more.
+    All have one learning rate and one decay here; an optimizer with a rate and a decay per trial would do more work.
     """
 
     def __init__(self, configs: Sequence[ImageClassifierConfig], device: str, *, recorded: bool) -> None:

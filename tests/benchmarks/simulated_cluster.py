@@ -1,6 +1,6 @@
 """An executor without training: devices that pull packs, report and are lost as a Ray cluster's, in simulated time.
 
-What the driver gets costs it what the real thing does: reports are pickled, as on their way through Ray.
+Reports cost the driver as much as real ones do: they are pickled, as on their way through Ray.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class SimulatedCluster:
         self._batch_ends = math.inf
 
     def least_makespan(self, seconds: Sequence[float]) -> float:
-        """What trials that take so long need at least."""
+        """The least makespan of trials that take so long."""
         return max(sum(seconds) / self.devices, max(seconds))
 
     def run(self, queue: PackQueue, sink: ReportSink) -> None:
@@ -159,7 +159,7 @@ class SimulatedCluster:
         self._start()
 
     def _end_batch(self) -> None:
-        """Have what came so far recorded, and wait for it."""
+        """Have everything that arrived so far recorded, and wait for it."""
         if self._batch_ends < math.inf:
             self._sink(())
             while not self._is_recorded.acquire(timeout=1.0):
@@ -168,7 +168,7 @@ class SimulatedCluster:
 
 
 class SimulatedRecorder(Recorder):
-    """A recorder whose batches end where an empty one comes: by the simulated clock."""
+    """A recorder whose batches end when an empty one arrives: by the simulated clock."""
 
     def _next_batch(self) -> tuple[list[TrialResult], bool]:
         results: list[TrialResult] = []

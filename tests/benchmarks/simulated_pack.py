@@ -28,7 +28,7 @@ _ROWS_AT_ONCE = 8192
 
 
 def seconds_of(config: TrialConfig) -> float:
-    """What training it takes, the same in every attempt."""
+    """How long its training takes, the same in every attempt."""
     least, most = SECONDS_PER_COST
     share = int(config.trial_id, 16) / 16**TRIAL_ID_DIGITS
     return workload(config.workload).cost(config) * (least + share * (most - least))
@@ -119,7 +119,7 @@ class SimulatedPack:
         return self._index
 
     def trained_seconds(self, now: float) -> float:
-        """Training so far, for nothing or not."""
+        """Training so far, lost training included."""
         return max(0.0, now - self._begins[0])
 
     def lost_seconds(self, now: float) -> float:

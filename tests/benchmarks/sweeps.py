@@ -1,4 +1,4 @@
-"""Whole sweeps, in one run: `python tests/benchmarks/sweeps.py [--only grid|many]`.
+"""Times whole sweeps, in one run: `python tests/benchmarks/sweeps.py [--only grid|many]`.
 
 - grid_bsz (70 trials of the paper's 10^4 epochs) against the same trials as ordinary Ray Tune function trainables with
   torch.optim: those are timed on a sample (a short run for each batch size and optimizer, and Tune's own time for each
@@ -146,7 +146,7 @@ class FunctionTrials:
 
 
 def function_trial(config: dict[str, Any]) -> None:
-    """What anyone would write: a torch.optim loop that reports at the end."""
+    """An ordinary torch.optim loop that reports at the end."""
     import torch
     from ray import tune
     from torch.nn.functional import cross_entropy

@@ -1,7 +1,7 @@
-"""Several launches in one process of their own: what each says, with one process's imports for all of them.
+"""Runs several launches in one separate process, which imports once for all of them, and returns what each prints.
 
-What they say then depends on this machine by nothing but its numbers: a fixed number of cores (forecasts divide by it),
-a fixed name of the host (rows and file names carry it) and a fixed width of lines are set here, and no product code is.
+What they print then depends on this machine only by its numbers: the number of cores (forecasts divide by it), the name
+of the host (rows and file names carry it) and the width of lines are fixed here. No product code is changed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Said:
 
 
 def plain_environment(**more: str) -> dict[str, str]:
-    """Of a launch whose texts are compared."""
+    """The environment of a launch whose texts are compared."""
     kept = {name: value for name, value in environment().items() if not name.startswith(_HEEDED)}
     return {**kept, "COLUMNS": WIDTH, "TERM": "xterm", "PYTHONUTF8": "1", **more}
 
@@ -66,7 +66,7 @@ def launches(folder: Path, commands: Sequence[str], **more: str) -> list[Said]:
 
 
 def checked_launches(folder: Path, commands: Sequence[str], **more: str) -> list[str]:
-    """The same, and what each printed; none may fail."""
+    """Launch as above and return what each printed; none may fail."""
     said = launches(folder, commands, **more)
     for command, one in zip(commands, said, strict=True):
         assert one.code == 0, f"launch {command}: {one.out}{one.err}"

@@ -1,4 +1,4 @@
-"""A folder of results as the code of the record left it, kept in an archive: unfinished in every way that there is.
+"""Keeps an archive of results as the recording code left them, unfinished in every possible way.
 
 In it are a finished sweep and its runs in MLflow, a trial that was killed in training and its state, a map that was
 killed between its rounds, and images decoded into a cache with one trial that is done and one that was killed.
@@ -71,7 +71,7 @@ TAKE_UP = (
     f"finished --seeds 0-1 {_PLAIN}",
     "export-mlflow finished --seeds 0-1 --module my_sweeps",
 )
-"""What goes on from the old results: each with trials that are not there yet."""
+"""Launches that continue from the old results, each with trials that the results lack."""
 
 _IMAGES_MADE_AT = 1_700_000_000
 """Seconds since 1970: an archive keeps whole ones, and the cache knows images by their files' times."""
@@ -85,7 +85,7 @@ def where(folder: Path) -> dict[str, str]:
 
 
 def unpacked(folder: Path) -> Path:
-    """The old results in a user's folder, whose module of sweeps is written for the code of now."""
+    """The old results in a user's folder, whose module of sweeps is written for the present code."""
     folder.mkdir(parents=True)
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
@@ -181,12 +181,12 @@ def _leave_half_done(folder: Path) -> None:
 
 
 def _kill(folder: Path, command: str, is_time: Callable[[], bool]) -> None:
-    """SIGKILL to a launch of its own process, in the middle of what it does."""
+    """Send SIGKILL to a launch in a separate process, in the middle of its work."""
     process = start_launches(folder, [command], **where(folder))
     deadline = time.monotonic() + _SECONDS_TO_START
     while not is_time():
         assert process.poll() is None, f"{command} ended before it was killed"
-        assert time.monotonic() < deadline, f"{command} does not come so far"
+        assert time.monotonic() < deadline, f"{command} does not get that far"
         time.sleep(0.02)
     process.kill()
     process.communicate()

@@ -1,4 +1,4 @@
-"""All that the golden tests take from the product: where modules are renamed, these lines change and no others here."""
+"""Everything that the golden tests import from the product: when modules are renamed, only these lines change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from search_spaces.space import LogIntegers, LogUniform
 
 
 def config_names(values: Mapping[str, Any]) -> dict[str, str]:
-    """What names the trial of these values; columns of a row that are no fields of its config are left out."""
+    """What names the trial of these values; columns of a row that are not fields of its config are left out."""
     fields = workload(values["workload"]).config_type.model_fields
     config = config_from_values({name: value for name, value in values.items() if name in fields})
     return {"trial_id": config.trial_id, "trajectory_id": config.trajectory_id, "json": config.canonical_json()}

@@ -1,7 +1,7 @@
 """Rewrites what the golden tests compare with: `python -m tests.golden.record texts|numbers|old-results ...`.
 
 `texts`: help, lists, plans, and what `status` says of the old results. `numbers`: names, columns, rows, traces and
-asks. `old-results`: the folder of results that later code goes on from.
+asks. `old-results`: the folder of results from which later code continues.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ CIRCUMSTANCES = {
 """Columns that differ between two runs of one trial, or with the code: never compared."""
 
 ROUNDED = {"data_digest", "init_digest", "best_epoch", "certificate_epoch"}
-"""Columns that are no floats and yet follow from floats to the last bit: compared on the record's processor only."""
+"""Columns that are not floats but depend on the last bits of floats: compared on the record's processor only."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ ROUNDS_WITHOUT_RESULTS = 2
 
 
 def circumstances() -> dict[str, str]:
-    """What the last bits of a number depend on."""
+    """The circumstances on which the last bits of a number depend."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
     facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    # Cloud machines give one name to several processors: what instructions these have tells them apart.
+    # Cloud machines give one name to several processors: their instruction sets tell them apart.
     vectors = sorted(f for f in facts.get("flags", "").split() if re.match(r"sse|avx|fma|f16c|amx", f))
     processor = [facts.get(name, "") for name in ("model name", "cpu family", "model")]
     return {
@@ -72,7 +72,7 @@ def parts(out: Path, table: str) -> dict[str, list[pa.Table]]:
 
 
 def rows(out: Path) -> dict[str, Row]:
-    """All trials' rows by id; a trial that has two is a fault."""
+    """All trials' rows by id; fails for a trial that has two."""
     found = [row for tables in parts(out, "trials").values() for table in tables for row in table.to_pylist()]
     by_id = {row["trial_id"]: row for row in found}
     assert len(by_id) == len(found), "a trial is recorded twice"
@@ -91,7 +91,7 @@ def traces(out: Path) -> dict[str, list[Row]]:
 
 
 def asks(out: Path) -> Asks:
-    """What each search asked, by its id and round; a round that is recorded twice is a fault."""
+    """What each search asked, by its id and round; fails for a round that is recorded twice."""
     found: Asks = {}
     for path in sorted(out.glob("asks/search=*/round-*.parquet")):
         asked = pq.ParquetFile(path).read().to_pylist()
@@ -105,7 +105,7 @@ def asks(out: Path) -> Asks:
 
 
 def compared(row: Mapping[str, Any]) -> Row:
-    """What of a row is compared."""
+    """The columns of a row that are compared."""
     return {name: value for name, value in row.items() if name not in CIRCUMSTANCES}
 
 
@@ -135,7 +135,7 @@ def assert_traces_equal(
 
 
 def assert_asks_equal(found: Asks, recorded: Asks, within: Tolerance | None) -> None:
-    """All of them, to the bit; on another processor what was asked before any result, and the size of rounds.
+    """Compare all asks to the bit; on another processor those before any result, and the size of rounds.
 
     A round that knows results may there ask for other points, and cells for other numbers of seeds: one error that is
     rounded to the other side moves them.

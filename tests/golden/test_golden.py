@@ -121,13 +121,13 @@ def test_a_search_asks_what_it_asked(name: str, found: Findings) -> None:
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_has_its_numbers(name: str, found: Findings) -> None:
-    """On another processor those of the trials that it asks for there too."""
+    """On another processor, those of the trials that it asks for on both are compared."""
     rows, traces = recorded_rows(name), recorded_traces(name)
     if TO_THE_BIT:
         assert found.rows[name].keys() == rows.keys()
     shared = found.rows[name].keys() & rows.keys()
     assert shared
-    if not TO_THE_BIT:  # which trials go on after a rung is decided by errors of all of them
+    if not TO_THE_BIT:  # the errors of all trials decide which are promoted after a rung
         shared = {one for one in shared if found.rows[name][one]["epochs_done"] == rows[one]["epochs_done"]}
     results.assert_rows_equal(found.rows[name], {one: rows[one] for one in shared}, WITHIN)
     results.assert_traces_equal(found.traces[name], {one: traces[one] for one in shared}, WITHIN)

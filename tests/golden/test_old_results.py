@@ -1,4 +1,4 @@
-"""Results that older code left are read, and gone on from, as if no code had changed: see `old.py`."""
+"""Results that older code left are read and continued as if no code had changed: see `old.py`."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_map_takes_up_its_old_rounds_and_asks_the_next_ones(taken_up: TakenUp)
 
 
 def test_old_decoded_images_are_used(taken_up: TakenUp) -> None:
-    """The images themselves are nothing but zeros: to decode them again would end in an error."""
+    """The image files hold only zeros: decoding them again would fail."""
     for path in (taken_up.folder / "data" / "tiny8").iterdir():
         assert not any(path.read_bytes())
     assert contents(taken_up.folder / "cache") == contents(taken_up.before / "cache")

@@ -1,4 +1,4 @@
-"""What the command line says where nothing runs: help, names and plans, each to the letter."""
+"""Records what the command line prints where nothing runs: help, names and plans, each to the letter."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def said(folder: Path) -> dict[str, str]:
 
 
 def save(texts: dict[str, str], path: Path) -> None:
-    """One file for all: a change is read as a change of text."""
+    """Save all in one file, so that a change is read as a change of text."""
     path.write_text("".join(f"{_HEADING}{command}\n{text}" for command, text in texts.items()))
 
 

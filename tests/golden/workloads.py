@@ -122,7 +122,7 @@ def findings(folder: Path) -> Findings:
 
 
 def train_by_slower_engine(found: Mapping[str, Row]) -> Findings:
-    """Trials of `rules`, which name each rule once, by the engine that a launch takes only where there is no other."""
+    """Train the trials of `rules`, one for each rule, by the engine that a launch uses only if it has no other."""
     done = [trained(_config_of(row), SLOWER_ENGINE) for row in found.values()]
     rows = {row["trial_id"]: row for row, _ in done}
     return Findings({SLOWER_ENGINE: rows}, {SLOWER_ENGINE: {r["trial_id"]: trace for r, trace in done}}, {})

@@ -1,4 +1,4 @@
-"""The image's Dockerfile: what can be said of it without an engine to build it."""
+"""The image's Dockerfile, as far as it can be checked without building it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_its_commit_is_in_every_row() -> None:
 
 
 def test_the_project_installs_before_its_packages_are_there(tmp_path: Path) -> None:
-    """The layer of dependencies asks for the same as the project does, and holds nothing of its code."""
+    """The layer of dependencies has those of the project, and none of its code."""
     early, late = tmp_path / "early", tmp_path / "late"
     for folder in (early, late):
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Each rule for manifests reports its fault: a rendering that it has nothing against, with one thing changed."""
+"""Each rule for manifests reports its fault when one thing is changed in a rendering that it accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules for manifests: functions that take the documents of one rendering and give its faults, one line each."""
+"""Rules for manifests: functions that take the documents of one rendering and return its faults, one line each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What KubeRay's operator refuses, and what it needs to run a sweep to its end."""
+"""Rules for what KubeRay's operator accepts, and what it needs to run a sweep to its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must not dangle: labels, names, addresses, selectors."""
+"""Rules for labels, names, addresses and selectors: each must refer to something that exists."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _references(pod: Pod) -> Iterator[tuple[str, str]]:
 
 
 def _selectors(documents: Documents) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(owner, selector) of what selects pods of this namespace."""
+    """(owner, selector) of every object that selects pods of this namespace."""
     for document in of_kind(documents, "Service"):
         yield named(document), {"matchLabels": document["spec"]["selector"]}
     for document in of_kind(documents, "PodDisruptionBudget"):

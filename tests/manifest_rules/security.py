@@ -1,4 +1,4 @@
-"""What must not be exposed, unbounded or readable."""
+"""Rules for what must not be exposed, unbounded or readable."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_the_image_is_this_commits_unless_one_is_given() -> None:
         (("grid_bs", *LOCAL), "unknown sweep 'grid_bs'"),
         (("grid_bsz", *LOCAL, "--set", "batch_size=0"), "batch_size"),
         (("grid_bsz", *LOCAL, "--out", "results"), "--out is a URI, or a path on a volume that all pods mount"),
-        (("grid_bsz", *LOCAL, "--cpus-per-trial", "999"), "no worker group of overlay local holds a pack"),
+        (("grid_bsz", *LOCAL, "--cpus-per-trial", "999"), "no worker group of overlay local has room for a pack"),
         (("grid_bsz", "--workload", "cifar10_resnet18", *LOCAL), "overlay local mounts no data sets"),
     ],
 )
@@ -178,7 +178,7 @@ def test_without_kubectl_it_says_so(tmp_path: Path) -> None:
     git_only.mkdir()
     refused = run_submit("grid_bsz", *LOCAL, PATH=str(git_only))
     assert refused.returncode == 2
-    assert refused.stderr == "error: kubectl is not on PATH: it renders k8s/ and speaks to the cluster\n"
+    assert refused.stderr == "error: kubectl is not on PATH: submit renders k8s/ and reaches the cluster with it\n"
     assert launch(folder, "plan", "small").returncode == 0
 
 

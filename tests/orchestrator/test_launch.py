@@ -318,7 +318,7 @@ def test_what_is_shown_of_a_part_of_a_sweep_is_said_to_be_of_a_part(folder: Path
     # The address is this machine's, not this launch's: a process of its own needs no cluster.
     part = launch("tiny", *RUN_TINY, "--max-trials", "3", cwd=folder, RAY_ADDRESS="10.0.0.1:6379")
     assert (part.returncode, part.stderr) == (0, "")
-    assert "3 of 4 trials done: what follows is of a part of the sweep" in part.stdout.splitlines()
+    assert "3 of 4 trials done: what follows shows a part of the sweep" in part.stdout.splitlines()
     for _ in range(2):
         whole = launch("tiny", *RUN_TINY, cwd=folder)
         assert "what follows" not in whole.stdout
@@ -341,5 +341,5 @@ def test_ctrl_c_ends_with_exit_code_130_and_says_that_the_same_command_goes_on(f
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate()
     assert process.returncode == 130
-    assert errors.splitlines() == ["interrupted: the same command goes on where this one stopped"]
+    assert errors.splitlines() == ["interrupted: the same command resumes where this one stopped"]
     assert "0/4 trials" in output

@@ -1,4 +1,4 @@
-"""The names that each package lists at its root: they are there, load nothing before their time, and are documented."""
+"""The names that each package lists at its root exist, load nothing before they are used, and are documented."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def documentation(package: ModuleType, name: str) -> str:
 
 
 def parameters(public: Any) -> set[str]:
-    """What a caller passes, and what a protocol asks for beside methods; nothing for an enumeration."""
+    """What a caller passes, and what a protocol requires beside methods; nothing for an enumeration."""
     if isinstance(public, EnumType):
         return set()
     if hasattr(public, "model_fields"):  # of pydantic
@@ -69,7 +69,7 @@ def test_a_name_is_where_it_is_defined(package: ModuleType, name: str) -> None:
 
 @each_name
 def test_no_name_is_a_module_beside_it(package: ModuleType, name: str) -> None:
-    """An import of that module would put it in the place of the name."""
+    """An import of that module would replace the name."""
     folder = Path(str(package.__file__)).parent
     assert not (folder / name).exists()
     assert not (folder / f"{name}.py").exists()

@@ -1,4 +1,4 @@
-"""What the READMEs say can be done, done: commands, code, numbers of trials; and what they name exists."""
+"""What the READMEs say works: their commands and code run, their numbers of trials are right, what they name exists."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FRONT = TEXTS["README.md"]
 LAUNCHES = commands(*LAUNCH)
 SNIPPETS = [code for text in TEXTS.values() for code in blocks(text, "python")]
 TESTED = ("Member(config", "def sparsity", "duckdb.sql", "tune.Tuner(", "BoundarySampler(")
-"""What tells the snippets apart that are run below."""
+"""Text that identifies each snippet that is run below."""
 PACKAGES = ("orchestrator", "trainables", "search_spaces")
 BENCHMARKS = ROOT / "tests" / "benchmarks"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -311,7 +311,7 @@ DOCKERFILE = (K8S / "Dockerfile").read_text()
 
 
 def after(line: list[str], *options: str) -> list[str]:
-    """What follows these options."""
+    """The values that follow these options."""
     return [value for option, value in pairwise(line) if option in options]
 
 

@@ -26,7 +26,7 @@ _PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNode
 
 @dataclass(frozen=True, slots=True)
 class NodeType:
-    """A kind of worker node: what it has, how many there may be, its labels."""
+    """A kind of worker node: its resources, the most nodes of it, its labels."""
 
     resources: Mapping[str, float]
     most: int
@@ -51,7 +51,7 @@ class AutoscaledCluster:
 
 @contextmanager
 def autoscaled_cluster(idle_seconds: float = 6.0, **node_types: NodeType) -> Iterator[AutoscaledCluster]:
-    """A head without CPUs and no worker, until something asks for them; everything ends with the block."""
+    """A cluster with a head without CPUs; workers start when something asks for them; all end with the block."""
     mark = secrets.token_hex(8)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -127,7 +127,7 @@ class Watcher:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith("[{") or line == "[]\n":  # Ray has its say as well
+            if line.startswith("[{") or line == "[]\n":  # Ray prints lines as well
                 self.history.append((time.monotonic(), json.loads(line)))
 
 

@@ -1,4 +1,4 @@
-"""Tiny trials of each registered workload, for the contracts: each workload's lie beside its own tests."""
+"""Finds the tiny trials of each registered workload for the contract tests; they lie beside the workload's tests."""
 
 from __future__ import annotations
 

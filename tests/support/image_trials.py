@@ -56,7 +56,7 @@ def trained(
 
 
 def assert_same(ours: TrialResult, wanted: TrialResult, tolerance: float = 1e-6) -> None:
-    """Every number of every epoch."""
+    """Assert that every number of every epoch is equal."""
     for point, other in zip(ours.trace, wanted.trace, strict=True):
         assert numbers(point) == pytest.approx(numbers(other), rel=tolerance, abs=tolerance)
 

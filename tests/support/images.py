@@ -36,7 +36,7 @@ def make_images(
 
 @contextmanager
 def image_folders(root: Path, *sizes: int) -> Iterator[None]:
-    """Within, data sets `tiny8` and the like of these sizes lie where the image workload looks, its cache beside."""
+    """Within the block, data sets `tiny8` etc. of these sizes lie where the image workload looks, its cache beside."""
     for size in sizes:
         make_images(root / "data", f"tiny{size}", size=size)
     with pytest.MonkeyPatch.context() as patch:
@@ -46,7 +46,7 @@ def image_folders(root: Path, *sizes: int) -> Iterator[None]:
 
 
 def numbers(point: TracePoint) -> dict[str, float]:
-    """What is known after that epoch."""
+    """The numbers that are known after that epoch."""
     return {name: value for name, value in asdict(point).items() if value is not None}
 
 

@@ -92,13 +92,13 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Of a launch that sees no GPU: numbers are compared to the bit, which is promised for the CPU."""
+    """The environment of a launch that sees no GPU: only on the CPU are equal bits promised, which tests compare."""
     plain = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     return {**plain, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1", "CUDA_VISIBLE_DEVICES": "", **more}
 
 
 def heed_ctrl_c() -> None:
-    """For a new process: a shell's background job ignores Ctrl-C, and tests that run in one would hand that on."""
+    """Make a new process heed Ctrl-C: a shell's background job ignores it, and so would the processes of its tests."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -146,15 +146,15 @@ def _numbers(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def half_done(out: str | Path, workload: str = WORKLOAD) -> set[str]:
-    """Trials with a state and without a row."""
+    """The trials that have a saved state and no row."""
     return StateStore(f"{out}/states").index().keys() - Ledger(str(out)).settled(workload)
 
 
 def plant_seconds(out: str | Path, workload: str = WORKLOAD) -> dict[str, int]:
     """Let each saved state under `out` say that its trial has trained `PLANTED_SECONDS` longer; nobody saves meanwhile.
 
-    A trial that starts anew ends with the same numbers as one that goes on: only these seconds tell them apart.
-    Returns what `check_went_on` needs: how far each of these trials is recorded, -1 for not at all.
+    A trial that starts from its beginning ends with the same numbers as one that resumes: only these seconds tell them
+    apart. Returns what `check_went_on` needs: how far each of these trials is recorded, -1 for not at all.
     """
     files, folder = open_root(f"{out}/states")
     trial_ids: set[str] = set()
@@ -176,7 +176,7 @@ def plant_seconds(out: str | Path, workload: str = WORKLOAD) -> dict[str, int]:
 
 
 def check_went_on(out: str | Path, *plantings: Mapping[str, int], workload: str = WORKLOAD) -> None:
-    """Trials that are further now than at a planting, some at least, went on from what was planted; no others did."""
+    """Assert that the trials further than at a planting (at least one) resumed from it, and that no others did."""
     columns = ("trial_id", "epochs_done", "train_seconds")
     found = Ledger(str(out)).trials(workload, columns=columns).to_pylist()
     further = Counter(
@@ -196,7 +196,7 @@ def parts(out: Path) -> dict[str, bytes]:
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> Any:
-    """The condition's first true value, while the process runs."""
+    """Wait, while the process runs, for the condition's first true value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert process.poll() is None, "".join(process.communicate())
@@ -206,7 +206,7 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], secon
 
 
 def kill_tree(process: subprocess.Popen[str]) -> None:
-    """SIGKILL for a launch and everything that stems from it."""
+    """Send SIGKILL to a launch and all its descendants."""
     for pid in (process.pid, *[pid for pid, _ in descendants(process.pid)]):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -39,7 +39,7 @@ CLUSTER_KINDS = {"Namespace", "PriorityClass", "ResourceFlavor", "ClusterQueue"}
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod that an object leads to, as the operator or Kubernetes will make it."""
+    """A pod that an object describes, as the operator or Kubernetes will create it."""
 
     owner: str
     labels: dict[str, str]
@@ -117,7 +117,7 @@ def ray_clusters(documents: Documents) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def pods(documents: Documents) -> list[Pod]:
-    """Every pod that the documents lead to."""
+    """Every pod that the documents describe."""
     found = []
     for document in of_kind(documents, "Deployment", "StatefulSet"):
         claimed = frozenset(claim["metadata"]["name"] for claim in document["spec"].get("volumeClaimTemplates", ()))
@@ -177,13 +177,13 @@ def texts(documents: Documents) -> Iterator[str]:
 
 
 def schema_faults(document: Document) -> list[str]:
-    """What a core kind's strict schema has against a document."""
+    """The faults that a core kind's strict schema finds in a document."""
     return _schema_faults(json.dumps(document))
 
 
 @cache
 def _schema_faults(text: str) -> list[str]:
-    """By text: most documents are in many renderings."""
+    """Cached by text, since most documents are in many renderings."""
     document = json.loads(text)
     faults = []
     for version in KUBERNETES_VERSIONS:
@@ -195,7 +195,7 @@ def _schema_faults(text: str) -> list[str]:
 
 
 def resource_faults(document: Document) -> list[str]:
-    """What a custom resource's own schema, made strict, has against it; skips the test without the schemas."""
+    """The faults that a custom resource's schema, made strict, finds in it; skips the test without the schemas."""
     errors = _validators()[document["apiVersion"], document["kind"]].iter_errors(document)
     return [f"{named(document)} {'/'.join(map(str, error.absolute_path))}: {error.message}" for error in errors]
 

@@ -55,7 +55,7 @@ def commands(*beginning: str) -> list[str]:
 
 
 def words(line: str) -> list[str]:
-    """A shell line as words, without its comment; nothing for a piece of code that is none."""
+    """A shell line as words, without its comment; nothing for code that is not a shell line."""
     try:
         return shlex.split(line, comments=True)
     except ValueError:
@@ -79,7 +79,7 @@ def parsed(line: str) -> tuple[str, dict[str, Any]]:
 
 
 def links(name: str) -> Iterator[tuple[Path, str]]:
-    """The file and the heading of each link or image of a README that leads to a file of ours."""
+    """The file and the heading of each link or image of a README that leads to a file of this repository."""
     for link in _LINK.findall(_INLINE.sub("", _BLOCK.sub("", TEXTS[name]))):
         path, _, heading = link.partition("#")
         if "://" not in link:

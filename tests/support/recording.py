@@ -1,7 +1,7 @@
-"""A CUDA graph as a machine without a GPU can have one: what was recorded is done again on the very same memory.
+"""Imitates CUDA graphs without a GPU: recorded operations are repeated on the very same memory.
 
-As on a GPU, a replay knows the tensors of the recording alone, each at its address, and every number beside them as it
-was; nothing of Python runs again; what asks the host about a tensor's values cannot be recorded.
+As on a GPU, a replay knows only the tensors of the recording, each at its address, and all other numbers as they were
+at the recording. No Python code runs again. An operation that reads a tensor's values on the host cannot be recorded.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class RecordedOperations(TorchDispatchMode):
         return made
 
     def forget_values(self) -> None:
-        """On a GPU what is recorded is not done meanwhile: no value may be left that a replay does not make itself."""
+        """Erase every value that a replay does not compute itself: a GPU does not run operations while it records."""
         for *_, fresh in self._operations:
             for tensor in fresh:
                 tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
 
     @torch.no_grad()
     def replay(self) -> None:
-        """Do it all again, results into the tensors that had them."""
+        """Repeat all operations, with results in the tensors that had them."""
         self.num_replays += 1
         for operation, args, kwargs, fresh in self._operations:
             known = {leaf.untyped_storage().data_ptr() for leaf in _tensors((args, kwargs))}
@@ -65,7 +65,7 @@ class RecordedOperations(TorchDispatchMode):
 
 class _Stream:
     def synchronize(self) -> None:
-        """All is done already."""
+        """Do nothing: all operations are done already."""
 
 
 class _Generator:
@@ -73,12 +73,12 @@ class _Generator:
         return self
 
     def graphsafe_set_state(self, state: _Generator) -> None:
-        """A CPU's generator counts for no recording."""
+        """Do nothing: a CPU's generator takes no part in recordings."""
 
 
 @contextmanager
 def recordings() -> Iterator[list[RecordedOperations]]:
-    """Within, torch's CUDA graphs are these; yields those that were begun."""
+    """Replace torch's CUDA graphs by these within the block; yields the ones that were begun."""
     begun: list[RecordedOperations] = []
 
     @contextmanager

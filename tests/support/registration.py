@@ -1,4 +1,4 @@
-"""What users' modules register, for the time of a test: other tests list what the product itself has."""
+"""Registers what users' modules add for the time of a test, since other tests list what the product itself has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOYS = ("tests.contracts.toy.optimizer", "tests.contracts.toy.workload")
 
 @contextmanager
 def registered(*modules: str) -> Iterator[None]:
-    """Within, what these modules register is there; afterwards the tables are as they were before."""
+    """Import these modules within the block, with what they register; afterwards restore the tables."""
     before = [dict(table) for table in TABLES]
     try:
         for module in modules:
@@ -33,7 +33,7 @@ def registered(*modules: str) -> Iterator[None]:
 
 @cache
 def _added_by(module: str) -> list[dict[Any, Any]]:
-    """A module is executed once: what it added then is kept."""
+    """What a module added to the tables, kept because it is executed only once."""
     before = [dict(table) for table in TABLES]
     import_module(module)
     return [

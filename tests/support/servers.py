@@ -1,4 +1,4 @@
-"""Real servers on loopback, for the tests of shared storage: an S3-compatible store, PostgreSQL, MLflow's own."""
+"""Starts real servers on loopback for the tests of shared storage: an S3-compatible store, PostgreSQL, MLflow."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ObjectStore:
         return f"s3://{name}"
 
     def keys(self, bucket: str, prefix: str = "") -> dict[str, int]:
-        """Bytes of every object; what pyarrow leaves where a folder was is none."""
+        """Bytes of every object; without the markers that pyarrow leaves where a folder was."""
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         objects = [entry for page in pages for entry in page.get("Contents", ())]
         return {entry["Key"]: entry["Size"] for entry in objects if not entry["Key"].endswith("/")}
@@ -64,7 +64,7 @@ class ObjectStore:
 
 @contextmanager
 def object_store(folder: Path, **environment: str) -> Iterator[ObjectStore]:
-    """Moto's server in a process of its own, until the block ends."""
+    """Moto's server in a separate process, until the block ends."""
     port = free_port()
     log = folder / "moto.log"
     arguments = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
@@ -141,7 +141,7 @@ def postgresql() -> Iterator[PostgreSQL]:
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="atlas-postgresql-") as folder:
         if owner:
-            shutil.chown(folder, owner)  # the server refuses to run as root, and pytest's folders are root's alone
+            shutil.chown(folder, owner)  # the server refuses to run as root, and pytest's folders belong to root only
         as_owner: dict[str, Any] = {"cwd": folder, "user": owner, "extra_groups": [] if owner else None}
         data = Path(folder) / "data"
         create = [programs / "initdb", "-D", data, "-U", "atlas", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"]
@@ -186,7 +186,7 @@ def _postgresql_programs() -> Path:
 
 
 def _plain_user() -> str | None:
-    """Who runs a server that must not be root's; None: this user."""
+    """The user that runs a server which refuses root; None: this user."""
     if os.geteuid() != 0:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}
@@ -203,7 +203,7 @@ def _running(
     environment: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with children of its own, all ended with the block."""
+    """A process whose children end with it when the block ends."""
     process = subprocess.Popen(
         [str(argument) for argument in arguments],
         env={**os.environ, **(environment or {})},

@@ -1,4 +1,4 @@
-"""What one GPU tells: checks and rates of the GPU path, each part in a process of its own.
+"""Checks and rates of the GPU path on one GPU, each part in a separate process.
 
-Needs torch, pydantic and pytest; neither Ray nor MLflow, Optuna or numba.
+Needs torch, pydantic and pytest, but not Ray, MLflow, Optuna or numba.
 """

@@ -1,7 +1,7 @@
-"""What one GPU tells, in under eight minutes: `python -m tests.benchmarks.gpu [--out FILE] [--only NAME ...] [--dry]`.
+"""Measures one GPU in under eight minutes: `python -m tests.benchmarks.gpu [--out FILE] [--only NAME ...] [--dry]`.
 
-Each part is a process with a limit of its own, so none can take the others down; what counts most comes first. Results
-are JSON lines in FILE; a table at the end names the card. `--dry` runs each part in miniature on the CPU.
+Each part is a process with its own time limit, so that none can end the others; the most important parts run first.
+Results are JSON lines in FILE; a table at the end names the card. `--dry` runs each part in miniature on the CPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from tests.benchmarks.gpu.records import FILE_VARIABLE, read, say
 
 SECONDS = 450
-"""Of all parts; what is left then is skipped, and said so."""
+"""Limit of all parts together; the remaining parts are then skipped, and reported as skipped."""
 
 _LEAST_SECONDS = 10
 _SPOILS_OTHERS = ("cannot_be_recorded", "leave_no_memory", "do_not_fit", "does_not_fit")
@@ -39,7 +39,7 @@ class Part:
 
 
 def parts(is_dry: bool) -> Iterator[Part]:
-    """All parts, what counts most first; on a CPU one of each kind."""
+    """All parts, the most important first; on a CPU one of each kind."""
     yield Part(name="environment", seconds=40, arguments=("environment",))
     if not is_dry:
         yield from _tests()
@@ -99,7 +99,7 @@ def run_all(out: Path, only: list[str] | None, is_dry: bool) -> None:
                 say(part.name, arguments=part.arguments, skipped="no time left")
                 continue
             print(f"== {time.monotonic() - started:.0f} s: {' '.join(part.arguments)}", flush=True)
-            # how long a shared CPU takes says nothing: a dry run only shows that each part works
+            # times on a shared CPU mean nothing: a dry run only shows that each part works
             limit = min(part.seconds, left) if not is_dry else SECONDS
             _run(part, limit, Path(folder), is_dry)
     print(f"== {time.monotonic() - started:.0f} s in all\n{table(read(out))}")

@@ -1,4 +1,4 @@
-"""The card itself: its name and versions, and the rates that nothing on it exceeds."""
+"""Measures the card itself: its name and versions, and the highest rates that it reaches."""
 
 from __future__ import annotations
 

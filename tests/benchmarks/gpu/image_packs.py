@@ -1,4 +1,4 @@
-"""Image trials on one device: rates of packs through the product's own steps, and the kernels of one step."""
+"""Times image trials on one device: rates of packs through the product's own steps, and the kernels of one step."""
 
 from __future__ import annotations
 

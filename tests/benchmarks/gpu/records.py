@@ -1,4 +1,4 @@
-"""Where the parts leave their results: one JSON line each, on standard output and in a file."""
+"""Writes and reads the parts' results: one JSON line each, on standard output and in a file."""
 
 from __future__ import annotations
 

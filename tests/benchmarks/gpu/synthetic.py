@@ -1,4 +1,4 @@
-"""The prototype of a GPU engine for the two-layer CNN: its numbers beside the reference's, and its speed.
+"""Checks the prototype of a GPU engine for the two-layer CNN against the reference, and measures its speed.
 
 `synthetic_engine.cu` trains one trial on a cluster of CL multiprocessors. Without a GPU its phases run one thread after
 another on the CPU (`host.cpp`): the same arithmetic, hundreds of times slower.

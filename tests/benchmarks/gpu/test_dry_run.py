@@ -1,4 +1,4 @@
-"""The benchmark for machines with a GPU runs in miniature where there is none."""
+"""The benchmark for machines with a GPU runs in miniature on a machine without one."""
 
 from __future__ import annotations
 

@@ -377,7 +377,7 @@ def test_a_best_of_fewer_seeds_says_so(tmp_path: Path) -> None:
     results = rates_of({1e-4: (0.4, 0.4, 0.1)})[:2] + rates_of({1e-3: (0.3, 0.3, 0.1)})[1:]
     best = best_cells(trials_of(results, tmp_path), ["learning_rate"])
     assert best_table(best, ["learning_rate"])[["best learning_rate", "n"]].to_numpy().tolist() == [["0.001", "2 of 3"]]
-    assert best_note(best, ["learning_rate"]).endswith("at 1 of 1, of fewer seeds than others had at 1")
+    assert best_note(best, ["learning_rate"]).endswith("at 1 of 1, with fewer seeds than others at 1")
 
 
 def test_top_5_tables_show_top_5_errors_and_precise_ones_beside_them(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_killed_driver_loses_nothing_and_the_rest_goes_on_from_its_states(tmp_
         process.wait()
         plantings.append(plant_seconds(out))
     assert len(rows(out)) < 6
-    # Another selection packs the rest differently; seed 1 goes on alone, then all.
+    # Another selection packs the rest differently; seed 1 resumes alone, then all.
     checked(folder, *every_save, "--seeds", "1")
     num_left = 6 - len(rows(out))
     assert number_run(checked(folder, *every_save)) == num_left

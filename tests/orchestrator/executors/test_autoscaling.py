@@ -185,7 +185,8 @@ def test_more_nodes_need_a_cluster(tmp_path: Path) -> None:
 def test_what_a_node_holds_is_of_nodes_that_come(tmp_path: Path) -> None:
     refused = launch(make_folder(tmp_path), "small", "--slots-per-node", "3", *PLAIN)
     assert refused.returncode == 2
-    assert refused.stderr == "error: --slots-per-node says what the nodes of --max-nodes hold: give that as well\n"
+    said = "--slots-per-node is how many packs a node of --max-nodes runs at once: give --max-nodes too"
+    assert refused.stderr == f"error: {said}\n"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The figures show the tables' numbers, whatever is missing, and are the same files each time."""
+"""The figures show the tables' numbers, whatever is missing, and give the same files each time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def given(trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()
 
 
 def figure_of(name: str, trials: pd.DataFrame, traces: pd.DataFrame, chosen: Sequence[str] = ()) -> Figure:
-    """What a sweep of that grid draws of these."""
+    """The figure that a sweep of that grid draws from these trials."""
     figure = drawn(name, given(trials, traces, chosen))
     assert figure is not None
     return figure
@@ -51,7 +51,7 @@ def figure_of(name: str, trials: pd.DataFrame, traces: pd.DataFrame, chosen: Seq
 
 @pytest.fixture(autouse=True)
 def _no_warnings() -> Iterator[None]:
-    """A warning of matplotlib or numpy is a figure that shows something else than the data."""
+    """Warnings of matplotlib and numpy fail a test: they mean that a figure does not show the data."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -77,7 +77,7 @@ def sweep(tmp_path: Path) -> Tables:
 
 @pytest.fixture
 def few(sweep: Tables) -> Tables:
-    """Some cells of each kind."""
+    """A few cells of each kind."""
     trials, traces = sweep
     return trials[
         (trials["weight_decay"] == 1e-5) | ((trials["weight_decay"] == 0.1) & (trials["batch_size"] == 2))
@@ -352,15 +352,15 @@ def test_an_unknown_figure_is_one_clear_line(sweep: Tables, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "workload", "line"),
     [
-        ("phase_diagram", "two_layer_cnn", "phase_diagram is a figure of maps, and named is none (known for it: err"),
+        ("phase_diagram", "two_layer_cnn", "phase_diagram is a figure of maps, and named is not a map (it can have: "),
         ("sign_agreement", "two_layer_cnn", "sign_agreement shows large_share, same_sign_large, "),
         ("feature_and_noise", "image_classifier", "feature_and_noise shows train_error_positive, "),
         (
             "error_vs_sparsity",
             "image_classifier",
-            "error_vs_sparsity shows noise_sparsity, noise_std, and trials of im",
+            "error_vs_sparsity shows noise_sparsity, noise_std, which trials of image",
         ),
-        ("top5_error_vs_betas", "two_layer_cnn", "top5_error_vs_betas shows test_top5_error, and trials of two_layer"),
+        ("top5_error_vs_betas", "two_layer_cnn", "top5_error_vs_betas shows test_top5_error, which trials of two_lay"),
         ("precise_errors_vs_betas", "two_layer_cnn", "unknown figure 'precise_errors_vs_betas'; did you mean 'error_"),
     ],
 )

@@ -49,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 
 
 def launched_at_once(folder: Path, out: str, tracking_uri: str, store: ObjectStore) -> None:
-    """Four launches, none of which has anything to say about MLflow."""
+    """Four launches at once; none of them may report a problem with MLflow."""
     made = make_folder(folder)
     with (made / "my_sweeps.py").open("a") as module:
         module.write(MORE_SWEEPS)

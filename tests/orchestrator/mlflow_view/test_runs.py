@@ -39,7 +39,7 @@ def test_a_trial_that_was_stopped_gives_way_to_one_that_ran_to_its_end(
         return epochs_done(uri, sweep)
 
     assert added(FAILED, STOPPED) == 10
-    assert MlflowView(uri, sweep, "").present() == set()  # it may yet be replaced
+    assert MlflowView(uri, sweep, "").present() == set()  # it may still be replaced
     assert added(replace(STOPPED, epochs_done=20, finished_at=1_760_000_900.0)) == 10
     assert added(FULL) == 100
     assert MlflowView(uri, sweep, "").present() == {FULL.trial_id}

@@ -125,7 +125,7 @@ def no_tracking_uri(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for most tests, each with a sweep of its own: creating one takes MLflow seconds."""
+    """One database for most tests, each with its own sweep: MLflow takes seconds to create a database."""
     uri = default_tracking_uri(str(tmp_path_factory.mktemp("out 100%")))
     MlflowView(uri, "first", "")
     return uri
@@ -266,7 +266,7 @@ def test_a_half_written_run_is_written_anew(uri: str, monkeypatch: pytest.Monkey
 
 
 def test_two_runs_of_one_trial_become_one(uri: str) -> None:
-    """What two processes leave that write one sweep at the same moment."""
+    """Two processes that write one sweep at the same moment leave two runs of a trial."""
     view, rival = MlflowView(uri, "rivals", ""), MlflowView(uri, "rivals", "")
     add(view, trial(0, outcome=Outcome.FAILED, epochs=()), trial(1))
     add(rival, trial(0), trial(1))
@@ -277,7 +277,7 @@ def test_two_runs_of_one_trial_become_one(uri: str) -> None:
 
 
 def plain(uri: str, run: Run, parent: Run) -> dict[str, Any]:
-    """Everything of a run but the ids that MLflow draws."""
+    """Everything of a run but the ids that MLflow generates."""
     info = {name: value for name, value in dict(run.info).items() if name not in ("run_id", "run_uuid")}
     info["artifact_uri"] = info["artifact_uri"].replace(run.info.run_id, "ID")
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -379,7 +379,7 @@ def test_what_was_deleted_in_mlflow_is_rebuilt(uri: str, tmp_path: Path) -> None
 
 
 def told_of(uri: str, sweep: str) -> dict[str, dict[str, Any]]:
-    """What a view says of each trial: all but times and the ids that MLflow draws."""
+    """What a view says of each trial: all but times and the ids that MLflow generates."""
     return {
         trial_id: {
             "run": (run.info.run_name, run.info.status),

@@ -237,8 +237,8 @@ def test_a_launch_tells_what_pruned_trials_keep_on_disk(finished: tuple[Path, st
     assert f"states   30 pruned or unfinished trials keep {size} in {finished[0]}/results/states: " in finished[1]
     (line,) = told("searched")
     assert line == (
-        f"states   30 pruned or unfinished trials keep {size} in {states}: deleting those files only means that such a "
-        "trial would start anew"
+        f"states   30 pruned or unfinished trials keep {size} in {states}: without those files such a trial would "
+        "start from its beginning"
     )
     for path in list(states.iterdir())[1:]:
         path.unlink()

@@ -285,9 +285,9 @@ def test_a_map_on_ray_that_is_killed_ends_with_the_same_rows(tmp_path: Path) -> 
     ("named", "line"),
     [
         ("phase_diagramm", "unknown figure 'phase_diagramm'; did you mean 'phase_diagram'? (known: phase_diagram)"),
-        ("error_vs_betas", "error_vs_betas is no figure of maps, and mapped is one (known for it: phase_diagram)"),
-        ("scaling", "scaling shows the field that MapSearch(scaling=...) names, and the search of mapped names none "
-         "(known for it: phase_diagram)"),
+        ("error_vs_betas", "error_vs_betas is not a figure of maps, and mapped is a map (it can have: phase_diagram)"),
+        ("scaling", "scaling shows the field that MapSearch(scaling=...) names, and the search of mapped does not "
+         "(it can have: phase_diagram)"),
     ],
 )  # fmt: skip
 def test_a_figure_that_a_map_cannot_have_is_said_before_anything_is_trained(

@@ -146,10 +146,10 @@ def test_a_sweep_of_one_workload_takes_no_other(folder: Path) -> None:
         ("--workload tiny_resnet8 --set num_train=1e6", "'tiny' has 48 training images, 1000000 are requested"),
         ("--workload tiny_vgg16 --set batch_size=16", "vgg16 needs images of 32 pixels, got 16: image_size=32"),
         ("--workload tiny_resnet8 --set architecture=resnet9", "unknown architecture 'resnet9'; did you mean"),
-        ("--workload tiny_resnet8 --set batch_size=16 --data nowhere", "got 'nowhere', which is no folder"),
+        ("--workload tiny_resnet8 --set batch_size=16 --data nowhere", "got 'nowhere', which is not a folder"),
         ("--workload tiny_resnet8 --set batch_size=16 --device gpu", "image_classifier trains on cuda or cpu"),
         ("--workload tiny_resnet8 --set batch_size=16 --cpus-per-trial 9999", "--cpus-per-trial is at most the "),
-        ("--device cuda", "two_layer_cnn trains on cpu: unknown device 'cuda'"),
+        ("--device cuda", "two_layer_cnn trains on cpu, got --device cuda"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2_and_nothing_started(folder: Path, arguments: str, message: str) -> None:
@@ -178,7 +178,7 @@ def test_a_gpu_where_none_is_is_one_line(folder: Path) -> None:
         ("tiny --set num_train=24 --set num_train=12", "num_train has one value here"),
         ("tiny --set num_train+=24", "num_train has one value here"),
         ("tiny --set epochs=2", "unknown field 'epochs'"),
-        ("tiny --data nowhere", "got 'nowhere', which is no folder"),
+        ("tiny --data nowhere", "got 'nowhere', which is not a folder"),
         ("tiny --data nowhere --download", "only cifar10, cifar100, fashion_mnist can be downloaded, got 'tiny'"),
         ("elsewhere", "unknown data set 'elsewhere'"),
     ],
@@ -289,7 +289,7 @@ def test_why_trials_failed_is_said_by_the_launch_itself(folder: Path) -> None:
     (error,) = errors
     assert error.startswith("  2 with ")
     assert "'tiny'" in error
-    assert "0 of 24 trials done: what follows is of a part of the sweep" in done.stdout.splitlines()
+    assert "0 of 24 trials done: what follows shows a part of the sweep" in done.stdout.splitlines()
 
 
 def test_status_of_all_sweeps_on_images_is_of_those_that_run_on_images(folder: Path) -> None:
