@@ -7,44 +7,15 @@ from __future__ import annotations
 
 import sys
 from io import TextIOWrapper
-from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
-from orchestrator.commands import data, export, run, show
+from orchestrator.commands.app import app
 from orchestrator.commands.options import EXIT_INTERRUPTED, EXIT_USER_ERROR
-from orchestrator.errors import UserError, unknown_name
+from orchestrator.errors import UserError
 
-
-class _SweepIsRun(TyperGroup):
-    """`launch SWEEP ...` means `launch run SWEEP ...`."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in self.commands:
-            from orchestrator.sweeps.registry import load_sweeps
-
-            if args[0] not in load_sweeps() and not _names_module(args):
-                raise UserError(unknown_name("sweep or command", args[0], {*load_sweeps(), *self.commands}))
-            args = ["run", *args]
-        return super().resolve_command(ctx, args)
-
-
-app = typer.Typer(
-    cls=_SweepIsRun,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Map where Adam's coupled weight decay works against where only AdamW's does.",
-    epilog="`launch SWEEP` means `launch run SWEEP`. Running the same command again runs only what is missing.",
-)
-app.command()(run.run)
-app.command()(run.submit)
-app.command()(show.plan)
-app.command(name="list")(show.list_sweeps)
-app.command()(show.status)
-app.command()(export.export_mlflow)
-app.command()(export.export_optuna)
-app.command()(data.data)
+# Importing a module adds its commands; `--help` shows them in this order.
+from orchestrator.commands import run, show, export, data  # isort: skip  # noqa: F401
 
 
 def main() -> None:
@@ -74,10 +45,6 @@ def _fault(error: Exception) -> str | None:
     # Typer's own usage errors: their base class has moved between its releases, this method has not.
     describe = getattr(error, "format_message", None)
     return " ".join(describe().split()) if describe else None
-
-
-def _names_module(args: list[str]) -> bool:
-    return any(arg == "--module" or arg.startswith("--module=") for arg in args)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,22 @@
 """The types of a trial's result: trace points, an outcome, and the provenance of the numbers.
 
-Each column of the results is a field of one of these types; its name is defined only here.
+Each column of the results is a field of one of these types; its name is defined only here. MLflow shows a field that
+is marked `METRIC` as a metric, any other field of a result or its provenance as a tag.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 from trainables.certificates import Certificate
 from trainables.config import TrialConfig
+
+METRIC: Mapping[str, bool] = MappingProxyType({"is_metric": True})
+"""Marks a field whose column is a number to be compared and plotted: `field(metadata=METRIC)`."""
 
 
 class Outcome(StrEnum):
@@ -127,12 +133,12 @@ class TrialResult:
 
     config: TrialConfig
     outcome: Outcome
-    epochs_done: int
+    epochs_done: int = field(metadata=METRIC)
     trace: tuple[TracePoint, ...]
     data_digest: str | None
     init_digest: str | None
     order_digest: str | None
-    train_seconds: float
+    train_seconds: float = field(metadata=METRIC)
     finished_at: float
     provenance: Provenance
     pack_id: str | None = None
@@ -174,3 +180,8 @@ class TrialResult:
 
 RESULT_COLUMNS = tuple(f.name for f in fields(TrialResult) if f.name not in {"config", "trace", "provenance"})
 """Fields of `TrialResult` that are columns of their own; the others have fields that are columns."""
+
+METRIC_COLUMNS = tuple(
+    f.name for of_type in (TrialResult, Provenance) for f in fields(of_type) if f.metadata.get("is_metric")
+)
+"""Columns whose field says that it is a metric."""

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.commands.app import command
 from orchestrator.commands.options import Data, Sets, set_data_folder
 
 _CHOOSE_IMAGES = ("num_train", "num_test", "subset_seed", "image_size")
 
 
+@command()
 def data(
     name: Annotated[str, typer.Argument(help="a data set: cifar10, cifar100, fashion_mnist, or a folder of images")],
     sets: Sets = None,

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.commands.app import command
 from orchestrator.commands.options import Data, Module, Out, Seeds, Sets, SweepName, Workload, chosen_sweep
 
 
+@command()
 def export_mlflow(
     name: SweepName,
     sets: Sets = None,
@@ -27,6 +29,7 @@ def export_mlflow(
     typer.echo(f"{sweep.name}: {exports.export_mlflow(sweep, out)} runs written to MLflow")
 
 
+@command()
 def export_optuna(
     name: SweepName,
     sets: Sets = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.commands.app import command
 from orchestrator.commands.options import (
     EXIT_FAILED_TRIALS,
     EXIT_INTERRUPTED,
@@ -25,6 +26,7 @@ from orchestrator.commands.options import (
 from orchestrator.errors import DataError
 
 
+@command()
 def run(
     ctx: typer.Context,
     name: SweepName,
@@ -89,6 +91,7 @@ def run(
         raise typer.Exit(EXIT_FAILED_TRIALS)
 
 
+@command()
 def submit(
     name: SweepName,
     overlay: Annotated[str, typer.Option(help="where to run: a folder of k8s/overlays", metavar="NAME")],

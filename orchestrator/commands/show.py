@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.commands.app import command
 from orchestrator.commands.options import (
     ALL_SWEEPS,
     SHOWN_ERRORS,
@@ -22,6 +23,7 @@ from orchestrator.commands.options import (
 from orchestrator.errors import UserError
 
 
+@command()
 def plan(
     name: SweepName,
     sets: Sets = None,
@@ -42,6 +44,7 @@ def plan(
     Console().print(plan_table(plan_sweep(sweep, ledger_of(sweep, out), max_trials)))
 
 
+@command("list")
 def list_sweeps(module: Module = None) -> None:
     """List the sweeps, with their numbers of trials and what they show."""
     from rich.console import Console
@@ -60,6 +63,7 @@ def list_sweeps(module: Module = None) -> None:
     Console().print(table)
 
 
+@command()
 def status(
     name: Annotated[str, typer.Argument(help="name of a sweep (see `launch list`), or all", metavar="SWEEP")],
     sets: Sets = None,

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.ledger.standing import Attempt, Ending, stopped_row
 from trainables.registry import workload
-from trainables.result import SATISFYING, Outcome
+from trainables.result import METRIC_COLUMNS, SATISFYING, Outcome
 
 PARENT_TAG = "mlflow.parentRunId"
 """MLflow's own name for the tag that nests a run under another."""
@@ -25,7 +25,6 @@ KNOWN_TAGS = (TRIAL_TAG, STOPPED_TAG, _ATTEMPT_TAG, _DRIVER_TAG)
 """Tags that decide whether another run replaces one that MLflow has."""
 
 _COMMIT_TAG = "mlflow.source.git.commit"
-_RESULT_METRICS = ("epochs_done", "train_seconds")
 _MAX_TAG_LENGTH = 5000
 
 
@@ -92,7 +91,7 @@ def child_run(row: Mapping[str, Any], trace: Sequence[Mapping[str, Any]]) -> Chi
     """The run of a trial's flat row and its flat trace rows.
 
     Params are the config's fields, metrics with steps the trace point's (step = epoch). Every other column is a tag,
-    except the two result metrics. None is left out.
+    unless its field is marked `METRIC`. None is left out.
     """
     kind = workload(str(row["workload"]))
     config_names = kind.config_type.model_fields
@@ -104,11 +103,11 @@ def child_run(row: Mapping[str, Any], trace: Sequence[Mapping[str, Any]]) -> Chi
         for point in (trace or [{**row, "epoch": epochs_done}])
         if point.get(name) is not None
     }
-    points.update(((name, epochs_done), float(row[name])) for name in _RESULT_METRICS)
+    points.update(((name, epochs_done), float(row[name])) for name in METRIC_COLUMNS if row.get(name) is not None)
     tags = {
         name: _shortened(str(value))
         for name, value in row.items()
-        if value is not None and name not in config_names and name not in measured and name not in _RESULT_METRICS
+        if value is not None and name not in config_names and name not in measured and name not in METRIC_COLUMNS
     }
     if row.get("git_sha") is not None:
         tags[_COMMIT_TAG] = str(row["git_sha"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import SweepError, unknown_name
 from orchestrator.sweeps.moved import place_of
+from orchestrator.sweeps.reserved import RESERVED
 from orchestrator.sweeps.value import Sweep
 
 _MODULES = ("orchestrator.sweeps.named_grids", "orchestrator.sweeps.named_maps")
@@ -18,9 +19,6 @@ SweepFunction = Callable[..., Sweep]
 """Makes a sweep; a function with a parameter `workload` offers `--workload`."""
 
 SWEEPS: dict[str, SweepFunction] = {}
-
-COMMANDS = ("all", "data", "list", "plan", "run", "status", "submit")
-"""Commands of launch that a function could be named after; its other commands are not valid Python names."""
 
 
 def sweep(function: SweepFunction) -> SweepFunction:
@@ -48,7 +46,7 @@ def sweep(function: SweepFunction) -> SweepFunction:
         40
     """
     name = function.__name__
-    if name in COMMANDS:
+    if name in RESERVED:
         raise SweepError(f"{name!r} is a command of launch: choose another name for the sweep")
     if name in SWEEPS and SWEEPS[name].__module__ != function.__module__:
         raise SweepError(f"a sweep named {name!r} is registered by {SWEEPS[name].__module__}: choose another name")

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.errors import ConfigError, SweepError, UserError
 from orchestrator.figures.drawing import check
 from orchestrator.sweeps.overrides import parse_seeds
-from orchestrator.sweeps.registry import COMMANDS, SWEEPS, find_sweep, load_sweeps, sweep
+from orchestrator.sweeps.registry import SWEEPS, find_sweep, load_sweeps, sweep
 from orchestrator.sweeps.value import Grid, Sweep
 from trainables.config import Optimizer
 
@@ -455,16 +455,6 @@ def test_a_function_that_makes_no_sweep_is_named(module_folder: Path, made: Any)
     sweep(small)
     with pytest.raises(SweepError, match="the function small must return a Sweep, got "):
         find_sweep("small")
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_sweep_cannot_be_named_as_a_command(module_folder: Path, name: str) -> None:
-    def made() -> Sweep:
-        return SMALL
-
-    made.__name__ = name
-    with pytest.raises(SweepError, match=f"'{name}' is a command of launch"):
-        sweep(made)
 
 
 def test_an_unknown_sweep_gets_the_nearest_name() -> None:
