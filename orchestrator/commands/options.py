@@ -43,7 +43,7 @@ Out = Annotated[str, typer.Option(help="folder or URI (s3://..., gs://...) of th
 Workload = Annotated[
     str | None,
     typer.Option(
-        help="two_layer_cnn (the default), or DATASET_ARCHITECTURE: cifar10_resnet18, fashion_mnist_resnet8, ..."
+        help="two_layer_cnn (the default), DATASET_ARCHITECTURE (cifar10_resnet18, ...), or a setup of --module"
     ),
 ]
 Data = Annotated[
@@ -55,7 +55,7 @@ Data = Annotated[
         callback=_typed_folder_is_there,
     ),
 ]
-Module = Annotated[str | None, typer.Option(help="a Python module that registers your own sweeps")]
+Module = Annotated[str | None, typer.Option(help="a Python module that registers sweeps, workloads, figures, ... of your own")]
 MaxTrials = Annotated[int | None, typer.Option(min=1, help="run at most this many of the missing trials")]
 
 
