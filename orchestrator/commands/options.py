@@ -55,7 +55,9 @@ Data = Annotated[
         callback=_typed_folder_is_there,
     ),
 ]
-Module = Annotated[str | None, typer.Option(help="a Python module that registers sweeps, workloads, figures, ... of your own")]
+Module = Annotated[
+    str | None, typer.Option(help="a Python module that registers sweeps, workloads, figures, ... of your own")
+]
 MaxTrials = Annotated[int | None, typer.Option(min=1, help="run at most this many of the missing trials")]
 
 
