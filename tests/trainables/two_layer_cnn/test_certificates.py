@@ -96,7 +96,7 @@ class ConstantBounds:
 
 
 def pasts(rng: np.random.Generator, num_steps: int, bound: float, growth: float) -> np.ndarray:
-    """Gradients (steps, adversaries) before a weight enters the box: arbitrary, at the end those of the largest update."""
+    """Gradients (steps, adversaries) before a weight enters the box: arbitrary, then those of the largest update."""
     steps = np.arange(num_steps) - num_steps
     columns = [rng.normal(size=num_steps) * bound * 10.0**power for power in range(-3, 4)]
     columns += [sign * growth**steps * bound * 10.0**power for power in range(-3, 6) for sign in (-1, 1)]
