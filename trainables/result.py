@@ -179,7 +179,7 @@ class TrialResult:
 
 
 RESULT_COLUMNS = tuple(f.name for f in fields(TrialResult) if f.name not in {"config", "trace", "provenance"})
-"""Fields of `TrialResult` that are columns of their own; the others have fields that are columns."""
+"""Fields of `TrialResult` that are columns themselves; the others are objects whose fields are columns."""
 
 METRIC_COLUMNS = tuple(
     f.name for of_type in (TrialResult, Provenance) for f in fields(of_type) if f.metadata.get("is_metric")

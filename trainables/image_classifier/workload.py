@@ -101,7 +101,7 @@ class ImageClassifier:
         return int(_WEIGHTS[c.architecture] * _BYTES_PER_WEIGHT + activations)
 
     def side_by_side(self, device: str) -> int:
-        """Several on a GPU, of which small batches use little; the device limits them by its memory. One on a CPU."""
+        """Several on a GPU, since small batches use little of it; its memory may limit them further. One on a CPU."""
         return MOST_SIDE_BY_SIDE if device == "cuda" else 1
 
     def last_engine(self, device: str) -> str | None:

@@ -94,7 +94,7 @@ def _parquet_place(folder: Path) -> Path | None:
             return usual
     if len(with_shards) > 1:
         names = ", ".join(path.name for path in with_shards)
-        raise DataError(f"{folder} has Parquet files in several folders ({names}): make each a data set of its own")
+        raise DataError(f"{folder} has Parquet files in several folders ({names}): make each a separate data set")
     return with_shards[0] if with_shards else None
 
 
