@@ -26,8 +26,8 @@ class FigureInput:
     """What a figure is drawn of.
 
     `trials` has one row a trial (`TrialResult.trial_row`), `traces` one row a trial and epoch
-    (`TrialResult.trace_rows`). Of the `chosen` fields the trials have the best value of each point. `error` is what
-    `test_error` and `train_error` of the trials are.
+    (`TrialResult.trace_rows`); a figure's function gets those of settled trials, and never none. Of the `chosen` fields
+    the trials have the best value of each point. `error` is what `test_error` and `train_error` of the trials are.
     """
 
     trials: pd.DataFrame
