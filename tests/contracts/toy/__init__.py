@@ -1,1 +1,1 @@
-"""A workload and an optimizer that nobody but this folder knows: added as a user's own modules add theirs."""
+"""A workload, an optimizer and a figure that nobody but this folder knows: added as a user's own modules add theirs."""
