@@ -53,13 +53,19 @@ def draw(name: str, given: FigureInput, folder: Path, note: str = "") -> list[Pa
 
 
 def drawn(name: str, given: FigureInput) -> Figure | None:
-    """The figure of the settled trials, in the common style; raises `UserError` for an unknown name."""
+    """The figure of the settled trials, in the common style; None if no trial is settled or it has nothing to draw.
+
+    Raises `UserError` for an unknown name.
+    """
     if name not in FIGURES:
         raise UserError(unknown_name("figure", name, FIGURES))
     spec = FIGURES[name]
     # Sums round by their order: rows in another order must not give another file.
     settled = given.trials[given.trials["outcome"].isin(SATISFYING)].sort_values("trial_id", ignore_index=True)
-    traces = given.traces.sort_values(["trial_id", "epoch"], ignore_index=True)
+    if settled.empty:
+        return None
+    of_settled = given.traces[given.traces["trial_id"].isin(settled["trial_id"])]
+    traces = of_settled.sort_values(["trial_id", "epoch"], ignore_index=True)
     shown = replace(given, trials=judged_by(settled, spec.error), traces=traces, error=spec.error)
     with rc_context(STYLE):
         figure = spec.function(shown)

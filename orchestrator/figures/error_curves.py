@@ -104,9 +104,11 @@ def error_vs_sparsity(given: FigureInput) -> Figure:
 
 
 @figure(errors=KINDS)
-def error_vs_betas(given: FigureInput) -> Figure:
+def error_vs_betas(given: FigureInput) -> Figure | None:
     """Test error against batch size (as the paper's figures 9 and 10), one panel for each pair of betas."""
     trials = given.trials.dropna(subset=["beta1", "beta2"])  # the other optimizers have no moments
+    if trials.empty:
+        return None
     pairs = list(trials.groupby(["beta1", "beta2"]))
     num_columns = min(3, max(1, len(pairs)))
     num_rows = max(1, math.ceil(len(pairs) / num_columns))

@@ -59,9 +59,6 @@ def _inches(legend: Legend) -> tuple[float, float]:
 
 def draw_caption(figure: Figure, trials: pd.DataFrame, keys: Sequence[str], what: str) -> None:
     """Write a line below the panels: what the bars are, how many seeds, and the setting that all trials share."""
-    if trials.empty:
-        figure.supxlabel("no finished trials", fontsize=8.5, color="0.35")
-        return
     seeds = trials.groupby(list(keys), dropna=False)["seed"].nunique()
     low, high = int(seeds.min()), int(seeds.max())
     count = f"{low} seed{'s' * (low != 1)}" if low == high else f"{low} to {high} seeds"

@@ -239,6 +239,8 @@ def _draw_law(axes: Axes, trials: pd.DataFrame, name: str, q: int, optimizer: Op
     """Draw one optimizer's law with its band, and the theory's slope through its middle; the exponent as text."""
     look, theory = look_of(optimizer), theory_exponent(optimizer, q)
     law = fit_scaling(trials[name], trials[_DECAY], trials["works"])
+    if law.num_x < 2:
+        return f"{look.name}: $k$ needs draws at two values of {symbol(name)}"
     x = np.geomspace(trials[name].min(), trials[name].max(), _CELLS)
     threshold, k = law.threshold(x), law.exponent()
     axes.plot(x, 10**threshold.value, color=look.colour, linewidth=2, zorder=4)

@@ -26,8 +26,9 @@ class FigureInput:
     """What a figure is drawn from.
 
     `trials` has one row for each trial (`TrialResult.trial_row`), `traces` one for each trial and measured epoch
-    (`TrialResult.trace_rows`). In the `chosen` fields the trials have the best value of each point. `error` is the kind
-    of error that the columns `test_error` and `train_error` have.
+    (`TrialResult.trace_rows`); a figure's function gets settled trials only, and at least one. In the `chosen` fields
+    the trials have the best value of each point. `error` is the kind of error that the columns `test_error` and
+    `train_error` have.
     """
 
     trials: pd.DataFrame

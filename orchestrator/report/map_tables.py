@@ -73,10 +73,14 @@ def _edge_cells(edge: Edge | None, highest: float) -> tuple[str, str, str]:
 def _scaling_table(trials: pd.DataFrame, scaled: str) -> pd.DataFrame:
     """The exponent of each optimizer and power q beside the theory's."""
     rows = []
-    for (optimizer, power), own in trials.groupby(["optimizer", "activation_power"]):
+    for (optimizer, power), own in trials[trials[_DECAY] > 0].groupby(["optimizer", "activation_power"]):
         q = int(str(power))
+        theory = theory_exponent(Optimizer(str(optimizer)), q)
         law = fit_scaling(own[scaled], own[_DECAY], own["works"])
-        k, width, theory = law.exponent(), law.width(), theory_exponent(Optimizer(str(optimizer)), q)
+        if law.num_x < 2:  # of a map that has just begun
+            rows.append([optimizer, str(q), "-", str(theory), "-", "-", str(len(own))])
+            continue
+        k, width = law.exponent(), law.width()
         agrees = "yes" if k.low <= theory <= k.high else "no"
         cells = (f"{k.value:.2f} [{k.low:.2f}, {k.high:.2f}]", str(theory), agrees, f"{width.value:.2f}", str(len(own)))
         rows.append([optimizer, str(q), *cells])

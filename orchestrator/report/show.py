@@ -57,7 +57,8 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
             given = FigureInput(shown.trials, traces, sweep, (*selection.chosen, *shown.over))
             paths += drawing.draw(spec.name, given, folder, shown.note)
     _copy_to_store(paths, ledger.root)
-    console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
+    if paths:
+        console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
     return paths
 
 

@@ -1,1 +1,1 @@
-"""A workload and an optimizer defined only in this folder, as in a user's own modules."""
+"""A workload, an optimizer and a figure defined only in this folder, as in a user's own modules."""

@@ -1,7 +1,8 @@
-"""The module that a user gives to `--module`: it imports their workload and optimizer, and defines their sweeps."""
+"""The module that a user gives to `--module`: it imports their workload, optimizer and figure, and has their sweeps."""
 
 from __future__ import annotations
 
+import tests.contracts.toy.figure
 import tests.contracts.toy.optimizer
 import tests.contracts.toy.workload  # noqa: F401
 from orchestrator.sweeps.registry import sweep
@@ -15,7 +16,8 @@ SMALL = {"num_train": 20, "num_test": 50, "dimension": 40, "noise_sparsity": 5, 
 @sweep
 def toys() -> Sweep:
     grid = Grid(ARMS, {"batch_size": (4, 24)}, {"num_epochs": 20, "learning_rate": 1e-2})
-    return Sweep("toys", "a user's workload", (grid,), seeds=(0, 1), figures=("error_vs_batch_size",), workload="toy")
+    figures = ("error_vs_batch_size", "gradients")
+    return Sweep("toys", "a user's workload", (grid,), seeds=(0, 1), figures=figures, workload="toy")
 
 
 @sweep

@@ -16,7 +16,6 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 from matplotlib.lines import Line2D
 
 from orchestrator.analysis.cells import cell_summary, is_measured
@@ -24,11 +23,9 @@ from orchestrator.errors import ConfigError, UserError
 from orchestrator.figures.drawing import check, draw, drawn
 from orchestrator.figures.error_curves import PAPER_DECAY_SCALE
 from orchestrator.figures.legend import place_legend
-from orchestrator.figures.registry import FIGURES, FigureInput
+from orchestrator.figures.registry import FigureInput
 from orchestrator.figures.style import LOOKS, STYLE
-from orchestrator.sweeps.map_search import MapSearch
 from orchestrator.sweeps.value import Grid, Sweep
-from search_spaces.space import LogUniform
 from tests.orchestrator.analysis.test_cells import make_result, tables
 from trainables.config import Optimizer
 
@@ -287,55 +284,6 @@ def test_feature_and_noise_draws_the_traces_means_and_ranges(sweep: Tables) -> N
         assert band[:, 1].max() == own["feature_learning_positive"].max().max()
 
 
-@pytest.mark.parametrize("name", ["error_vs_batch_size", "error_vs_weight_decay", "feature_and_noise"])
-class TestEveryFigure:
-    def test_it_is_written_as_png_and_pdf_the_same_each_time(self, name: str, few: Tables, tmp_path: Path) -> None:
-        folders = tmp_path / "a" / "figures", tmp_path / "b"
-        first, second = (draw(name, given(*few), folder) for folder in folders)
-        assert first == [folders[0] / f"{name}.png", folders[0] / f"{name}.pdf"]
-        assert sorted(path.name for path in folders[0].iterdir()) == [f"{name}.pdf", f"{name}.png"]
-        height, width, _ = imread(first[0]).shape
-        assert min(height, width) >= 800
-        assert first[1].read_bytes().startswith(b"%PDF-")
-        assert first[1].read_bytes().rstrip().endswith(b"%%EOF")
-        assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-        assert b"CreationDate" not in first[1].read_bytes()
-
-    def test_the_order_of_the_rows_changes_nothing(self, name: str, few: Tables, tmp_path: Path) -> None:
-        trials, traces = few
-        shuffled = trials.sample(frac=1, random_state=0), traces.sample(frac=1, random_state=0)
-        for frames, path in ((few, tmp_path / "a.png"), (shuffled, tmp_path / "b.png")):
-            figure_of(name, *frames).savefig(path, dpi=60)
-        assert np.array_equal(imread(tmp_path / "a.png"), imread(tmp_path / "b.png"))
-
-    @pytest.mark.parametrize(
-        "case", ["one_seed", "one_optimizer", "cells_missing", "other_sizes", "not_finite", "all_stuck", "no_trials"]
-    )
-    def test_it_draws_whatever_there_is(self, name: str, case: str, few: Tables, tmp_path: Path) -> None:
-        trials, traces = few
-        if case == "one_seed":
-            trials = trials[trials["seed"] == 1]
-        elif case == "one_optimizer":
-            trials = trials[trials["optimizer"] == "adamw"]
-        elif case == "cells_missing":
-            trials = trials.iloc[::4]
-        elif case == "other_sizes":
-            sizes = {"num_train": 30, "dimension": 64, "noise_sparsity": 8, "num_epochs": 100}
-            results = [make_result("signsgdw", 0.0, size, 7, **sizes) for size in (1, 30)]
-            trials, traces = tables(results, tmp_path)
-        elif case == "not_finite":
-            noise = dict.fromkeys(("noise_max_positive", "train_loss"), math.inf)
-            trials, traces = trials.assign(test_error=math.nan), traces.assign(**noise, test_error=math.nan)
-        elif case == "all_stuck":
-            trials = trials.assign(outcome="stuck")
-        else:
-            trials = trials.assign(outcome="failed")
-        figure = figure_of(name, trials, traces)
-        figure.savefig(tmp_path / "figure.png", dpi=60)
-        assert ("no finished trials" in texts(figure)) == (case == "no_trials")
-        assert len(np.unique(imread(tmp_path / "figure.png"))) > 10  # more than an empty page
-
-
 def test_a_figure_in_place_survives_a_failing_write(sweep: Tables, tmp_path: Path) -> None:
     (tmp_path / "error_vs_batch_size.png").mkdir()  # the rename fails
     with pytest.raises(OSError, match=r"error_vs_batch_size\.png"):
@@ -369,21 +317,6 @@ def test_a_figure_that_a_sweep_cannot_have_is_one_clear_line(name: str, workload
         check(Sweep("named", "", (), figures=(name,), workload=workload))
     assert str(refusal.value).startswith(line)
     assert "\n" not in str(refusal.value)
-
-
-def test_every_figure_fits_sweeps_of_one_kind_alone() -> None:
-    space = {"weight_decay": LogUniform(1e-4, 1e2), "init_std": LogUniform(1e-3, 1e-1)}
-    a_map = replace(GRID, search=MapSearch({"adam": space}, scaling="init_std"))
-    maps = {name for name, spec in FIGURES.items() if spec.fault_of(a_map) is None}
-    grids = {
-        name
-        for name, spec in FIGURES.items()
-        for workload in ("two_layer_cnn", "sign_agreement", "image_classifier")
-        if spec.fault_of(replace(GRID, workload=workload)) is None
-    }
-    assert maps == {"phase_diagram", "scaling"}
-    assert maps | grids == set(FIGURES)
-    assert not maps & grids
 
 
 def test_an_optimizer_without_a_look_is_refused_with_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
