@@ -102,7 +102,7 @@ def fit_scaling(x: ArrayLike, decay: ArrayLike, works: ArrayLike) -> ScalingFit:
     so results that a threshold separates without error need no special case. Raises `UserError` for no trials, unequal
     numbers of values, or values without a logarithm.
     """
-    u, log_decay, is_working = _draws(x, decay, works)
+    u, log_decay, is_working = _tried(x, decay, works)
     log10_x0 = float(u.mean())
     prior = _Prior.around(log_decay)
     points, log_weights = prior.points(), np.zeros(NUM_POINTS)  # log weights: prior over proposal, without the data
@@ -133,7 +133,7 @@ def fit_threshold(decay: ArrayLike, works: ArrayLike) -> ScalingFit:
     return fit_scaling(np.ones(np.shape(decay)), decay, works)
 
 
-def _draws(x: ArrayLike, decay: ArrayLike, works: ArrayLike) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+def _tried(x: ArrayLike, decay: ArrayLike, works: ArrayLike) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """log10(x), log10(decay) and works, as checked arrays."""
     x_n, decay_n, works_n = np.asarray(x, np.float64), np.asarray(decay, np.float64), np.asarray(works, np.bool_)
     if not x_n.shape == decay_n.shape == works_n.shape or x_n.ndim != 1 or not x_n.size:

@@ -21,7 +21,7 @@ from orchestrator.figures.axes import number_axis
 from orchestrator.figures.legend import draw_caption, place_legend
 from orchestrator.figures.registry import FigureInput, figure
 from orchestrator.figures.style import look_of, symbol
-from orchestrator.sweeps.map_trials import claim_draws, claim_keys, map_of
+from orchestrator.sweeps.map_trials import claim_ids, claim_keys, map_of
 from orchestrator.sweeps.value import Sweep
 from search_spaces.level_set.model import LevelSetModel, fit
 from trainables.config import Optimizer
@@ -178,7 +178,7 @@ def _draw_verdicts(axes: Axes, trials: pd.DataFrame, sweep: Sweep, other: str) -
     axes.set_title("verdicts at equal $\\lambda$")
     if not any(map(search.is_claim, sweep.cells())):
         return
-    claimed = trials[trials["trial_id"].isin(claim_draws(sweep))]
+    claimed = trials[trials["trial_id"].isin(claim_ids(sweep))]
     if claimed.empty:
         return
     claims = cell_claims(claimed, claim_keys(sweep), search.rule)

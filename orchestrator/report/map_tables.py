@@ -9,7 +9,7 @@ from orchestrator.analysis.claims import OPTIMIZERS, cell_claims, judged
 from orchestrator.analysis.edges import Edge, edges
 from orchestrator.analysis.scaling import fit_scaling, theory_exponent
 from orchestrator.report.text import value_text
-from orchestrator.sweeps.map_trials import claim_draws, claim_keys, map_of, of_setting
+from orchestrator.sweeps.map_trials import claim_ids, claim_keys, map_of, of_setting
 from orchestrator.sweeps.value import Sweep
 from trainables.config import Optimizer
 
@@ -34,7 +34,7 @@ def map_tables(trials: pd.DataFrame, sweep: Sweep) -> list[tuple[str, pd.DataFra
 
 def _claim_table(trials: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     keys = claim_keys(sweep)
-    claims = cell_claims(trials[trials["trial_id"].isin(claim_draws(sweep))], keys, map_of(sweep).rule)
+    claims = cell_claims(trials[trials["trial_id"].isin(claim_ids(sweep))], keys, map_of(sweep).rule)
     table = pd.DataFrame({key: claims[key].map(value_text) for key in keys})
     table["seeds"] = claims["num_seeds"].map(str)
     for optimizer in OPTIMIZERS:

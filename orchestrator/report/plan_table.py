@@ -18,8 +18,8 @@ def plan_table(planned: Plan) -> Table:
     table = Table(title=Text(f"{sweep.name}: {sweep.title}"), show_header=False, title_justify="left")
     for grid in sweep.grids:
         axes = {axis: ", ".join(map(value_text, values)) for axis, values in grid.axes.items()}
-        for arm, coupled in grid.arms.items():
-            fields = {**grid.base, **coupled, **axes}
+        for arm, arm_fields in grid.arms.items():
+            fields = {**grid.base, **arm_fields, **axes}
             searched = sweep.search.space.get(arm, {}) if sweep.search else {}
             lines = [f"{field} = {value_text(value)}" for field, value in fields.items()]
             lines += [f"{f} {axis}" for f, axis in searched.items() if f not in fields]

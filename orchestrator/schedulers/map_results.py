@@ -14,7 +14,7 @@ from trainables.config import TrialConfig
 from trainables.result import SATISFYING, Outcome
 
 
-class Draws:
+class MapResults:
     """Makes the trials of a map from points, and keeps their results."""
 
     def __init__(self, sweep: Sweep) -> None:

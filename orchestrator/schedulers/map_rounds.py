@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from orchestrator.analysis.claims import cell_claims, seeds_to_add
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.schedulers.map_results import Draws
+from orchestrator.schedulers.map_results import MapResults
 from orchestrator.sweeps.map_trials import BOUNDARY, CLAIM, claim_keys
 from search_spaces.samplers.registry import boundary_sampler_named
 from trainables.config import TrialConfig
@@ -27,7 +27,7 @@ class Rounds(Protocol):
     typical: TrialConfig
 
     @property
-    def num_to_come(self) -> int:
+    def num_certain(self) -> int:
         """Number of trials that are certain to be asked later."""
         ...
 
@@ -48,16 +48,16 @@ class Rounds(Protocol):
 class ClaimRounds:
     """Claim rounds: the first gives every judged cell `min_seeds` seeds, later ones add seeds to undecided cells."""
 
-    def __init__(self, cells: Sequence[Mapping[str, Any]], draws: Draws, ledger: Ledger) -> None:
-        self._cells, self._draws, self._ledger = cells, draws, ledger
+    def __init__(self, cells: Sequence[Mapping[str, Any]], results: MapResults, ledger: Ledger) -> None:
+        self._cells, self._results, self._ledger = cells, results, ledger
         self._num_seeds = [0] * len(cells)
         self._asked: list[TrialConfig] = []
         self.is_finished = False
-        firsts = [draws.make(cell, 0, CLAIM) for cell in cells]
+        firsts = [results.make(cell, 0, CLAIM) for cell in cells]
         self.typical = firsts[0]
-        self._keys = claim_keys(draws.sweep)
+        self._keys = claim_keys(results.sweep)
         self._places = [tuple(getattr(first, key) for key in self._keys) for first in firsts]
-        rule = draws.search.rule
+        rule = results.search.rule
         settings = {"rule": rule, "cells": cells, "first": self.typical.trial_id}
         self._id = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
         self._num_rounds = 0
@@ -66,9 +66,9 @@ class ClaimRounds:
             self._add_round([int(row["num_seeds"]) for row in recorded[self._num_rounds]])
 
     @property
-    def num_to_come(self) -> int:
+    def num_certain(self) -> int:
         """Number of trials of the first round until it is asked, then 0: later rounds depend on results."""
-        return len(self._cells) * self._draws.search.rule.min_seeds if not self._num_rounds else 0
+        return len(self._cells) * self._results.search.rule.min_seeds if not self._num_rounds else 0
 
     def configs(self) -> Iterator[TrialConfig]:
         """All trials asked so far."""
@@ -76,7 +76,7 @@ class ClaimRounds:
 
     def ask(self) -> None:
         """Judge once all asked trials have ended, since those that end early may be the diverged ones."""
-        while not self.is_finished and all(map(self._draws.has_ended, self._asked)):
+        while not self.is_finished and all(map(self._results.has_ended, self._asked)):
             num_seeds = self._wanted()
             if num_seeds == self._num_seeds:
                 self.is_finished = True
@@ -85,10 +85,10 @@ class ClaimRounds:
             self._add_round(num_seeds)
 
     def _wanted(self) -> list[int]:
-        rule = self._draws.search.rule
+        rule = self._results.search.rule
         if not self._num_rounds:
             return [rule.min_seeds] * len(self._cells)
-        claims = cell_claims(self._draws.rows(self._asked), self._keys, rule)
+        claims = cell_claims(self._results.rows(self._asked), self._keys, rule)
         more = dict(zip(claims[self._keys].itertuples(index=False, name=None), seeds_to_add(claims, rule), strict=True))
         return [num + int(more.get(at, 0)) for num, at in zip(self._num_seeds, self._places, strict=True)]
 
@@ -97,7 +97,7 @@ class ClaimRounds:
         for replicate in range(max(num_seeds)):
             for cell, before, now in zip(self._cells, self._num_seeds, num_seeds, strict=True):
                 if before <= replicate < now:
-                    self._asked.append(self._draws.make(cell, replicate, CLAIM))
+                    self._asked.append(self._results.make(cell, replicate, CLAIM))
         self._num_seeds = list(num_seeds)
         self._num_rounds += 1
 
@@ -105,15 +105,15 @@ class ClaimRounds:
 class BoundaryRounds:
     """Boundary rounds: single trials at points that are informative about one optimizer's boundary in one setting."""
 
-    def __init__(self, setting: Mapping[str, Any], num_rounds: int, draws: Draws, ledger: Ledger) -> None:
-        self._setting, self._num_rounds, self._draws, self._ledger = setting, num_rounds, draws, ledger
-        self._axes = draws.search.axes(setting)
-        self._propose = boundary_sampler_named(draws.search.sampler)
-        self.typical = draws.make(draws.search.middle(setting), 0, BOUNDARY)
+    def __init__(self, setting: Mapping[str, Any], num_rounds: int, results: MapResults, ledger: Ledger) -> None:
+        self._setting, self._num_rounds, self._results, self._ledger = setting, num_rounds, results, ledger
+        self._axes = results.search.axes(setting)
+        self._propose = boundary_sampler_named(results.search.sampler)
+        self.typical = results.make(results.search.middle(setting), 0, BOUNDARY)
         # The id contains the middle's trial id, so that another data set or workload version is another search.
-        named = {"middle": self.typical.trial_id, "per_round": draws.search.per_round}
-        self._id = draws.search.key(setting, **named)
-        self._seed = int(draws.search.space_key(setting, **named)[:8], 16)
+        named = {"middle": self.typical.trial_id, "per_round": results.search.per_round}
+        self._id = results.search.key(setting, **named)
+        self._seed = int(results.search.space_key(setting, **named)[:8], 16)
         self._points: list[list[Mapping[str, Any]]] = []
         self._asked: list[list[TrialConfig]] = []
         recorded = ledger.asks.rounds(self._id)
@@ -121,9 +121,9 @@ class BoundaryRounds:
             self._add_round(recorded[len(self._asked)])
 
     @property
-    def num_to_come(self) -> int:
+    def num_certain(self) -> int:
         """Number of trials of the rounds not asked yet."""
-        return (self._num_rounds - len(self._asked)) * self._draws.search.per_round
+        return (self._num_rounds - len(self._asked)) * self._results.search.per_round
 
     @property
     def is_finished(self) -> bool:
@@ -139,10 +139,10 @@ class BoundaryRounds:
         while not self.is_finished:
             number = len(self._asked)
             known = max(0, number - ROUNDS_AHEAD + 1)
-            if not all(self._draws.has_ended(config) for asked in self._asked[:known] for config in asked):
+            if not all(self._results.has_ended(config) for asked in self._asked[:known] for config in asked):
                 return
             history = [
-                (point, [None if (outcome := self._draws.outcome(config)) is None else float(outcome)])
+                (point, [None if (outcome := self._results.outcome(config)) is None else float(outcome)])
                 for points, asked in zip(self._points[:known], self._asked[:known], strict=True)
                 for point, config in zip(points, asked, strict=True)
             ]
@@ -151,9 +151,9 @@ class BoundaryRounds:
                 {name: axis.distribution() for name, axis in self._axes.items()},
                 history,
                 pending,
-                self._draws.search.per_round,
+                self._results.search.per_round,
                 seed=self._seed,
-                number=number * self._draws.search.per_round,
+                number=number * self._results.search.per_round,
             )
             points = [{name: axis.nearest(point[name]) for name, axis in self._axes.items()} for point in params]
             self._ledger.asks.put(self._id, number, points)
@@ -165,7 +165,7 @@ class BoundaryRounds:
         for point in points:
             values = {**self._setting, **point}
             purpose = f"{BOUNDARY} {self._setting['optimizer']}"
-            asked.append(self._draws.make(values, before.count(point), purpose))
+            asked.append(self._results.make(values, before.count(point), purpose))
             before.append(point)
         self._points.append(list(points))
         self._asked.append(asked)

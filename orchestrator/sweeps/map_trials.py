@@ -38,7 +38,7 @@ def of_setting(trials: pd.DataFrame, setting: Mapping[str, Any]) -> pd.DataFrame
     return trials
 
 
-def draw_seed(point: Mapping[str, Any], replicate: int, purpose: str) -> int:
+def sample_seed(point: Mapping[str, Any], replicate: int, purpose: str) -> int:
     """The seed of a point's replicate. Different points have different seeds, so that their results are independent.
 
     It depends on the point's fields except the optimizer. So Adam and AdamW are paired, and a finer map contains the
@@ -63,10 +63,10 @@ def make_map_trial(sweep: Sweep, values: Mapping[str, Any]) -> TrialConfig:
 
 def seed_trial(sweep: Sweep, point: Mapping[str, Any], replicate: int, purpose: str) -> TrialConfig:
     """The trial of a point's replicate, with the point's seed for that purpose."""
-    return make_map_trial(sweep, {**point, "seed": draw_seed(point, replicate, purpose)})
+    return make_map_trial(sweep, {**point, "seed": sample_seed(point, replicate, purpose)})
 
 
-def claim_draws(sweep: Sweep) -> set[str]:
+def claim_ids(sweep: Sweep) -> set[str]:
     """Ids of all trials that a map's claims may ask, up to `max_seeds` for each cell."""
     search = map_of(sweep)
     cells = [cell for cell in sweep.cells() if search.is_claim(cell)]

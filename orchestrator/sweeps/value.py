@@ -58,12 +58,12 @@ class Grid:
         """Field values of each cell, without seed; the arms of one point follow each other."""
         for values in itertools.product(*self.axes.values()):
             axes = dict(zip(self.axes, values, strict=True))
-            for optimizer, coupled in self.arms.items():
-                yield {**self.base, "optimizer": optimizer, **coupled, **axes}
+            for optimizer, arm_fields in self.arms.items():
+                yield {**self.base, "optimizer": optimizer, **arm_fields, **axes}
 
     def with_values(self, name: str, values: tuple[Any, ...]) -> Grid:
         """The grid with these values of a field, in place of those that base, arms or axes gave it."""
-        arms = {arm: {k: v for k, v in coupled.items() if k != name} for arm, coupled in self.arms.items()}
+        arms = {arm: {k: v for k, v in arm_fields.items() if k != name} for arm, arm_fields in self.arms.items()}
         base = {k: v for k, v in self.base.items() if k != name}
         return Grid(arms, {**self.axes, name: tuple(dict.fromkeys(values))}, base)
 

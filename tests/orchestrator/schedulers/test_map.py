@@ -24,7 +24,7 @@ from orchestrator.schedulers.plan import plan_sweep
 from orchestrator.schedulers.scheduler import Task
 from orchestrator.sweeps.claim_rule import ClaimRule
 from orchestrator.sweeps.map_search import MapSearch
-from orchestrator.sweeps.map_trials import claim_draws, draw_seed
+from orchestrator.sweeps.map_trials import claim_ids, sample_seed
 from orchestrator.sweeps.value import Grid, Sweep
 from search_spaces.samplers.boundary import BoundarySampler
 from search_spaces.space import Axis, Choice, LogIntegers, LogUniform
@@ -136,7 +136,7 @@ def test_nonsense_axes_are_refused() -> None:
 
 def test_cells_share_no_seeds_and_the_halves_of_a_pair_do(undisturbed: Ledger) -> None:
     trials = undisturbed.trials("two_layer_cnn").to_pandas()
-    claims = trials[trials["trial_id"].isin(claim_draws(map_of()))]
+    claims = trials[trials["trial_id"].isin(claim_ids(map_of()))]
     for _, pair in claims.groupby(["batch_size", "weight_decay", "seed"]):
         assert sorted(pair["optimizer"]) == ["adam", "adamw"]
         assert pair["data_digest"].nunique() == pair["order_digest"].nunique() == 1
@@ -148,7 +148,7 @@ def test_cells_share_no_seeds_and_the_halves_of_a_pair_do(undisturbed: Ledger) -
 
 def test_every_cell_gets_the_least_seeds_and_none_more_than_the_most(undisturbed: Ledger) -> None:
     trials = undisturbed.trials("two_layer_cnn").to_pandas()
-    claims = trials[trials["trial_id"].isin(claim_draws(map_of()))]
+    claims = trials[trials["trial_id"].isin(claim_ids(map_of()))]
     seeds = claims.groupby(["batch_size", "weight_decay", "optimizer"]).size()
     assert len(seeds) == 8
     assert seeds.between(RULE.min_seeds, RULE.max_seeds).all()
@@ -156,7 +156,7 @@ def test_every_cell_gets_the_least_seeds_and_none_more_than_the_most(undisturbed
 
 def test_boundary_draws_lie_in_the_space_as_many_as_rounds_say(undisturbed: Ledger) -> None:
     trials = undisturbed.trials("two_layer_cnn").to_pandas()
-    draws = trials[~trials["trial_id"].isin(claim_draws(map_of()))]
+    draws = trials[~trials["trial_id"].isin(claim_ids(map_of()))]
     assert draws.groupby("optimizer").size().to_dict() == {"adam": 40, "adamw": 40}
     assert set(draws["batch_size"]) <= {2, 5, 20}
     assert draws["weight_decay"].between(1e-4, 1e2).all()
@@ -169,7 +169,7 @@ def test_later_boundary_rounds_follow_the_results(undisturbed: Ledger, tmp_path:
     failing = run(map_of(), Ledger(str(tmp_path)), outcome=Outcome.STUCK)
     asked = []
     for ledger in (undisturbed, failing):
-        draws = [c for c in plan_sweep(map_of(), ledger).configs if c.trial_id not in claim_draws(map_of())]
+        draws = [c for c in plan_sweep(map_of(), ledger).configs if c.trial_id not in claim_ids(map_of())]
         asked.append([(c.batch_size, c.weight_decay) for c in draws if c.optimizer is Optimizer.ADAM])
     design, later = slice(0, 16), slice(16, 28)
     assert asked[0][design] == asked[1][design]
@@ -188,9 +188,9 @@ def test_another_rule_is_another_search() -> None:
 
 def test_a_draws_seed_depends_on_its_point_alone() -> None:
     point = {"optimizer": "adam", "weight_decay": 1e-3, "batch_size": 2}
-    assert draw_seed(point, 0, "claim") == draw_seed({**point, "optimizer": "adamw"}, 0, "claim")
+    assert sample_seed(point, 0, "claim") == sample_seed({**point, "optimizer": "adamw"}, 0, "claim")
     seeds = {
-        draw_seed({**point, "weight_decay": decay}, replicate, purpose)
+        sample_seed({**point, "weight_decay": decay}, replicate, purpose)
         for decay in (1e-3, 1e-2)
         for replicate in range(50)
         for purpose in ("claim", "boundary adam")
