@@ -323,7 +323,7 @@ def test_seeds_are_numbers_and_ranges(text: str, seeds: tuple[int, ...]) -> None
 
 
 def test_integers_that_no_column_holds_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"num_test: an integer is below 2\^63"):
+    with pytest.raises(ConfigError, match=r"num_test: integers must be below 2\^63"):
         SMALL.with_overrides([f"num_test={10**20}"]).configs()
     with pytest.raises(ConfigError, match="batch_size: expected a number or a name, not a truth value"):
         replace(SMALL, grids=(replace(SMALL.grids[0], base={"batch_size": np.True_}, axes={}),)).configs()
