@@ -15,7 +15,7 @@ import pytest
 from orchestrator.ledger.ledger import Ledger
 from tests.contracts.toy.config import ToyConfig
 from tests.support.examples import example_of
-from tests.support.launching import ROOT, command, environment, rows, traces
+from tests.support.launching import ROOT, environment, rows, run_launch, traces
 from tests.support.registration import TOYS, registered
 from trainables.config import Optimizer
 from trainables.contract import Workload
@@ -45,10 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    words = command(*arguments, "--module", "my_toys.sweeps")
-    return subprocess.run(
-        words, cwd=folder, env=environment(), capture_output=True, text=True, check=False, timeout=280
-    )
+    return run_launch(*arguments, "--module", "my_toys.sweeps", cwd=folder, env=environment())
 
 
 def checked(folder: Path, *arguments: str) -> str:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from orchestrator.kubernetes import LONGEST_NAME, _cpus
 from orchestrator.launch import app
-from tests.support.launching import ROOT, command, environment, launch, make_folder
+from tests.support.launching import ROOT, environment, launch, make_folder, run_launch
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl on PATH")
 LOCAL = ("--overlay", "local")
@@ -183,9 +183,7 @@ def test_without_kubectl_it_says_so(tmp_path: Path) -> None:
 
 
 def run_submit(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command("submit", *arguments), env=environment(**more), capture_output=True, text=True, check=False, timeout=60
-    )
+    return run_launch("submit", *arguments, cwd=Path.cwd(), env=environment(**more))
 
 
 SERVER_VALIDATES = {

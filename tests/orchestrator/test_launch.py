@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.sweeps.registry import find_sweep
-from tests.support.launching import heed_ctrl_c
+from tests.support.launching import heed_ctrl_c, run_launch
 from trainables.config import TrialConfig
 from trainables.provenance import provenance
 from trainables.result import Outcome, TrialResult
@@ -36,8 +36,7 @@ RUN_TINY = ("--module", "my_sweeps", "--executor", "inline", "--no-mlflow", "--n
 
 
 def launch(*arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "orchestrator.launch", *arguments]
-    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT | more, capture_output=True, text=True, check=False)
+    return run_launch(*arguments, cwd=cwd, env=ENVIRONMENT | more)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from collections.abc import Mapping
 from itertools import pairwise
@@ -21,7 +20,7 @@ from orchestrator.analysis.cells import cell_summary
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.sweeps.registry import find_sweep, load_sweeps
 from tests.support.images import make_images
-from tests.support.launching import ROOT, WORKLOAD, checked, command, environment, make_folder
+from tests.support.launching import ROOT, WORKLOAD, checked, environment, make_folder, run_launch
 from tests.support.manifests import COMPONENTS, K8S, OVERLAYS, development, rendering
 from tests.support.readmes import (
     LAUNCH,
@@ -36,6 +35,7 @@ from tests.support.readmes import (
     shell_lines,
     words,
 )
+from tests.support.warm_python import run_python
 from trainables.config import TrialConfig
 from trainables.registry import workload as find_workload
 from trainables.result import Outcome
@@ -58,10 +58,8 @@ def snippet(containing: str) -> str:
     return found
 
 
-def run_python(code: str, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, check=False
-    )
+def printed_by(code: str, folder: Path) -> str:
+    done = run_python("-c", code, cwd=folder, env=environment())
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -177,9 +175,7 @@ def test_each_question_is_answered(line: str, tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl on PATH")
 @pytest.mark.parametrize("line", [line for line in LAUNCHES if shlex.split(line)[3] == "submit"])
 def test_each_submission_makes_a_job(line: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(*shlex.split(line)[3:], "--dry-run"), env=environment(), capture_output=True, text=True, check=False
-    )
+    done = run_launch(*shlex.split(line)[3:], "--dry-run", cwd=Path.cwd(), env=environment())
     assert done.returncode == 0, done.stderr
     assert "kind: RayJob" in done.stdout
 
@@ -206,7 +202,7 @@ def test_every_snippet_is_run_below() -> None:
 
 
 def test_one_trial_without_ray(tmp_path: Path) -> None:
-    assert run_python(snippet("Member(config"), tmp_path).startswith("learned ")
+    assert printed_by(snippet("Member(config"), tmp_path).startswith("learned ")
 
 
 def test_a_sweep_of_ones_own(tmp_path: Path) -> None:
@@ -230,7 +226,7 @@ def test_results_in_duckdb_and_pandas_are_the_rows_that_the_products_tables_are_
     assert files["traces"].duplicated(["trial_id", "epoch"]).any()
     assert {"pruned", "stuck"} <= set(files["trials"]["outcome"])
 
-    output = run_python(snippet("duckdb.sql") + "\ncurves.to_parquet('curves.parquet')", folder)
+    output = printed_by(snippet("duckdb.sql") + "\ncurves.to_parquet('curves.parquet')", folder)
     (cell,) = re.findall(r"│ adam +│ +5 │ +([0-9.]+) │ +([0-9.]+) │ +([0-9]+) │", output)
     (expected,) = cell_summary(ledger.trials(WORKLOAD).to_pandas(), ["optimizer", "batch_size"]).to_dict("records")
     assert [float(number) for number in cell] == pytest.approx(
@@ -249,12 +245,12 @@ def launched(folder: Path, sweep: str, values: Mapping[str, Any], seeds: str) ->
 
 @pytest.mark.slow
 def test_the_trainable_in_ones_own_tuner(tmp_path: Path) -> None:
-    output = run_python(snippet("tune.Tuner(").replace('"num_epochs": 100', '"num_epochs": 20'), tmp_path)
+    output = printed_by(snippet("tune.Tuner(").replace('"num_epochs": 100', '"num_epochs": 20'), tmp_path)
     assert "test_error" in output
 
 
 def test_the_boundary_sampler_in_ones_own_study(tmp_path: Path) -> None:
-    output = run_python(snippet("BoundarySampler(") + "\nprint(sorted({t.value for t in study.trials}))", tmp_path)
+    output = printed_by(snippet("BoundarySampler(") + "\nprint(sorted({t.value for t in study.trials}))", tmp_path)
     assert "[0.0, 1.0]" in output  # both sides of the boundary
 
 
@@ -283,9 +279,7 @@ def test_each_benchmark_takes_its_options(line: str) -> None:
         assert options == []
         return
     python, *rest = shlex.split(line)
-    done = subprocess.run(
-        [sys.executable, *rest, "--help"], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
-    )
+    done = run_python(*rest, "--help", cwd=ROOT, env=environment())
     assert (python, done.returncode) == ("python", 0), done.stderr
     for option in options:
         assert option in done.stdout

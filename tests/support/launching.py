@@ -21,6 +21,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from orchestrator.ledger.ledger import Ledger
+from tests.support.warm_python import run_python
 from trainables.atomic_files import open_root, write_whole
 from trainables.contract import Member
 from trainables.packs.state_store import StateStore
@@ -91,6 +92,10 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "orchestrator.launch", *arguments]
 
 
+def run_launch(*arguments: str, cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return run_python("-m", "orchestrator.launch", *arguments, cwd=cwd, env=env)
+
+
 def environment(**more: str) -> dict[str, str]:
     """The environment of a launch that sees no GPU: only on the CPU are equal bits promised, which tests compare."""
     plain = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
@@ -115,15 +120,7 @@ def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
 
 
 def launch(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments, "--module", "my_sweeps"),
-        cwd=folder,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
+    return run_launch(*arguments, "--module", "my_sweeps", cwd=folder, env=environment(**more))
 
 
 def checked(folder: Path, *arguments: str, **more: str) -> str:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from tests.support.launching import (
     launch,
     plant_seconds,
     rows,
+    run_launch,
     start,
     traces,
     wait_for,
@@ -395,8 +395,7 @@ def test_rows_equal_the_inline_executors_to_the_bit_also_when_workers_and_driver
 
 
 def launch_data(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "orchestrator.launch", "data", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    return run_launch("data", *arguments, cwd=folder, env=environment())
 
 
 def checked_data(folder: Path, *arguments: str) -> str:
