@@ -54,21 +54,29 @@ def checked(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_users_workload_has_the_same_rows_inline_and_on_ray(folder: Path) -> None:
-    inline, ray = folder / "inline", folder / "ray"
-    checked(folder, "toys", "--executor", "inline", "--no-mlflow", "--out", str(inline))
-    checked(folder, "run", "toys", *PLAIN, "--out", str(ray))
+@pytest.fixture(scope="module")
+def inline(folder: Path) -> Path:
+    """Results of the user's sweep, trained in the launch's own process."""
+    checked(folder, "toys", "--executor", "inline", "--no-mlflow", "--out", str(folder / "inline"))
+    return folder / "inline"
+
+
+def test_a_users_workload_is_trained_recorded_and_drawn(inline: Path) -> None:
     found = rows(inline, "toy")
     assert len(found) == 12
     assert {row["optimizer"] for row in found.values()} == {"adam", "adamw", "toylion"}
     assert {row["outcome"] for row in found.values()} <= {Outcome.LEARNED, Outcome.UNDERFIT}
-    assert rows(ray, "toy") == found
-    assert traces(ray, "toy") == traces(inline, "toy")
-    assert all(point["gradient_norm"] > 0 for point in traces(ray, "toy"))
-    drawn = {path.name for path in (inline / "figures/toys").glob("*.png")}
-    assert drawn == {"error_vs_batch_size.png", "gradients.png"}, "ours, and the user's own"
-    again = checked(folder, "toys", *PLAIN, "--out", str(ray))
+    assert all(point["gradient_norm"] > 0 for point in traces(inline, "toy"))
+    assert (inline / "figures/toys/error_vs_batch_size.png").is_file()
+    again = checked(inline.parent, "toys", *PLAIN, "--out", str(inline))
     assert "12 done, 0 to run" in again
+
+
+@pytest.mark.slow
+def test_a_users_workload_has_the_same_rows_on_ray(folder: Path, inline: Path) -> None:
+    checked(folder, "run", "toys", *PLAIN, "--out", str(folder / "ray"))
+    assert rows(folder / "ray", "toy") == rows(inline, "toy")
+    assert traces(folder / "ray", "toy") == traces(inline, "toy")
 
 
 @pytest.mark.slow
