@@ -23,3 +23,8 @@ class Certificate(StrEnum):
 def is_audited(trial_id: str) -> bool:
     """Whether a trial must run to its last epoch; decided by its name alone, so that no outcome is favoured."""
     return int(trial_id, 16) / float(16 ** len(trial_id)) < AUDITED_SHARE
+
+
+def may_end(trial_id: str, is_accepted: bool) -> bool:
+    """Whether a certificate may end the trial early: its sweep accepts certificates, and the trial is not audited."""
+    return is_accepted and not is_audited(trial_id)

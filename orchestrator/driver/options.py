@@ -1,16 +1,12 @@
-"""The options of a launch and its summary, as values, and the device that it trains on."""
+"""The options of a launch and its summary, as values."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.errors import SweepError
 from orchestrator.executors.registry import place_named
-from orchestrator.sweeps.value import Sweep
-from trainables.gpu import gpu_is_here
-from trainables.registry import workload
 
 AUTO = "auto"
 """The fastest kind of device that is available and that the workload trains on."""
@@ -86,21 +82,3 @@ def check_place(options: RunOptions) -> None:
             f"--address names a Ray cluster, and --executor {options.executor} "
             f"{'runs in this process' if is_inline else 'joins no cluster'}: give one of them"
         )
-
-
-def chosen_device(sweep: Sweep, options: RunOptions) -> str | None:
-    """The kind of device to train on, None for what the cluster has; raises `SweepError` where it is not available."""
-    here = options.address is None
-    cores = os.cpu_count() or 1
-    if here and options.cpus_per_trial > cores:
-        raise SweepError(f"--cpus-per-trial is at most the {cores} cores of this machine, got {options.cpus_per_trial}")
-    able = workload(sweep.workload).devices
-    if options.device == AUTO:
-        if "cuda" not in able:
-            return "cpu"
-        return ("cuda" if gpu_is_here() else "cpu") if here else None
-    if options.device not in able:
-        raise SweepError(f"{sweep.workload} trains on {' or '.join(able)}, got --device {options.device}")
-    if options.device == "cuda" and here and not gpu_is_here():
-        raise SweepError("--device cuda: this machine has no GPU that torch can use")
-    return options.device

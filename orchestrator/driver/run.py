@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.filesize import decimal
 
+from orchestrator.driver.device import chosen_device
 from orchestrator.driver.exports import recorded_rows
 from orchestrator.driver.loop import Training
-from orchestrator.driver.options import RunOptions, RunSummary, check_place, chosen_device
+from orchestrator.driver.options import RunOptions, RunSummary, check_place
 from orchestrator.driver.status import errors_of_launch
 from orchestrator.executors.executor import Executor
 from orchestrator.executors.registry import ExecutorSettings, connected

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, get_args, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
-from trainables.certificates import Certificate, is_audited
+from trainables.certificates import Certificate, may_end
 from trainables.contract import Member, Report, State
 from trainables.outcome import is_finite
 from trainables.provenance import provenance
@@ -116,7 +116,7 @@ class TrialRun:
         self.has_begun = False
         self._trainer = trainer
         self._until_epoch = min(member.until_epoch, member.config.num_epochs)
-        self._may_stop = member.may_stop and not is_audited(member.config.trial_id)
+        self._may_stop = may_end(member.config.trial_id, is_accepted=member.may_stop)
         self._given_state = member.state
         self._train_seconds = 0.0
         self._trace: list[TracePoint] = []
