@@ -52,7 +52,6 @@ class ClaimRounds:
         self._cells, self._results, self._ledger = cells, results, ledger
         self._num_seeds = [0] * len(cells)
         self._asked: list[TrialConfig] = []
-        self.is_finished = False
         firsts = [results.make(cell, 0, CLAIM) for cell in cells]
         self.typical = firsts[0]
         self._keys = claim_keys(results.sweep)
@@ -61,30 +60,41 @@ class ClaimRounds:
         settings = {"rule": rule, "cells": cells, "first": self.typical.trial_id}
         self._id = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
         self._num_rounds = 0
+        self._judged: tuple[int, list[int]] | None = None
         recorded = ledger.asks.rounds(self._id)
         while self._num_rounds in recorded:
             self._add_round([int(row["num_seeds"]) for row in recorded[self._num_rounds]])
 
     @property
     def num_certain(self) -> int:
-        """Number of trials of the first round until it is asked, then 0: later rounds depend on results."""
-        return len(self._cells) * self._results.search.rule.min_seeds if not self._num_rounds else 0
+        """Number of trials that the results call for and nobody has asked yet, as after a kill between the two."""
+        wanted = self._wanted()
+        return 0 if wanted is None else sum(wanted) - sum(self._num_seeds)
+
+    @property
+    def is_finished(self) -> bool:
+        """True once all asked trials have ended and no cell needs more seeds."""
+        return self._wanted() == self._num_seeds
 
     def configs(self) -> Iterator[TrialConfig]:
         """All trials asked so far."""
         yield from self._asked
 
     def ask(self) -> None:
-        """Judge once all asked trials have ended, since those that end early may be the diverged ones."""
-        while not self.is_finished and all(map(self._results.has_ended, self._asked)):
-            num_seeds = self._wanted()
-            if num_seeds == self._num_seeds:
-                self.is_finished = True
-                return
+        """Ask and record the rounds that the results call for."""
+        while (num_seeds := self._wanted()) is not None and num_seeds != self._num_seeds:
             self._ledger.asks.put(self._id, self._num_rounds, [{"num_seeds": num} for num in num_seeds])
             self._add_round(num_seeds)
 
-    def _wanted(self) -> list[int]:
+    def _wanted(self) -> list[int] | None:
+        """Seeds for each cell; None until all asked trials have ended, since early ends may be the diverged ones."""
+        if self._judged is None or self._judged[0] != self._num_rounds:
+            if not all(map(self._results.has_ended, self._asked)):
+                return None
+            self._judged = self._num_rounds, self._judge()
+        return self._judged[1]
+
+    def _judge(self) -> list[int]:
         rule = self._results.search.rule
         if not self._num_rounds:
             return [rule.min_seeds] * len(self._cells)

@@ -10,7 +10,6 @@ import pytest
 
 from orchestrator.errors import SweepError
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.schedulers.plan import plan_sweep
 from orchestrator.sweeps.halving_search import HalvingSearch
 from orchestrator.sweeps.map_search import MapSearch
 from orchestrator.sweeps.value import Grid, Sweep
@@ -23,9 +22,7 @@ from search_spaces.samplers.registry import (
 )
 from search_spaces.space import LogUniform, Space
 from tests.contracts import toy_sampler
-from trainables.contract import Member
-from trainables.registry import workload
-from trainables.result import TrialResult
+from tests.support.scheduling import newest, oldest, train
 
 SPACE: Space = {"learning_rate": LogUniform(1e-6, 1e-3), "weight_decay": LogUniform(1e-7, 1.0)}
 SIZES = {
@@ -65,28 +62,9 @@ def test_points_lie_in_the_space_and_depend_on_the_arguments_alone(name: str, kn
     assert propose(SPACE, seen, 5, 4) != points
 
 
-def train(one: Sweep, ledger: Ledger, newest_first: bool) -> list[str]:
-    """Run the search with real trials, one at a time; returns the ids of all trials asked."""
-    scheduler = plan_sweep(one, ledger).scheduler
-    waiting, _ = scheduler.advance()
-    while waiting:
-        task = waiting.pop(-1 if newest_first else 0)
-        result = _trained(task.config, task.until_epoch)
-        ledger.append([result])
-        waiting += scheduler.advance([result])[0]
-    assert scheduler.is_finished
-    return sorted(config.trial_id for config in scheduler.configs())
-
-
-def _trained(config: object, until_epoch: int) -> TrialResult:
-    (report,) = workload("two_layer_cnn").open([Member(config, until_epoch)]).advance(math.inf)  # type: ignore[arg-type]
-    assert report.result is not None
-    return report.result
-
-
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
 def test_a_search_asks_the_same_whatever_order_its_trials_end_in(name: str, tmp_path: Path) -> None:
-    asked = [train(sweep(name), Ledger(str(tmp_path / str(i))), newest_first) for i, newest_first in enumerate((0, 1))]
+    asked = [train(sweep(name), Ledger(str(tmp_path / choose.__name__)), choose) for choose in (oldest, newest)]
     assert asked[0] == asked[1]
 
 
@@ -113,9 +91,7 @@ def test_points_of_a_boundary_lie_in_the_space_and_depend_on_the_arguments_alone
 
 @pytest.mark.parametrize("name", sorted(BOUNDARY_SAMPLERS))
 def test_a_map_asks_the_same_whatever_order_its_trials_end_in(name: str, tmp_path: Path) -> None:
-    asked = [
-        train(small_map(name), Ledger(str(tmp_path / str(i))), newest_first) for i, newest_first in enumerate((0, 1))
-    ]
+    asked = [train(small_map(name), Ledger(str(tmp_path / choose.__name__)), choose) for choose in (oldest, newest)]
     assert asked[0] == asked[1]
     assert len(asked[0]) == 9
 
