@@ -258,7 +258,7 @@ def test_a_users_figure_cannot_take_the_name_of_another() -> None:
     def gradients(given: FigureInput) -> Figure | None:
         return None
 
-    with pytest.raises(SweepError, match=r"^a figure named 'gradients' is entered by tests\.contracts\.toy\.figure"):
+    with pytest.raises(SweepError, match=r"^a figure named 'gradients' is registered by tests\.contracts\.toy\.figure"):
         figure()(gradients)
 
 
