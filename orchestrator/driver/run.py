@@ -88,24 +88,10 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
             ledger.wait_for_store(PATIENCE_SECONDS)
             outcomes, interrupted = Counter[str](), False
             if executor is not None:
-                training = Training(
-                    plan,
-                    ledger,
-                    executor,
-                    view,
-                    states_root=states_root(options.out),
-                    checkpoint_seconds=options.checkpoint_seconds,
-                )
-                outcomes, interrupted = training.run(console)
+                outcomes, interrupted = _training(plan, ledger, executor, view, options).run(console)
             ledger.compact()
             now = plan if executor is None else plan_sweep(sweep, ledger)
-            if not now.is_complete:
-                console.print(
-                    f"{now.num_done} of {now.num_trials} trials done: what follows shows a part of the sweep",
-                    highlight=False,
-                )
-            figures = show(plan, ledger, console, with_figures=options.figures)
-            _tell_states(console, now, states_root(options.out))
+            figures = _show(now, plan, ledger, options, console)
             if view is not None:
                 _finish_view(view, now, figures, console)
     return RunSummary(
@@ -117,6 +103,30 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         interrupted=interrupted,
         errors=errors_of_launch(sweep, ledger) if outcomes[Outcome.FAILED] else {},
     )
+
+
+def _training(
+    plan: Plan, ledger: Ledger, executor: Executor, view: BackgroundView | None, options: RunOptions
+) -> Training:
+    return Training(
+        plan,
+        ledger,
+        executor,
+        view,
+        states_root=states_root(options.out),
+        checkpoint_seconds=options.checkpoint_seconds,
+    )
+
+
+def _show(now: Plan, plan: Plan, ledger: Ledger, options: RunOptions, console: Console) -> list[Path]:
+    """Print the tables, draw the figures and name the saved states; `now` is the plan after the launch's training."""
+    if not now.is_complete:
+        console.print(
+            f"{now.num_done} of {now.num_trials} trials done: what follows shows a part of the sweep", highlight=False
+        )
+    figures = show(plan, ledger, console, with_figures=options.figures)
+    _tell_states(console, now, states_root(options.out))
+    return figures
 
 
 def states_root(out: str) -> str:
