@@ -1,4 +1,4 @@
-"""The command line, `python -m orchestrator.launch SWEEP`: holds its commands and turns failures into exit codes.
+"""The command line, `python -m orchestrator.launch SWEEP`: imports its commands and turns failures into exit codes.
 
 Each command imports what it needs when it is called, so that `--help` and `plan` start fast.
 """

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from trainables.config import Optimizer, TrialConfig
 from trainables.errors import ConfigError
+from trainables.names import check_torch_rule
 from trainables.result import TracePoint, TrialResult
 
 State = Mapping[str, npt.NDArray[Any]]
@@ -147,7 +148,11 @@ class Workload(Protocol):
         ...
 
     def check_rule(self, optimizer: Optimizer) -> None:
-        """Raise `ConfigError` if no engine of the workload can train with that optimizer; planning asks."""
+        """Raise `ConfigError` if no engine of the workload can train with that optimizer; planning calls it.
+
+        By default a workload trains with every optimizer that has an update rule in torch.
+        """
+        check_torch_rule(optimizer)
 
     def check_certificates(self, optimizer: Optimizer) -> None:
         """Raise `ConfigError` if no certificate exists for trials of that optimizer.

@@ -43,7 +43,7 @@ Out = Annotated[str, typer.Option(help="folder or URI (s3://..., gs://...) of th
 Workload = Annotated[
     str | None,
     typer.Option(
-        help="two_layer_cnn (the default), DATASET_ARCHITECTURE (cifar10_resnet18, ...), or a setup of --module"
+        help="two_layer_cnn (the default), DATASET_ARCHITECTURE (cifar10_resnet18, ...), or a registered setup"
     ),
 ]
 Data = Annotated[

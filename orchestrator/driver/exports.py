@@ -37,9 +37,9 @@ def export_optuna(sweep: Sweep, out: str, storage: str | None = None) -> tuple[s
         own = of_setting(trials, setting)
         columns = (own[field].tolist() for field in search.fields)
         points = [dict(zip(search.fields, values, strict=True)) for values in zip(*columns, strict=True)]
-        draws = list(zip(points, own["works"].astype(float), strict=True))
+        tried = list(zip(points, own["works"].astype(float), strict=True))
         name = f"{sweep.name}: {', '.join(f'{k}={v}' for k, v in setting.items())}"
-        study = write_study(name, search.space[setting["optimizer"]], draws, storage)
+        study = write_study(name, search.space[setting["optimizer"]], tried, storage)
         written[name] = len(study.get_trials(deepcopy=False))
     return storage, written
 

@@ -38,7 +38,7 @@ def error_vs_batch_size(given: FigureInput) -> Figure:
     lower.set(xlabel="batch size $B$", ylabel=f"{given.error.label}training error".replace(" ", "\n"))
     number_axis(lower, trials, "batch_size")
     draw_legend(figure, trials, lines)
-    draw_caption(figure, trials, ["optimizer", "weight_decay", "batch_size"], "error bars: mean ± std")
+    draw_caption(figure, trials, ["optimizer", "weight_decay", "batch_size"], "error bars: mean ± std over {seeds}")
     return figure
 
 
@@ -76,7 +76,7 @@ def error_vs_weight_decay(given: FigureInput) -> Figure:
         axes.set_xlabel(label)
     keys = ["optimizer", "weight_decay", "batch_size", "num_epochs"]
     draw_legend(figure, trials, series_of(trials, keys, chosen=given.chosen))
-    draw_caption(figure, trials, keys, "error bars: mean ± std")
+    draw_caption(figure, trials, keys, "error bars: mean ± std over {seeds}")
     return figure
 
 
@@ -99,7 +99,7 @@ def error_vs_sparsity(given: FigureInput) -> Figure:
         number_axis(axes, own, "noise_sparsity")
     row[0].set_ylabel("test error")
     draw_legend(figure, trials, lines)
-    draw_caption(figure, trials, ["optimizer", "noise_sparsity", "batch_size"], "error bars: mean ± std")
+    draw_caption(figure, trials, ["optimizer", "noise_sparsity", "batch_size"], "error bars: mean ± std over {seeds}")
     return figure
 
 
@@ -127,7 +127,7 @@ def error_vs_betas(given: FigureInput) -> Figure | None:
     lines = series_of(trials, ("optimizer", "batch_size", "beta1", "beta2"), ("weight_decay",), given.chosen)
     draw_legend(figure, trials, lines)
     keys = ["optimizer", "weight_decay", "batch_size", "beta1", "beta2"]
-    draw_caption(figure, trials, keys, "error bars: mean ± std")
+    draw_caption(figure, trials, keys, "error bars: mean ± std over {seeds}")
     return figure
 
 

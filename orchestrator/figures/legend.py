@@ -58,10 +58,10 @@ def _inches(legend: Legend) -> tuple[float, float]:
 
 
 def draw_caption(figure: Figure, trials: pd.DataFrame, keys: Sequence[str], what: str) -> None:
-    """Write a line below the panels: what the bars are, how many seeds, and the setting that all trials share."""
+    """Write a line below the panels: `what` with the number of seeds for `{seeds}`, and the setting of all trials."""
     seeds = trials.groupby(list(keys), dropna=False)["seed"].nunique()
     low, high = int(seeds.min()), int(seeds.max())
     count = f"{low} seed{'s' * (low != 1)}" if low == high else f"{low} to {high} seeds"
     shared = [name for name in _SETTING if name in trials and trials[name].nunique() == 1]
     setting = ", ".join(f"{symbol(name)} = {number_text(trials[name].iloc[0])}" for name in shared)
-    figure.supxlabel(f"{what} over {count}    {setting}", fontsize=8.5, color="0.35")
+    figure.supxlabel(f"{what.format(seeds=count)}    {setting}", fontsize=8.5, color="0.35")

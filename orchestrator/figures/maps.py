@@ -27,6 +27,7 @@ from search_spaces.level_set.model import LevelSetModel, fit
 from trainables.config import Optimizer
 
 _DECAY = "weight_decay"
+_CAPTION = "every dot a trial (filled: works); {seeds} at each point"
 _CELLS = 80
 """Places along each axis at which the model is evaluated."""
 _SURE = 0.975
@@ -80,7 +81,7 @@ def phase_diagram(given: FigureInput) -> Figure | None:
         number_axis(panels[0], trials, other, on="y")
     panels[0].set_ylabel(symbol(other))
     _place_legend(figure)
-    draw_caption(figure, trials, [*fields, "optimizer"], "every dot a trial (filled: works); points")
+    draw_caption(figure, trials, [*fields, "optimizer"], _CAPTION)
     return figure
 
 
@@ -112,7 +113,7 @@ def scaling(given: FigureInput) -> Figure | None:
     handles = [Line2D([], [], color=look.colour, label=look.name) for look in looks]
     handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label="the theory's slope"))
     place_legend(figure, handles)
-    draw_caption(figure, trials, [name, _DECAY, "optimizer"], "every dot a trial (filled: works); points")
+    draw_caption(figure, trials, [name, _DECAY, "optimizer"], _CAPTION)
     return figure
 
 
@@ -240,7 +241,7 @@ def _draw_law(axes: Axes, trials: pd.DataFrame, name: str, q: int, optimizer: Op
     look, theory = look_of(optimizer), theory_exponent(optimizer, q)
     law = fit_scaling(trials[name], trials[_DECAY], trials["works"])
     if law.num_x < 2:
-        return f"{look.name}: $k$ needs draws at two values of {symbol(name)}"
+        return f"{look.name}: $k$ needs trials at two values of {symbol(name)}"
     x = np.geomspace(trials[name].min(), trials[name].max(), _CELLS)
     threshold, k = law.threshold(x), law.exponent()
     axes.plot(x, 10**threshold.value, color=look.colour, linewidth=2, zorder=4)

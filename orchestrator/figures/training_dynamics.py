@@ -91,7 +91,7 @@ def _finish(figure: Figure, trials: pd.DataFrame, keys: Sequence[str]) -> None:
     """Draw the legend of all panels and the caption."""
     handles = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
     place_legend(figure, [line for label, line in handles.items() if not str(label).startswith("_")])
-    draw_caption(figure, trials, keys, "lines and bands: mean and range")
+    draw_caption(figure, trials, keys, "lines and bands: mean and range over {seeds}")
 
 
 def _check(traces: pd.DataFrame, names: Sequence[str], what: str) -> None:

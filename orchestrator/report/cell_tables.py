@@ -46,13 +46,14 @@ def best_table(best: pd.DataFrame, over: Sequence[str]) -> pd.DataFrame:
     pairs = zip(best["n"].astype(int), best["num_seeds"], strict=True)
     table["n"] = [str(n) if n == num_seeds else f"{n} of {num_seeds}" for n, num_seeds in pairs]
     table["error"] = [mean_std(*pair) for pair in zip(best["mean"], best["std"], strict=True)]
-    table["on the grid's edge"] = best["is_on_edge"].map({True: "yes", False: "no"})
+    table["at an end of the grid"] = best["is_on_edge"].map({True: "yes", False: "no"})
     return table
 
 
 def best_note(best: pd.DataFrame, over: Sequence[str]) -> str:
     """The rows of `best_cells` summed up in one line."""
     fewer = int((best["n"] < best["num_seeds"]).sum())
-    return f"best {', '.join(over)} of each point, on the grid's edge at {best['is_on_edge'].sum()} of {len(best)}" + (
-        f", with fewer seeds than others at {fewer}" if fewer else ""
+    return (
+        f"best {', '.join(over)} of each point, at an end of the grid at {best['is_on_edge'].sum()} of {len(best)}"
+        + (f", with fewer seeds than others at {fewer}" if fewer else "")
     )

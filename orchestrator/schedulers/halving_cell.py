@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from orchestrator.errors import SweepError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.schedulers.scheduler import Task
 from orchestrator.sweeps.halving_search import HalvingSearch
 from orchestrator.sweeps.value import Sweep, make_trial
-from search_spaces.samplers.registry import Observation, sampler_named
+from search_spaces.samplers.registry import Observation, check_points, sampler_named
 from trainables.config import TrialConfig
 from trainables.registry import workload
 
@@ -64,6 +65,10 @@ class CellSearch:
             seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
             propose = sampler_named(self._search.sampler)
             params = propose(self._space, history, self._search.per_round, seed)
+            try:
+                check_points(self._search.sampler, params, self._search.per_round, self._space)
+            except ValueError as fault:
+                raise SweepError(f"{self._sweep.name}: {fault}") from None
             self._ledger.asks.put(self._id, number, params)
             self._add_round(params)
 

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from orchestrator.analysis.claims import cell_claims, seeds_to_add
+from orchestrator.errors import SweepError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.schedulers.map_results import MapResults
 from orchestrator.sweeps.map_trials import BOUNDARY, CLAIM, claim_keys
-from search_spaces.samplers.registry import boundary_sampler_named
+from search_spaces.samplers.registry import boundary_sampler_named, check_points
 from trainables.config import TrialConfig
 
 ROUNDS_AHEAD = 2
@@ -165,6 +166,10 @@ class BoundaryRounds:
                 seed=self._seed,
                 number=number * self._results.search.per_round,
             )
+            try:
+                check_points(self._results.search.sampler, params, self._results.search.per_round, self._axes)
+            except ValueError as fault:
+                raise SweepError(f"{self._results.sweep.name}: {fault}") from None
             points = [{name: axis.nearest(point[name]) for name, axis in self._axes.items()} for point in params]
             self._ledger.asks.put(self._id, number, points)
             self._add_round(points)

@@ -155,6 +155,7 @@ NAMES = {
     ("orchestrator.ledger_schema", "worth_keeping"): "orchestrator.ledger.standing",
     ("orchestrator.map_draws", "BOUNDARY"): "orchestrator.sweeps.map_trials",
     ("orchestrator.map_draws", "CLAIM"): "orchestrator.sweeps.map_trials",
+    ("orchestrator.map_draws", "claim_draws"): "orchestrator.sweeps.map_trials as claim_ids",
     ("orchestrator.map_draws", "claim_keys"): "orchestrator.sweeps.map_trials",
     ("orchestrator.map_draws", "make_map_trial"): "orchestrator.sweeps.map_trials",
     ("orchestrator.map_draws", "seed_trial"): "orchestrator.sweeps.map_trials",
@@ -189,7 +190,7 @@ NAMES = {
     ("trainables.result", "SignAgreementTracePoint"): "trainables.sign_agreement.config",
     ("trainables.result", "TwoLayerCNNTracePoint"): "trainables.two_layer_cnn.config",
 }
-"""Old module and name -> new module, for names that moved elsewhere than their module."""
+"""Old module and name -> new module, for names that moved elsewhere than their module; `as` gives a new name."""
 
 
 def place_of(error: ImportError) -> str | None:

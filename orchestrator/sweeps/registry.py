@@ -33,7 +33,7 @@ def sweep(function: SweepFunction) -> SweepFunction:
         The same function.
 
     Raises:
-        SweepError: The name is a command's, or another module has registered it.
+        SweepError: Another module has registered the name, or it is a command's; `orchestrator.launch` knows those.
 
     Example:
         >>> from orchestrator import Grid, Sweep, sweep

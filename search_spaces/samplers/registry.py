@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
-from search_spaces.space import Space
+from search_spaces.space import MixedSpace, Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,9 @@ class ProposeBoundary(Protocol):
     """Proposes `num` points that tell most about a boundary; equal arguments give equal points.
 
     `history` has the points of complete rounds, each with its outcomes (1 works, 0 does not, None unknown); `pending`
-    the points whose outcome is not known yet. `seed` is the search's, `number` counts the points of earlier rounds.
+    the points whose outcome is not known yet. `seed` is the search's. `number` is the index of the first proposed
+    point in the whole search, which distinguishes rounds with the same seed. Both are passed by keyword. The map rounds
+    each value to its axis.
     """
 
     def __call__(
@@ -89,6 +91,25 @@ def boundary_sampler_named(name: str) -> ProposeBoundary:
     found = BOUNDARY_SAMPLERS[name]
     loaded: ProposeBoundary = _opened(found) if isinstance(found, str) else found
     return loaded
+
+
+def check_points(name: str, points: Sequence[Mapping[str, Any]], num: int, space: MixedSpace) -> None:
+    """Raise `ValueError` unless the sampler of that name returned `num` points of the space.
+
+    A search records what it asks, and every later launch reads that record: a wrong point must not reach it.
+    """
+    if len(points) != num:
+        raise ValueError(f"sampler {name!r} returned {len(points)} points, {num} were asked")
+    for point in points:
+        if set(point) != set(space):
+            raise ValueError(
+                f"sampler {name!r} returned a point of {', '.join(sorted(point)) or 'no field'}, the space has "
+                f"{', '.join(sorted(space))}"
+            )
+        for field, axis in space.items():
+            low, high, value = axis.at(0.0), axis.at(1.0), point[field]
+            if not isinstance(value, int | float) or not low <= value <= high:
+                raise ValueError(f"sampler {name!r} returned {field}={value!r}, the axis is {low:g} to {high:g}")
 
 
 def _opened(place: str) -> Any:

@@ -10,12 +10,12 @@ from optuna.trial import create_trial
 
 from search_spaces.space import MixedSpace
 
-Draw = tuple[Mapping[str, Any], float]
+Tried = tuple[Mapping[str, Any], float]
 """The parameters of a trial, and whether it worked: 1 or 0."""
 
 
-def write_study(name: str, space: MixedSpace, draws: Sequence[Draw], storage: str) -> optuna.Study:
-    """Write a study of that name, with `draws` as its complete trials; it replaces an existing study.
+def write_study(name: str, space: MixedSpace, trials: Sequence[Tried], storage: str) -> optuna.Study:
+    """Write a study of that name, with `trials` as its complete trials; it replaces an existing study.
 
     Trials with values outside an axis are left out, since Optuna accepts only values in its distributions.
     """
@@ -25,7 +25,7 @@ def write_study(name: str, space: MixedSpace, draws: Sequence[Draw], storage: st
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
     distributions = {field: axis.distribution() for field, axis in space.items()}
     inside = [
-        (params, value) for params, value in draws if all(a.nearest(params[f]) == params[f] for f, a in space.items())
+        (params, value) for params, value in trials if all(a.nearest(params[f]) == params[f] for f, a in space.items())
     ]
     study.add_trials(
         [create_trial(params=dict(params), distributions=distributions, value=float(value)) for params, value in inside]

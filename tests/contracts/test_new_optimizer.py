@@ -13,7 +13,7 @@ from orchestrator.errors import SweepError
 from orchestrator.figures.style import look_of
 from orchestrator.sweeps.overrides import parse_setting
 from orchestrator.sweeps.value import Grid, Sweep
-from tests.support.registration import registered
+from tests.support.registration import TOYS, registered
 from trainables.config import Optimizer
 from trainables.contract import Member
 from trainables.errors import ConfigError
@@ -88,6 +88,15 @@ def test_a_sweep_with_an_optimizer_that_nothing_trains_is_refused_before_trainin
         f"plain: optimizer 'lion' has no update rule: its register_optimizer in {__name__} needs "
         'entries={"torch": "module:function"}'
     )
+
+
+def test_a_users_workload_refuses_it_as_well(lion: Optimizer) -> None:
+    with registered(*TOYS):
+        register_optimizer("lion", is_coupled=True, has_moments=True, module=__name__)
+        base = {"num_epochs": 2, "learning_rate": 1e-2, "batch_size": 4}
+        toys = Sweep("toys", "", (Grid({"lion": {"weight_decay": 1.0}}, {}, base),), seeds=(0,), workload="toy")
+        with pytest.raises(ConfigError, match=r"^toys: optimizer 'lion' has no update rule: "):
+            toys.configs()
 
 
 def test_a_sweep_that_asks_for_its_certificates_is_refused_before_training(lion: Optimizer) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.errors import SweepError
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.schedulers.plan import plan_sweep
 from orchestrator.sweeps.halving_search import HalvingSearch
 from orchestrator.sweeps.map_search import MapSearch
 from orchestrator.sweeps.value import Grid, Sweep
@@ -128,3 +130,37 @@ def test_the_toy_is_another_search_and_an_unknown_sampler_is_refused() -> None:
     assert tpe.key(cell) != even.key(cell)
     with pytest.raises(SweepError, match="unknown sampler 'evem'; did you mean 'even'"):
         sweep("evem")
+
+
+WRONG = {
+    "two_points": (lambda point: [point] * 2, r"returned 2 points, \d were asked"),
+    "no_points": (lambda point: [], r"returned 0 points, \d were asked"),
+    "other_names": (lambda point: None, "returned a point of learning_rate, the space has learning_rate, weight_decay"),
+    "nan": (lambda point: {**point, "weight_decay": math.nan}, "returned weight_decay=nan, the axis is 1e-07 to 1"),
+    "outside": (lambda point: {**point, "weight_decay": 2.0}, "returned weight_decay=2.0, the axis is 1e-07 to 1"),
+    "text": (lambda point: {**point, "weight_decay": "1"}, "returned weight_decay='1', the axis is 1e-07 to 1"),
+}
+
+
+@pytest.mark.parametrize("kind", ["halving", "map"])
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_points_are_refused_and_never_recorded(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil, message = WRONG[name]
+
+    def wrong(space: Space, history: Any, *rest: Any, **more: Any) -> Any:
+        num = rest[0] if kind == "halving" else rest[1]
+        point = {"learning_rate": 1e-4, "weight_decay": 1e-3}
+        spoilt = spoil(point)
+        if isinstance(spoilt, list):
+            return spoilt
+        return [{"learning_rate": 1e-4} if spoilt is None else spoilt] * num
+
+    monkeypatch.setitem(SAMPLERS, "wrong", wrong)
+    monkeypatch.setitem(BOUNDARY_SAMPLERS, "wrong", wrong)
+    one, ledger = sweep("wrong") if kind == "halving" else small_map("wrong"), Ledger(str(tmp_path))
+    with pytest.raises(SweepError, match=rf"^{one.name}: sampler 'wrong' {message}$"):
+        plan_sweep(one, ledger).scheduler.advance()
+    assert plan_sweep(one, ledger).num_done == 0
+    assert not list(tmp_path.rglob("round-*"))

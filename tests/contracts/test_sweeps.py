@@ -70,7 +70,7 @@ class TestEverySweep:
         assert {config.num_epochs for config in changed.configs()} == {2}
         assert (changed.name, changed.figures, changed.seeds) == (made.name, made.figures, made.seeds)
         if isinstance(made.search, MapSearch):
-            with pytest.raises(SweepError, match="draw their own seeds"):
+            with pytest.raises(SweepError, match="its seeds cannot be chosen"):
                 made.with_overrides(seeds="7")
         else:
             assert {config.seed for config in made.with_overrides(seeds="7").configs()} == {7}

@@ -1,8 +1,9 @@
 """Runs `python -m ...`, `-c ...` or a script in a process forked from one that has already imported the product.
 
 A launch of a few short trials takes six seconds of a core, nearly all of them for imports and for loading compiled
-code. The forked process takes under one, and is like any other: it has its own folder, environment, output and exit
-code, and ends as an interpreter does. Tests of signals, of kills and of what an import loads start an interpreter.
+code. The forked process takes under one. It has its own folder, environment, output, exit code and random numbers, but
+it shares the hash seed of its server, and at its end it does not clear its memory. Tests of signals, of kills, of what
+an import loads, and one side of each comparison of two launches start an interpreter.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import atexit
 import gc
 import json
 import os
+import random
 import runpy
 import select
 import signal
@@ -21,25 +23,43 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import FrameType, ModuleType
+from typing import Any, NoReturn
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-_READ_AT_START = ("PYTHON", "LC_", "LANG", "NUMBA_", "OMP_", "OPENBLAS_", "MKL_", "MPL")
-"""Variables that Python and libraries read when they start or are imported; PYTHONPATH is the server's own."""
+_READ_AT_START = (
+    "PYTHON",
+    "LC_",
+    "LANG",
+    "NUMBA_",
+    "OMP_",
+    "OPENBLAS_",
+    "MKL_",
+    "MPL",
+    "TZ",
+    "TMP",
+    "FORCE_COLOR",
+    "TERMINAL_WIDTH",
+    "LAMBDA_ATLAS_GIT_SHA",
+)
+"""Variables that Python, libraries or our own caches read once."""
 
 _IMPORTED = (
     "alembic.command",
     "mlflow",
     "mlflow.store.tracking.sqlalchemy_store",
     "optuna",
-    "orchestrator.commands.data",
+    # in the order of `launch.py`, which is that of `--help`
     "orchestrator.commands.run",
     "orchestrator.commands.show",
     "orchestrator.commands.export",
+    "orchestrator.commands.data",
     "orchestrator.driver.exports",
     "orchestrator.driver.run",
     "orchestrator.executors.inline",
@@ -66,7 +86,9 @@ def run_python(
 ) -> subprocess.CompletedProcess[str]:
     """Run `python *words` to its end; an environment that acts at start gets a new interpreter."""
     arguments = [str(word) for word in words]
-    differs = {name for name in {*env, *os.environ} if env.get(name) != os.environ.get(name)} - {"PYTHONPATH"}
+    differs = {name for name in {*env, *os.environ} if env.get(name) != os.environ.get(name)}
+    if env.get("PYTHONPATH") == str(ROOT):
+        differs.discard("PYTHONPATH")
     if any(name.startswith(_READ_AT_START) for name in differs):
         return subprocess.run(
             [sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=timeout
@@ -84,16 +106,19 @@ def _forked(words: list[str], cwd: Path, env: Mapping[str, str], *, outputs: tup
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(_server())
         request = json.dumps({"words": words, "cwd": str(cwd), "env": dict(env)}).encode()
+        connection.settimeout(timeout)
         socket.send_fds(connection, [len(request).to_bytes(8, "big")], list(outputs))
         connection.sendall(request)
         with connection.makefile() as answers:
             group = int(answers.readline())
-            connection.settimeout(timeout)
             try:
                 return int(answers.readline())
-            except TimeoutError:
-                os.killpg(group, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(words, timeout) from None
+            except BaseException as failure:  # whatever ends the wait ends the process, as in subprocess.run
+                with suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+                if isinstance(failure, TimeoutError):
+                    raise subprocess.TimeoutExpired(words, timeout) from None
+                raise
 
 
 @cache
@@ -135,19 +160,34 @@ def _watched(connection: socket.socket) -> dict[str, Any] | None:
     header, outputs, _, _ = socket.recv_fds(connection, 8, 2)
     with connection.makefile("rb") as incoming:
         request: dict[str, Any] = json.loads(incoming.read(int.from_bytes(header, "big")))
+    ready, go = os.pipe()
     pid = os.fork()
     if pid:
-        connection.sendall(f"{pid}\n".encode())
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        connection.sendall(f"{code}\n".encode())
-        os._exit(0)
-    connection.close()
+        os.read(ready, 1)  # the group exists
+        _report(connection, pid)
     os.setsid()
+    os.write(go, b"1")
+    os.close(ready)
+    os.close(go)
+    connection.close()
     nothing = os.open(os.devnull, os.O_RDONLY)
     for target, source in enumerate((nothing, *outputs)):
         os.dup2(source, target)
         os.close(source)
     return request
+
+
+def _report(connection: socket.socket, pid: int) -> NoReturn:
+    """Send the group and, once it has ended, the exit code; a client that has gone ends the group."""
+    connection.sendall(f"{pid}\n".encode())
+    ended = os.pidfd_open(pid)
+    readable, _, _ = select.select([ended, connection], [], [])
+    if ended not in readable:
+        os.killpg(pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with suppress(BrokenPipeError):
+        connection.sendall(f"{code}\n".encode())
+    os._exit(0)
 
 
 def _reap(signal_number: int, frame: FrameType | None) -> None:
@@ -182,9 +222,11 @@ def _main() -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     sys.stdin, sys.stdout, sys.stderr = (
-        open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
-        for number, mode in ((0, "r"), (1, "w"), (2, "w"))
+        open(number, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
+        for number, mode, errors in ((0, "r", "strict"), (1, "w", "strict"), (2, "w", "backslashreplace"))
     )
+    random.seed()
+    np.random.seed()
     _end(_exit_code(partial(_run, request["words"])))
 
 
@@ -197,7 +239,9 @@ def _run(words: list[str]) -> None:
     elif words[0] == "-c":
         sys.path[0] = ""
         sys.argv = ["-c", *words[2:]]
-        exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
+        main = ModuleType("__main__")
+        sys.modules["__main__"] = main
+        exec(compile(words[1], "<string>", "exec"), vars(main))
     else:
         sys.path[0] = str(Path(words[0]).resolve().parent)
         sys.argv = words

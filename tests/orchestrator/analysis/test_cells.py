@@ -325,7 +325,7 @@ def test_the_best_rate_is_the_lowest_mean_over_seeds_and_says_whether_it_is_on_t
         sorted(zip(kept["noise_sparsity"], kept["learning_rate"], strict=True)) == [(50, 1e-5)] * 2 + [(100, 1e-4)] * 2
     )
     text = best_table(best.reset_index(), ["learning_rate"])
-    assert text["on the grid's edge"].tolist() == ["yes", "no"]
+    assert text["at an end of the grid"].tolist() == ["yes", "no"]
     assert text["best learning_rate"].tolist() == ["1e-05", "0.0001"]
     assert text["n"].tolist() == ["2", "2"]
 
@@ -369,7 +369,7 @@ def test_one_lucky_seed_is_not_the_best(second: str, tmp_path: Path) -> None:
         results += rates_of({1e-3: (0.1, 0.0)}, outcome="stuck")[1:]
     best = best_cells(trials_of(results, tmp_path), ["learning_rate"])
     assert best[["learning_rate", "n", "num_seeds"]].to_numpy().tolist() == [[1e-4, 2, 2]]
-    assert best_note(best, ["learning_rate"]).endswith("on the grid's edge at 1 of 1")
+    assert best_note(best, ["learning_rate"]).endswith("at an end of the grid at 1 of 1")
 
 
 def test_a_best_of_fewer_seeds_says_so(tmp_path: Path) -> None:

@@ -288,7 +288,7 @@ def test_a_pruned_trial_that_is_asked_for_in_full_goes_on_from_its_state(
 def test_the_same_search_elsewhere_and_on_ray_asks_the_same(finished: tuple[Path, str], tmp_path: Path) -> None:
     for executor in ("inline", "ray"):
         other = folder_of(tmp_path / executor)
-        checked(other, "searched", *PLAIN, "--executor", executor)
+        checked(other, "searched", *PLAIN, "--executor", executor, PYTHONHASHSEED="1")  # its own interpreter
         assert rows(other / "results") == rows(finished[0] / "results")
 
 
