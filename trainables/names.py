@@ -8,9 +8,11 @@ defined with each table; a user's module gives its entries to `register_optimize
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import GetCoreSchemaHandler
@@ -176,6 +178,9 @@ def register_optimizer(
     if name in _OPTIMIZERS and (name not in _PLACES or _PLACES[name].module != module):
         taken_by = _PLACES[name].module if name in _PLACES else "lambda-atlas itself"
         raise ConfigError(f"an optimizer named {name!r} is registered by {taken_by}: choose another name")
+    for key, place in (entries or {}).items():
+        if not isinstance(place, str) or not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", place):
+            raise ConfigError(f"entry {key!r} of optimizer {name!r} must be 'module:name', got {place!r}")
     optimizer = _named(name)
     OPTIMIZER_TRAITS[optimizer] = OptimizerTraits(is_coupled, has_moments)
     _PLACES[name] = _Places(module, dict(entries or {}))
@@ -217,6 +222,10 @@ def check_torch_rule(optimizer: Optimizer) -> None:
             f"optimizer {str(optimizer)!r} has no update rule: its register_optimizer in {_PLACES[optimizer].module} "
             'needs entries={"torch": "module:function"}'
         )
+    if optimizer in _PLACES:
+        module = _PLACES[optimizer].entries[TORCH].partition(":")[0]
+        if not _is_there(module):
+            raise ConfigError(f"optimizer {str(optimizer)!r} has its update rule in {module}, which cannot be imported")
 
 
 def entry_of(optimizer: Optimizer, table: Mapping[Optimizer, Entry], what: str) -> Entry:
@@ -224,6 +233,14 @@ def entry_of(optimizer: Optimizer, table: Mapping[Optimizer, Entry], what: str) 
     if optimizer not in table:
         raise ConfigError(f"optimizer {str(optimizer)!r} has no entry for {what} (known: {', '.join(sorted(table))})")
     return table[optimizer]
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module could be imported; of its packages only those around it are."""
+    try:
+        return module in sys.modules or find_spec(module) is not None
+    except ImportError:
+        return False
 
 
 def _registered_in(module: str, name: str) -> Optimizer:

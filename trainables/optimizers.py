@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainables.config import Optimizer, TrialConfig
+from trainables.errors import ConfigError
 from trainables.names import TORCH, OptimizerTable
 
 TorchRule = Callable[..., torch.optim.Optimizer]
@@ -104,3 +106,21 @@ def make_optimizer(config: TrialConfig, params: Iterable[Tensor], **variant: Any
 def set_moments(optimizer: torch.optim.Optimizer, w: Tensor, step: Tensor, first: Tensor, second: Tensor) -> None:
     """Give parameter `w` its moments after `step` steps; the optimizer updates these tensors in place."""
     optimizer.state[w] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+
+
+def check_state(
+    optimizer: torch.optim.Optimizer, config: TrialConfig, moments: Mapping[str, Tensor] = MappingProxyType({})
+) -> None:
+    """Raise `ConfigError` if a rule has put state where engines do not save it, or has replaced what they save.
+
+    Engines stop and resume between any two epochs. A rule of a user's that kept a momentum buffer of its own would
+    start it anew each time, and its numbers would depend on when that was.
+    """
+    for state in optimizer.state.values():
+        others = sorted(set(state) - {"step", "exp_avg", "exp_avg_sq"})
+        replaced = [name for name, tensor in moments.items() if state.get(name) is not tensor]
+        if others or replaced:
+            raise ConfigError(
+                f"optimizer {str(config.optimizer)!r} keeps its state in {', '.join(others or replaced)}: engines save "
+                "exp_avg and exp_avg_sq only, and a rule must update these tensors in place"
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,7 +58,7 @@ def list_sweeps(module: Module = None) -> None:
         try:
             sweep = find_sweep(name)
             table.add_row(name, str(sweep.num_trials), Text(sweep.title))
-        except UserError as fault:  # a faulty sweep of the user's does not hide the others
+        except Exception as fault:  # a faulty sweep of the user's does not hide the others
             table.add_row(name, "-", Text(str(fault)))
     Console().print(table)
 
@@ -81,13 +81,18 @@ def status(
     names = [name]
     if name == ALL_SWEEPS:
         names = [one for one, make in load_sweeps(module).items() if workload is None or takes_workload(make)]
-    states, refusals = {}, {}
+    states: dict[str, Any] = {}
+    refusals: dict[str, Exception] = {}
     for one in names:
         try:
             sweep = chosen_sweep(one, module=module, sets=sets, seeds=seeds, workload=workload, data=data)
             states[sweep.name] = sweep_status(sweep, ledger_of(sweep, out))
         except UserError as refusal:
             refusals[one] = refusal
+        except Exception as fault:  # a faulty sweep of the user's does not hide the others
+            if name != ALL_SWEEPS:
+                raise
+            refusals[one] = fault
     if not states:
         raise next(iter(refusals.values()))
     for one, why in refusals.items():

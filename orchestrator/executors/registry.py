@@ -55,6 +55,11 @@ def executor(name: str, *, takes_address: bool = False) -> Callable[[Connect], C
     """Register the decorated function as an executor, here or in a user's module (`--module`)."""
 
     def enter(connect: Connect) -> Connect:
+        taken = EXECUTORS.get(name)
+        if taken is not None:
+            owner = taken.connect.partition(":")[0] if isinstance(taken.connect, str) else taken.connect.__module__
+            if owner != connect.__module__:
+                raise SweepError(f"an executor named {name!r} is registered by {owner}: choose another name")
         EXECUTORS[name] = Place(connect, takes_address)
         return connect
 

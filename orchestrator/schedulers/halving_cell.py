@@ -69,6 +69,7 @@ class CellSearch:
                 check_points(self._search.sampler, params, self._search.per_round, self._space)
             except ValueError as fault:
                 raise SweepError(f"{self._sweep.name}: {fault}") from None
+            params = [{field: float(value) for field, value in point.items()} for point in params]
             self._ledger.asks.put(self._id, number, params)
             self._add_round(params)
 

@@ -61,7 +61,7 @@ class HalvingSearch:
         if min(self.rounds, self.per_round, self.num_rungs) < 1 or self.reduction < 2:
             raise SweepError(f"a search needs rounds, per_round, num_rungs >= 1 and reduction >= 2, got {self}")
         if self.sampler not in SAMPLERS:
-            raise SweepError(unknown_name("sampler", self.sampler, SAMPLERS))
+            raise SweepError(unknown_name("sampler", str(self.sampler), SAMPLERS))
 
     def axes(self, cell: Mapping[str, Any]) -> Space:
         """The fields to search in a cell, with their axes; raises `SweepError` if there are none."""

@@ -70,7 +70,9 @@ class MapSearch:
         if min(self.rounds, self.line_rounds) < 0 or self.per_round < 1 or self.max_epochs < 1:
             raise SweepError(f"a map needs rounds, line_rounds >= 0 and per_round, max_epochs >= 1, got {self}")
         if self.sampler not in BOUNDARY_SAMPLERS:
-            raise SweepError(unknown_name("sampler", self.sampler, BOUNDARY_SAMPLERS))
+            raise SweepError(unknown_name("sampler", str(self.sampler), BOUNDARY_SAMPLERS))
+        if not self.space or not all(isinstance(axes, Mapping) for axes in self.space.values()):
+            raise SweepError(f"a map's space maps each optimizer to its fields and their axes, got {self.space!r}")
         if len({frozenset(axes) for axes in self.space.values()}) != 1:
             raise SweepError("a map needs one space with the same fields for every optimizer")
         for name in (name for line in self.lines for name in line):

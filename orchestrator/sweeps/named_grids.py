@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.sweeps.halving_search import HalvingSearch
 from orchestrator.sweeps.paper_setups import arms_of, named_sweep
 from orchestrator.sweeps.registry import sweep
 from orchestrator.sweeps.setups import DEFAULT
@@ -32,7 +33,7 @@ def grid_betas(workload: str = DEFAULT) -> Sweep:
 @sweep
 def tune_wd(workload: str = DEFAULT) -> Sweep:
     """Adam and AdamW each at its best: a search for (learning rate, weight decay) at every batch size."""
-    return named_sweep("tune_wd", "Each optimizer at its best", workload)
+    return named_sweep("tune_wd", "Each optimizer at its best", workload, HalvingSearch)
 
 
 @sweep

@@ -13,13 +13,13 @@ from search_spaces import maps, paper
 @sweep
 def map_wd(workload: str = DEFAULT) -> Sweep:
     """The map of weight decay against batch size: where Adam works, where AdamW works, and how surely."""
-    return named_sweep("map_wd", "Where each optimizer works, by batch size", workload)
+    return named_sweep("map_wd", "Where each optimizer works, by batch size", workload, MapSearch)
 
 
 @sweep
 def map_lr_wd(workload: str = DEFAULT) -> Sweep:
     """The map of weight decay against learning rate, at the small batch size of the paper."""
-    return named_sweep("map_lr_wd", "Where each optimizer works, by learning rate", workload)
+    return named_sweep("map_lr_wd", "Where each optimizer works, by learning rate", workload, MapSearch)
 
 
 @sweep

@@ -9,6 +9,7 @@ from orchestrator.errors import SweepError, unknown_name
 from orchestrator.sweeps.claim_rule import ClaimRule
 from orchestrator.sweeps.halving_search import HalvingSearch
 from orchestrator.sweeps.map_search import MapSearch
+from orchestrator.sweeps.search import Search
 from orchestrator.sweeps.setups import DEFAULT, SETUPS, Experiment, Setup, setup, sweep_in
 from orchestrator.sweeps.value import Grid, Sweep
 from search_spaces import maps, paper, tuning
@@ -28,7 +29,7 @@ IMAGE_RULE = ClaimRule(max_train_error=0.05, max_test_error=0.3)
 """When an image classifier works: less strict than the default, since error rates on real images are never zero."""
 
 
-def named_sweep(name: str, title: str, workload: str) -> Sweep:
+def named_sweep(name: str, title: str, workload: str, search: type[Search] | None = None) -> Sweep:
     """The sweep of that name in the setup that `--workload` names; `SweepError` offers the nearest setup."""
     dataset, _, architecture = workload.rpartition("_")
     if workload in SETUPS:
@@ -37,7 +38,7 @@ def named_sweep(name: str, title: str, workload: str) -> Sweep:
         made = _images(dataset, Architecture(architecture))
     else:
         raise SweepError(unknown_name("workload", workload, known_workloads()))
-    return sweep_in(made, workload, name, title)
+    return sweep_in(made, workload, name, title, search)
 
 
 def known_workloads() -> list[str]:

@@ -67,6 +67,8 @@ def find_sweep(name: str, module: str | None = None, workload: str | None = None
         raise SweepError(f"the sweep {name} has one workload, {known[name]().workload}: it takes no --workload")
     if not isinstance(found, Sweep):
         raise SweepError(f"the function {name} must return a Sweep, got {found!r}")
+    if found.name != name and found.name in known:
+        raise SweepError(f"{name} with --workload {workload} would be {found.name}, another sweep: rename one of them")
     expected = {name, f"{name}_{workload}"}
     if found.name not in expected:  # else its lease, figures and MLflow run would be another sweep's
         raise SweepError(f"the function {name} returns a sweep named {found.name!r}: give both the same name")
@@ -96,4 +98,6 @@ def load_sweeps(module: str | None = None) -> dict[str, SweepFunction]:
             if not is_absent or not f"{module}.".startswith(f"{error.name}."):
                 raise
             raise SweepError(f"no module {module!r} in the current folder or on PYTHONPATH") from None
+        except SystemExit as end:
+            raise SweepError(f"--module {module} ends the process when it is imported (exit code {end.code})") from None
     return SWEEPS

@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from numbers import Real
 from typing import Any, Protocol
 
 from search_spaces.space import MixedSpace, Space
+
+_SLACK = 1 + 1e-9
+"""An end of an axis that was computed by logarithms may lie outside of it by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ def sampler(name: str) -> Callable[[Propose], Propose]:
     """Decorator that registers a function as a sampler, here or in a user's module (`--module`)."""
 
     def enter(propose: Propose) -> Propose:
+        _check_free(name, SAMPLERS.get(name), propose)
         SAMPLERS[name] = propose
         return propose
 
@@ -80,6 +85,7 @@ def boundary_sampler(name: str) -> Callable[[ProposeBoundary], ProposeBoundary]:
     """Enter the function that follows as a sampler of maps, here or in a user's module (`--module`)."""
 
     def enter(propose: ProposeBoundary) -> ProposeBoundary:
+        _check_free(name, BOUNDARY_SAMPLERS.get(name), propose)
         BOUNDARY_SAMPLERS[name] = propose
         return propose
 
@@ -98,18 +104,26 @@ def check_points(name: str, points: Sequence[Mapping[str, Any]], num: int, space
 
     A search records what it asks, and every later launch reads that record: a wrong point must not reach it.
     """
-    if len(points) != num:
-        raise ValueError(f"sampler {name!r} returned {len(points)} points, {num} were asked")
+    if not isinstance(points, Sequence) or len(points) != num:
+        returned = f"{len(points)} points" if isinstance(points, Sequence) else repr(points)
+        raise ValueError(f"sampler {name!r} returned {returned}, a list of {num} was asked")
     for point in points:
-        if set(point) != set(space):
-            raise ValueError(
-                f"sampler {name!r} returned a point of {', '.join(sorted(point)) or 'no field'}, the space has "
-                f"{', '.join(sorted(space))}"
-            )
+        if not isinstance(point, Mapping) or set(point) != set(space):
+            returned = f"fields {', '.join(map(str, point))}" if isinstance(point, Mapping) else repr(point)
+            raise ValueError(f"sampler {name!r} returned a point with {returned}, the space has {', '.join(space)}")
         for field, axis in space.items():
             low, high, value = axis.at(0.0), axis.at(1.0), point[field]
-            if not isinstance(value, int | float) or not low <= value <= high:
+            if not isinstance(value, Real) or not low / _SLACK <= float(value) <= high * _SLACK:
                 raise ValueError(f"sampler {name!r} returned {field}={value!r}, the axis is {low:g} to {high:g}")
+
+
+def _check_free(name: str, taken: Any, function: Any) -> None:
+    """Raise `ValueError` for another module's name: its searches would read the asks of this one."""
+    if taken is None:
+        return
+    owner = taken.partition(":")[0] if isinstance(taken, str) else taken.__module__
+    if owner != function.__module__:
+        raise ValueError(f"a sampler named {name!r} is registered by {owner}: choose another name")
 
 
 def _opened(place: str) -> Any:

@@ -12,7 +12,7 @@ from orchestrator.driver.run import run_sweep
 from orchestrator.errors import SweepError
 from orchestrator.executors.executor import Executor, ReportSink
 from orchestrator.executors.pack_queue import PackQueue
-from orchestrator.executors.registry import EXECUTORS, ExecutorSettings, Place
+from orchestrator.executors.registry import EXECUTORS, ExecutorSettings, Place, executor
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.sweeps.value import Grid, Sweep
 from tests.contracts.toy_executor import TurnsExecutor
@@ -58,3 +58,9 @@ def test_an_executor_that_loses_a_report_is_found_out(tmp_path: Path, monkeypatc
     monkeypatch.setitem(EXECUTORS, "losing", Place(losing))
     with pytest.raises((AssertionError, SweepError)):
         test_every_trial_is_recorded_once_with_its_numbers("losing", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["inline", "ray"])
+def test_a_name_of_ours_is_refused(name: str) -> None:
+    with pytest.raises(SweepError, match=rf"^an executor named '{name}' is registered by orchestrator\.executors\."):
+        executor(name)(lambda settings: closing(TurnsExecutor()))

@@ -90,6 +90,51 @@ def test_a_sweep_with_an_optimizer_that_nothing_trains_is_refused_before_trainin
     )
 
 
+def test_an_entry_that_is_no_place_or_leads_nowhere_is_refused_before_training(lion: Optimizer) -> None:
+    kind = {"is_coupled": lion.is_coupled, "has_moments": lion.has_moments}
+    for place in ("", ":lion", "lion", "./lion.py:lion", 7):
+        with pytest.raises(ConfigError, match=r"^entry 'torch' of optimizer 'lion' must be 'module:name', got "):
+            register_optimizer("lion", **kind, module=__name__, entries={"torch": place})  # type: ignore[dict-item]
+    register_optimizer("lion", **kind, module=__name__, entries={"torch": "no_such_package.lion:Lion"})
+    with pytest.raises(ConfigError) as refusal:
+        Sweep("plain", "", (Grid({"lion": {"weight_decay": 1.0}}, {}, SIZES),), seeds=(0,)).configs()
+    assert str(refusal.value) == (
+        "plain: optimizer 'lion' has its update rule in no_such_package.lion, which cannot be imported"
+    )
+
+
+class Momentum(torch.optim.SGD):
+    """Keeps a buffer that engines do not know of."""
+
+    def __init__(self, params: Any, config: TwoLayerCNNConfig, **variant: Any) -> None:
+        super().__init__(params, lr=config.learning_rate, momentum=0.9)
+
+
+class NewTensors(torch.optim.Optimizer):
+    """Puts a new tensor in the place of the one that the engine saves."""
+
+    def __init__(self, params: Any, config: TwoLayerCNNConfig, **variant: Any) -> None:
+        super().__init__(params, {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for w in self.param_groups[0]["params"]:
+            self.state[w]["exp_avg"] = 0.9 * self.state[w]["exp_avg"] + w.grad
+
+
+@pytest.mark.parametrize(("rule", "kept"), [("Momentum", "momentum_buffer"), ("NewTensors", "exp_avg")])
+def test_a_rule_whose_state_no_engine_saves_fails_its_trial(lion: Optimizer, rule: str, kept: str) -> None:
+    """Its numbers would depend on when the engine stopped and resumed."""
+    kind = {"is_coupled": lion.is_coupled, "has_moments": lion.has_moments}
+    register_optimizer("lion", **kind, module=__name__, entries={"torch": f"{__name__}:{rule}"})
+    run = workload("two_layer_cnn").open([Member(config_of(lion), 1)])
+    reports = [report for _ in range(3) for report in run.advance(1.0)]
+    (error,) = [str(report.result.error) for report in reports if report.result is not None]
+    assert error.splitlines()[-1] == (
+        f"trainables.errors.ConfigError: optimizer 'lion' keeps its state in {kept}: engines save exp_avg and "
+        "exp_avg_sq only, and a rule must update these tensors in place"
+    )
+
+
 def test_a_users_workload_refuses_it_as_well(lion: Optimizer) -> None:
     with registered(*TOYS):
         register_optimizer("lion", is_coupled=True, has_moments=True, module=__name__)
@@ -101,7 +146,7 @@ def test_a_users_workload_refuses_it_as_well(lion: Optimizer) -> None:
 
 def test_a_sweep_that_asks_for_its_certificates_is_refused_before_training(lion: Optimizer) -> None:
     kind = {"is_coupled": lion.is_coupled, "has_moments": lion.has_moments}
-    register_optimizer("lion", **kind, module=__name__, entries={"torch": "nothing_that_planning_opens:Lion"})
+    register_optimizer("lion", **kind, module=__name__, entries={"torch": f"{__name__}:NothingThatPlanningOpens"})
     grid = Grid({"lion": {"weight_decay": 1.0}}, {}, SIZES)
     assert len(Sweep("plain", "", (grid,), seeds=(0,)).configs()) == 1
     with pytest.raises(ConfigError) as refusal:

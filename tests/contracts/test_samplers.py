@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from orchestrator.errors import SweepError
@@ -19,7 +20,10 @@ from search_spaces.samplers.registry import (
     BOUNDARY_SAMPLERS,
     SAMPLERS,
     Observation,
+    boundary_sampler,
     boundary_sampler_named,
+    check_points,
+    sampler,
     sampler_named,
 )
 from search_spaces.space import LogUniform, Space
@@ -133,9 +137,12 @@ def test_the_toy_is_another_search_and_an_unknown_sampler_is_refused() -> None:
 
 
 WRONG = {
-    "two_points": (lambda point: [point] * 2, r"returned 2 points, \d were asked"),
-    "no_points": (lambda point: [], r"returned 0 points, \d were asked"),
-    "other_names": (lambda point: None, "returned a point of learning_rate, the space has learning_rate, weight_decay"),
+    "two_points": (lambda point: [point] * 2, r"returned 2 points, a list of \d was asked"),
+    "no_points": (lambda point: [], r"returned 0 points, a list of \d was asked"),
+    "other_names": (
+        lambda point: None,
+        "returned a point with fields learning_rate, the space has learning_rate, weight_decay",
+    ),
     "nan": (lambda point: {**point, "weight_decay": math.nan}, "returned weight_decay=nan, the axis is 1e-07 to 1"),
     "outside": (lambda point: {**point, "weight_decay": 2.0}, "returned weight_decay=2.0, the axis is 1e-07 to 1"),
     "text": (lambda point: {**point, "weight_decay": "1"}, "returned weight_decay='1', the axis is 1e-07 to 1"),
@@ -164,3 +171,21 @@ def test_wrong_points_are_refused_and_never_recorded(
         plan_sweep(one, ledger).scheduler.advance()
     assert plan_sweep(one, ledger).num_done == 0
     assert not list(tmp_path.rglob("round-*"))
+
+
+def test_numbers_of_numpy_and_ends_that_are_off_by_rounding_are_points_of_the_space() -> None:
+    points: list[dict[str, Any]] = [{"learning_rate": np.float32(1e-4), "weight_decay": 1.0 + 1e-15}] * 4
+    check_points("mine", points, 4, SPACE)
+
+
+@pytest.mark.parametrize("points", [None, iter(()), [(1e-4, 1e-3)] * 4])
+def test_what_is_no_list_of_points_is_refused(points: Any) -> None:
+    with pytest.raises(ValueError, match=r"^sampler 'mine' returned "):
+        check_points("mine", points, 4, SPACE)
+
+
+@pytest.mark.parametrize(("register", "name"), [(sampler, "tpe"), (boundary_sampler, "boundary")])
+def test_a_name_of_ours_is_refused(register: Any, name: str) -> None:
+    """Its searches would read the asks of ours."""
+    with pytest.raises(ValueError, match=rf"^a sampler named '{name}' is registered by search_spaces\.samplers\."):
+        register(name)(lambda *_: [])

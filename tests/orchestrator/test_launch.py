@@ -154,6 +154,27 @@ def test_neither_a_small_alphabet_nor_brackets_in_a_title_end_a_launch(folder: P
     assert title in launch("plan", "tiny", "--module", "my_sweeps", cwd=folder).stdout
 
 
+def test_a_module_that_ends_the_process_is_refused(folder: Path) -> None:
+    """Else a launch that ran nothing would end with exit code 0."""
+    (folder / "my_sweeps.py").write_text("raise SystemExit(0)\n")
+    done = launch("tiny", *RUN_TINY, cwd=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --module my_sweeps ends the process when it is imported (exit code 0)\n"
+
+
+def test_a_sweep_that_raises_does_not_hide_the_others(folder: Path) -> None:
+    faulty = "\n@sweep\ndef faulty() -> Sweep:\n    raise ValueError('no such thing')\n"
+    (folder / "my_sweeps.py").write_text(OWN_SWEEP + faulty)
+    listed = launch("list", "--module", "my_sweeps", cwd=folder)
+    assert listed.returncode == 0, listed.stderr
+    assert {"tiny", "grid_bsz", "faulty"} <= {line.split()[0] for line in listed.stdout.splitlines()}
+    assert "no such thing" in listed.stdout
+    status = launch("status", "all", "--module", "my_sweeps", cwd=folder)
+    assert status.returncode == 0, status.stderr
+    assert "tiny: 0/4 trials done" in status.stdout
+    assert "faulty cannot have these options: no such thing" in status.stderr
+
+
 def test_an_error_that_is_no_mistake_of_the_user_keeps_its_traceback(folder: Path) -> None:
     (folder / "my_sweeps.py").write_text("1 / 0\n")
     done = launch("list", "--module", "my_sweeps", cwd=folder)

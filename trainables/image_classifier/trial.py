@@ -32,7 +32,7 @@ from trainables.image_classifier.models import (
 from trainables.image_classifier.precise_batchnorm import PreciseErrors
 from trainables.image_classifier.state import fill, flat
 from trainables.image_classifier.steps import EagerStep, Step
-from trainables.optimizers import make_optimizer, set_moments
+from trainables.optimizers import check_state, make_optimizer, set_moments
 from trainables.outcome import outcome
 from trainables.packs.trial_run import Digests, Trainer
 from trainables.provenance import provenance
@@ -247,6 +247,7 @@ class ImageTrainer(Trainer):
                 self._step(index_b)
             self._step_count += 1
         self._position = stop
+        check_state(self._optimizer, self.config)
 
     def _dropout_stream(self) -> AbstractContextManager[Any]:
         if not self._has_dropout:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from trainables.optimizers import make_optimizer, set_moments
+from trainables.optimizers import check_state, make_optimizer, set_moments
 from trainables.torch_threads import torch_threads
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig
 from trainables.two_layer_cnn.patch_data import PatchData, PatchSamples
@@ -54,6 +54,7 @@ class ReferenceEngine:
                     optimizer.step()
                     state.step += 1
                 state.epoch += 1
+        check_state(optimizer, config, dict(zip(("exp_avg", "exp_avg_sq"), moments, strict=True)))
         state.weights = self._rows(weights_jrd)
         state.first_moment, state.second_moment = map(self._rows, moments)
 
