@@ -94,7 +94,9 @@ def figure(
         for error in errors:
             name = f"{error.prefix}{function.__name__}"
             if name in FIGURES and FIGURES[name].function.__module__ != function.__module__:
-                raise SweepError(f"a figure named {name!r} is registered by {FIGURES[name].function.__module__}")
+                raise SweepError(
+                    f"a figure named {name!r} is registered by {FIGURES[name].function.__module__}: choose another name"
+                )
             FIGURES[name] = FigureSpec(
                 name=name,
                 function=function,

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 
 from trainables.config import Optimizer
+from trainables.errors import ConfigError
 from trainables.names import OptimizerTable
 
 STYLE: dict[Any, Any] = {
@@ -54,8 +55,11 @@ _LOOKS = OptimizerTable("look", "its look in figures", LOOKS)
 
 
 def look_of(optimizer: Optimizer) -> Look:
-    """How the optimizer is drawn; raises `ConfigError` if it has no look."""
-    return _LOOKS.of(optimizer)
+    """How the optimizer is drawn; raises `ConfigError` if it has no look, or something else in its place."""
+    look = _LOOKS.of(optimizer)
+    if not isinstance(look, Look):
+        raise ConfigError(f"the look of optimizer {str(optimizer)!r} must be a Look, got {look!r}")
+    return look
 
 
 _SYMBOLS = {

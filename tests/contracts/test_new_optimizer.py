@@ -180,6 +180,13 @@ def test_no_figure_draws_it_without_a_look(lion: Optimizer) -> None:
         look_of(lion)
 
 
+def test_a_look_that_is_none_is_refused(lion: Optimizer) -> None:
+    kind = {"is_coupled": lion.is_coupled, "has_moments": lion.has_moments}
+    register_optimizer("lion", **kind, module=__name__, entries={"look": f"{__name__}:SIZES"})
+    with pytest.raises(ConfigError, match=r"^the look of optimizer 'lion' must be a Look, got \{"):
+        look_of(lion)
+
+
 def test_a_workload_takes_the_fastest_engine_that_has_the_members_rule(lion: Optimizer) -> None:
     """The engine is chosen for each member: Adam in the same pack is trained as always."""
     members = [Member(config_of(optimizer), 1) for optimizer in (lion, Optimizer.ADAM)]
