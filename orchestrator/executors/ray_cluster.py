@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import socket
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import ray
 from ray.exceptions import RayError
@@ -22,6 +24,18 @@ _VARIABLES = "LAMBDA_ATLAS_"
 _TOKEN_FAULT = "InvalidAuthToken"
 _PROBE_SECONDS = 5.0
 _CODE_CHECK_SECONDS = 120.0
+
+
+@contextmanager
+def default_environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set the environment variables that are not set, and unset them afterwards, since other Tune runs read them."""
+    absent = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(absent)
+    try:
+        yield
+    finally:
+        for name in absent:
+            os.environ.pop(name, None)
 
 
 class Cluster:
@@ -62,10 +76,9 @@ def _shut_down() -> None:
 
 def _connect(address: str | None) -> None:
     if address is None:
-        for name, value in _LOCAL_SETTINGS.items():
-            os.environ.setdefault(name, value)
-        # "local": otherwise Ray would join any cluster that it finds, without the checks below
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        with default_environment(_LOCAL_SETTINGS):
+            # "local": otherwise Ray would join any cluster that it finds, without the checks below
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         return
     try:
         ours = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orchestrator.executors.executor import Executor
-from orchestrator.executors.ray_cluster import Cluster
+from orchestrator.executors.ray_cluster import Cluster, default_environment
 from orchestrator.executors.registry import ExecutorSettings
 
 
@@ -15,15 +15,16 @@ def connect(settings: ExecutorSettings) -> Iterator[Executor]:
     """An executor on the cluster. On exit the launch disconnects; a cluster that it started is stopped."""
     cluster = Cluster(settings.address)
     try:
-        from orchestrator.executors.ray_tune import RayExecutor  # imports Tune while Ray starts
+        from orchestrator.executors.ray_tune import TUNE_SETTINGS, RayExecutor  # imports Tune while Ray starts
 
-        yield RayExecutor(
-            settings.states_root,
-            cluster,
-            settings.device,
-            cpus_per_trial=settings.cpus_per_trial,
-            max_nodes=settings.max_nodes,
-            slots_per_node=settings.slots_per_node,
-        )
+        with default_environment(TUNE_SETTINGS):
+            yield RayExecutor(
+                settings.states_root,
+                cluster,
+                settings.device,
+                cpus_per_trial=settings.cpus_per_trial,
+                max_nodes=settings.max_nodes,
+                slots_per_node=settings.slots_per_node,
+            )
     finally:
         cluster.close()

@@ -5,7 +5,6 @@ Tune sees only a pack's id and whether the pack continues; its files are scratch
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import threading
@@ -32,7 +31,7 @@ from trainables.packs.orders import PackOrder
 from trainables.packs.state_store import StateStore
 from trainables.tune_trainable import EXCHANGE, EXCHANGE_NAMESPACE, PACK_ID, PackTrainable
 
-_TUNE_SETTINGS = {
+TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no log files for each trial
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends fit() at once
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # no snapshots of what the ledger already describes
@@ -40,6 +39,7 @@ _TUNE_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the searcher limits how many packs wait
 }
+"""Environment variables that Tune reads while packs run."""
 _NEWS_SECONDS = 0.5
 
 
@@ -61,8 +61,6 @@ class RayExecutor:
         slots_per_node: int | None = None,
     ) -> None:
         self._store = StateStore(states_root)
-        for name, value in _TUNE_SETTINGS.items():
-            os.environ.setdefault(name, value)
         self._cluster = cluster
         cluster.wait()
         self.device = device or ("cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
@@ -26,7 +27,10 @@ PLACES = [pytest.param(name, marks=pytest.mark.slow if name == "ray" else ()) fo
 
 def rows(executor: str, out: Path) -> list[dict[str, object]]:
     """The ledger's rows after a launch, without columns that may differ between two trainings of one trial."""
+    before = dict(os.environ)
     summary = run_sweep(SWEEP, RunOptions(out=str(out), executor=executor, mlflow=False, figures=False, device="cpu"))
+    left = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    assert not [name for name in left if name.startswith(("TUNE_", "RAY_AIR"))], "other Tune runs read them"
     table = Ledger(str(out)).trials(SWEEP.workload)
     found = [{k: v for k, v in row.items() if k not in CIRCUMSTANCES} for row in table.to_pylist()]
     assert summary.finished == len(found)
