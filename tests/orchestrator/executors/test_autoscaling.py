@@ -89,7 +89,7 @@ def until(condition: Callable[[], bool], seconds: float) -> float:
     return time.monotonic() - began
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_sweep_grows_the_cluster_from_zero_survives_a_lost_node_and_leaves_it_empty(tmp_path: Path) -> None:
     inline, cloud = make_folder(tmp_path / "inline"), make_folder(tmp_path / "cloud")
     checked(inline, *GRID, "--executor", "inline")
@@ -116,7 +116,7 @@ def test_a_sweep_grows_the_cluster_from_zero_survives_a_lost_node_and_leaves_it_
     assert not list(cloud.glob("results/states/*"))
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_lost_head_costs_no_finished_trial_and_the_rest_goes_on_from_its_states(tmp_path: Path) -> None:
     inline, cloud = make_folder(tmp_path / "inline"), make_folder(tmp_path / "cloud")
     grid = ("longer", *PLAIN, "--checkpoint-seconds", "0.2")
@@ -144,7 +144,7 @@ def finished(folder: Path) -> dict[str, float]:
     return {row["trial_id"]: row["finished_at"] for row in trials.to_pylist()}
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_packs_land_on_their_kind_of_node_and_no_kind_idles_while_its_work_waits(tmp_path: Path) -> None:
     places = tmp_path / "places"
     places.mkdir()
@@ -189,7 +189,7 @@ def test_what_a_node_holds_is_of_nodes_that_come(tmp_path: Path) -> None:
     assert refused.stderr == f"error: {said}\n"
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_cluster_without_room_is_one_line_unless_it_may_grow(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     with autoscaled_cluster(cpu=NodeType({"CPU": 1}, most=1)) as cluster:
@@ -202,7 +202,7 @@ def test_a_cluster_without_room_is_one_line_unless_it_may_grow(tmp_path: Path) -
     )
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_trial_that_no_node_type_holds_is_told_of(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     with (folder / "my_sweeps.py").open("a") as module:
@@ -218,7 +218,7 @@ def test_a_trial_that_no_node_type_holds_is_told_of(tmp_path: Path) -> None:
     assert said.startswith("no node has had room for a trial (2 CPU) for 2 s")
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_token_of_another_cluster_is_named(tmp_path: Path) -> None:
     with autoscaled_cluster(cpu=NodeType({"CPU": 1}, most=1)) as cluster:
         token = tmp_path / "token"
