@@ -67,7 +67,7 @@ def find_sweep(name: str, module: str | None = None, workload: str | None = None
         raise SweepError(f"the sweep {name} has one workload, {known[name]().workload}: it takes no --workload")
     if not isinstance(found, Sweep):
         raise SweepError(f"the function {name} must return a Sweep, got {found!r}")
-    if found.name != name and found.name in known:
+    if workload is not None and found.name != name and found.name in known:
         raise SweepError(f"{name} with --workload {workload} would be {found.name}, another sweep: rename one of them")
     expected = {name, f"{name}_{workload}"}
     if found.name not in expected:  # else its lease, figures and MLflow run would be another sweep's
