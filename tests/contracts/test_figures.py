@@ -168,6 +168,7 @@ def test_it_draws_settled_trials_alone_the_same_in_any_order(name: str) -> None:
     check_settled_trials_alone(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sweep"), [case for case in CASES if case not in FIRST.items() or case[0] not in PLAIN_NAMES]
 )
@@ -187,6 +188,7 @@ def test_it_draws_nothing_where_nothing_is_settled(name: str, tmp_path: Path) ->
     assert not (tmp_path / "figures").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLAIN_NAMES)
 class TestWhateverIsSettled:
     """A figure lays out what there is, be it a single trial or no number at all; `None` is for nothing to draw."""

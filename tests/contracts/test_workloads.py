@@ -135,13 +135,13 @@ class TestContract:
         assert 0 < workload(name).cost(small) < workload(name).cost(long)
         assert workload(name).memory(small) > 0
 
-    @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
+    @pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 3, 1], pytest.param([3, 2, 1, 0], marks=pytest.mark.slow)])
     def test_alone_and_in_any_pack(self, name: str, engine: str, order: list[int]) -> None:
         members = [to_the_end(configs(name)[i]) for i in order]
         results, _ = finish(self.open(name, engine, members))
         assert all_numbers(results) == all_alone(name, engine)
 
-    @pytest.mark.parametrize("seconds", [0.0, 1e-3, 2e-2])
+    @pytest.mark.parametrize("seconds", [0.0, 2e-2, pytest.param(1e-3, marks=pytest.mark.slow)])
     def test_any_slicing(self, name: str, engine: str, seconds: float) -> None:
         results, reports = finish(self.open(name, engine, [to_the_end(one) for one in configs(name)]), lambda: seconds)
         assert all_numbers(results) == all_alone(name, engine)
@@ -150,7 +150,7 @@ class TestContract:
             assert tuple(point for report in own for point in report.points) == result.trace, "each point once"
             assert [report.epochs_done for report in own] == sorted(report.epochs_done for report in own)
 
-    @pytest.mark.parametrize("num_slices", [1, 8, 40])
+    @pytest.mark.parametrize("num_slices", [1, 8, pytest.param(40, marks=pytest.mark.slow)])
     def test_resumed_in_another_pack(self, name: str, engine: str, num_slices: int) -> None:
         first = self.open(name, engine, [to_the_end(one) for one in configs(name)])
         early: list[Report] = []

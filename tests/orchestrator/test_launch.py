@@ -140,7 +140,10 @@ def test_one_faulty_sweep_of_a_module_hides_no_other(folder: Path) -> None:
     assert "empty has no trials" in done.stdout
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["ascii", pytest.param("latin-1", marks=pytest.mark.slow), pytest.param("utf-8", marks=pytest.mark.slow)],
+)
 def test_neither_a_small_alphabet_nor_brackets_in_a_title_end_a_launch(folder: Path, encoding: str) -> None:
     title = "of [adam] and [b]others[/b] [/]"
     (folder / "my_sweeps.py").write_text(re.sub(r"title=(['\"]).*?\1", f"title={title!r}", OWN_SWEEP))

@@ -347,7 +347,7 @@ def test_optuna_opens_a_finished_map(undisturbed: Ledger, tmp_path: Path) -> Non
         assert 1e-4 <= trial.params["weight_decay"] <= 1e2
 
 
-@pytest.mark.parametrize("form", ["~/{}", "file://{}"])
+@pytest.mark.parametrize("form", ["~/{}", pytest.param("file://{}", marks=pytest.mark.slow)])
 def test_an_optuna_export_takes_the_forms_of_output_that_a_launch_takes(
     undisturbed: Ledger, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

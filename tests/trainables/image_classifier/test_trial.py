@@ -771,7 +771,7 @@ def test_large_images_get_torchvisions_networks_unchanged(architecture: str, ima
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("image_size", [32, 65])
+@pytest.mark.parametrize("image_size", [32, pytest.param(65, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", list(Architecture))
 @pytest.mark.parametrize("normalization", ["batch", "group"])
 def test_every_network_takes_images_of_any_channels(

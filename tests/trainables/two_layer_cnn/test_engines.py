@@ -78,7 +78,9 @@ VARIANTS = [(rule, {}) for rule in RULES] + [
 ]
 
 
-@pytest.mark.parametrize(("rule", "options"), VARIANTS)
+@pytest.mark.parametrize(
+    ("rule", "options"), [pytest.param(*one, marks=[pytest.mark.slow] if one[1] else []) for one in VARIANTS]
+)
 def test_fused_equals_reference_when_batches_do_not_divide_the_epoch(rule: str, options: dict[str, Any]) -> None:
     assert_engines_agree(make(rule, batch_size=7, **options))
 
