@@ -429,6 +429,7 @@ from dataclasses import replace
 from pathlib import Path
 from rich.console import Console
 from orchestrator.errors import LedgerError
+from orchestrator.executors.registry import ExecutorSettings, connected
 from orchestrator.schedulers.plan import ledger_of, plan_sweep
 from orchestrator.sweeps.registry import find_sweep
 from orchestrator.driver.loop import Training
@@ -452,23 +453,15 @@ if __name__ == "__main__":
     ledger = ledger_of(sweep, "results")
     ledger.check_writable()
     plan = plan_sweep(sweep, ledger)
-    if sys.argv[1] == "inline":
-        from orchestrator.executors.inline import InlineExecutor
-        executor = InlineExecutor()
-    else:
-        from orchestrator.executors.ray_cluster import Cluster
-        from orchestrator.executors.ray_tune import RayExecutor
-        cluster = Cluster()
-        executor = RayExecutor(str(Path("results/states").resolve()), cluster, "cpu")
     waiting = replace(plan, scheduler=UntilRecorded(plan.scheduler))
-    training = Training(waiting, ledger, executor, None, "results/states", 30.0)
-    Path("results/trials/workload=two_layer_cnn").write_text("a file where a folder belongs")
-    try:
-        training.run(Console(file=io.StringIO()))
-    except LedgerError as error:
-        print("raised", error)
-    if sys.argv[1] == "ray":
-        cluster.close()
+    settings = ExecutorSettings(states_root=str(Path("results/states").resolve()), device="cpu")
+    with connected(sys.argv[1], settings) as executor:
+        training = Training(waiting, ledger, executor, None, "results/states", 30.0)
+        Path("results/trials/workload=two_layer_cnn").write_text("a file where a folder belongs")
+        try:
+            training.run(Console(file=io.StringIO()))
+        except LedgerError as error:
+            print("raised", error)
 """
 
 
