@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from search_spaces.space import MixedSpace, Space
 
@@ -39,20 +40,12 @@ SAMPLERS: dict[str, Propose | str] = {"tpe": "search_spaces.samplers.tpe:propose
 
 def sampler(name: str) -> Callable[[Propose], Propose]:
     """Decorator that registers a function as a sampler, here or in a user's module (`--module`)."""
-
-    def enter(propose: Propose) -> Propose:
-        _check_free(name, SAMPLERS.get(name), propose)
-        SAMPLERS[name] = propose
-        return propose
-
-    return enter
+    return partial(_registered, SAMPLERS, name)
 
 
 def sampler_named(name: str) -> Propose:
     """The sampler of that name; raises `KeyError` for an unknown one."""
-    found = SAMPLERS[name]
-    loaded: Propose = _opened(found) if isinstance(found, str) else found
-    return loaded
+    return cast(Propose, _opened(SAMPLERS[name]))
 
 
 class ProposeBoundary(Protocol):
@@ -82,21 +75,13 @@ BOUNDARY_SAMPLERS: dict[str, ProposeBoundary | str] = {"boundary": "search_space
 
 
 def boundary_sampler(name: str) -> Callable[[ProposeBoundary], ProposeBoundary]:
-    """Enter the function that follows as a sampler of maps, here or in a user's module (`--module`)."""
-
-    def enter(propose: ProposeBoundary) -> ProposeBoundary:
-        _check_free(name, BOUNDARY_SAMPLERS.get(name), propose)
-        BOUNDARY_SAMPLERS[name] = propose
-        return propose
-
-    return enter
+    """Decorator that registers a function as a sampler of maps, here or in a user's module (`--module`)."""
+    return partial(_registered, BOUNDARY_SAMPLERS, name)
 
 
 def boundary_sampler_named(name: str) -> ProposeBoundary:
     """The sampler of that name; raises `KeyError` for an unknown one."""
-    found = BOUNDARY_SAMPLERS[name]
-    loaded: ProposeBoundary = _opened(found) if isinstance(found, str) else found
-    return loaded
+    return cast(ProposeBoundary, _opened(BOUNDARY_SAMPLERS[name]))
 
 
 def check_points(name: str, points: Sequence[Mapping[str, Any]], num: int, space: MixedSpace) -> None:
@@ -117,15 +102,19 @@ def check_points(name: str, points: Sequence[Mapping[str, Any]], num: int, space
                 raise ValueError(f"sampler {name!r} returned {field}={value!r}, the axis is {low:g} to {high:g}")
 
 
-def _check_free(name: str, taken: Any, function: Any) -> None:
-    """Raise `ValueError` for another module's name: its searches would read the asks of this one."""
-    if taken is None:
-        return
+def _registered(table: dict[str, Any], name: str, function: Any) -> Any:
+    """Enter the function; raises `ValueError` for another module's name, whose asks its searches would read."""
+    taken = table.get(name, function)
     owner = taken.partition(":")[0] if isinstance(taken, str) else taken.__module__
     if owner != function.__module__:
         raise ValueError(f"a sampler named {name!r} is registered by {owner}: choose another name")
+    table[name] = function
+    return function
 
 
-def _opened(place: str) -> Any:
-    module, _, function = place.partition(":")
+def _opened(entry: Any) -> Any:
+    """The function of an entry, imported if it is a place."""
+    if not isinstance(entry, str):
+        return entry
+    module, _, function = entry.partition(":")
     return getattr(import_module(module), function)
