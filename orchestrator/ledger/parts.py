@@ -41,10 +41,12 @@ def _rows(
 ) -> pa.Table:
     """The rows of the row groups that may contain the trials, in `schema`."""
     with pq.ParquetFile(part, filesystem=files) as file:
-        fault = rules.fault_of_marker(file.schema_arrow.metadata, table)
+        own = file.schema_arrow  # once: each access builds the whole schema anew
+        fault = rules.fault_of_marker(own.metadata, table)
         if fault:
             raise bad_part(part, fault)
-        names = [name for name in schema.names if name in file.schema_arrow.names]
+        present = set(own.names)
+        names = [name for name in schema.names if name in present]
         groups = _row_groups(file.metadata, trial_ids)
         rows = file.read_row_groups(groups, columns=names, use_threads=len(groups) > 1)
     rows = rows.replace_schema_metadata(None)

@@ -9,7 +9,6 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -93,15 +92,16 @@ def all_numbers(results: Results) -> dict[str, tuple[Any, ...]]:
     return {trial_id: numbers(result) for trial_id, result in results.items()}
 
 
+@functools.cache
 def alone(name: str, engine: str, one: TrialConfig) -> TrialResult:
+    """The trial, trained undisturbed as a pack of one."""
     results, _ = finish(workload(name).open([to_the_end(one)], engine=engine))
     return results[one.trial_id]
 
 
-@functools.cache
-def all_alone(name: str, engine: str) -> Mapping[str, tuple[Any, ...]]:
-    """Numbers of each example member, trained undisturbed as a pack of one."""
-    return MappingProxyType({one.trial_id: numbers(alone(name, engine, one)) for one in configs(name)})
+def all_alone(name: str, engine: str) -> dict[str, tuple[Any, ...]]:
+    """Numbers of each example member alone."""
+    return all_numbers({one.trial_id: alone(name, engine, one) for one in configs(name)})
 
 
 CASES = [(name, engine) for name in TINY for engine in TINY[name].engines]
