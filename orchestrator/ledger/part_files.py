@@ -12,8 +12,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from orchestrator.errors import LedgerError
-from orchestrator.ledger.parts import read_part
+from orchestrator.ledger.parts import count_rows, read_part
 from orchestrator.ledger.schema import TableName, schema_of
+from orchestrator.ledger.sealed_parquet import seal
 from orchestrator.ledger.storage import Storage
 
 ROWS_PER_GROUP = 16_384
@@ -73,12 +74,19 @@ class PartFiles:
         """Write one new part, whole or not at all."""
         sink = pa.BufferOutputStream()
         rows = rows.cast(schema_of(table, workload))
-        pq.write_table(rows, sink, row_group_size=ROWS_PER_GROUP, compression="zstd", write_statistics=["trial_id"])
+        pq.write_table(
+            rows,
+            sink,
+            row_group_size=ROWS_PER_GROUP,
+            compression="zstd",
+            write_statistics=["trial_id"],
+            write_page_checksum=True,  # for readers that do not know our seal
+        )
         self._last_number[workload] = number = self._last(workload) + 1
         part = f"{self._folder(table, workload)}/part-{self.driver_id}-{number:06d}.parquet"
         if self.storage.exists(part):
             raise LedgerError(f"{part} exists already; another driver uses the id {self.driver_id!r}")
-        self.storage.write(part, sink.getvalue())
+        self.storage.write(part, seal(sink.getvalue()))
 
     def delete(self, part: str) -> None:
         """Remove one part."""
@@ -86,8 +94,7 @@ class PartFiles:
 
     def count_rows(self, part: str) -> int:
         """Number of rows of a part, read from its footer."""
-        read = partial(pq.read_metadata, part, filesystem=self.storage.files)
-        return int(self.storage.patiently(read).num_rows)
+        return count_rows(self.storage, part)
 
     def own_parts(self, table: TableName, workload: str) -> list[str]:
         """Paths of this driver's parts, sorted."""
