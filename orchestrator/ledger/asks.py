@@ -38,6 +38,8 @@ class Asks:
         """The recorded points of each round of a search; if two drivers recorded a round, the earlier driver's."""
         rounds: dict[int, list[dict[str, float]]] = {}
         for part in self._storage.list(self._folder(search_id), pafs.FileType.File):
+            if not part.endswith(".parquet"):
+                continue
             table = read_or_name(self._storage, part, SealedParquet.read)
             if fault := rules.fault_of_marker(table.schema.metadata, rules.ASKS):
                 raise bad_part(part, fault)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ ROWS_PER_GROUP = 16_384
 _READERS = 16  # an object store answers slowly, but many at once
 _LISTINGS = 10
 _READS = 100
-_WORKLOAD_FOLDER = "workload="
+WORKLOAD_FOLDER = "workload="
 
 
 class PartFiles:
@@ -88,6 +89,16 @@ class PartFiles:
             raise LedgerError(f"{part} exists already; another driver uses the id {self.driver_id!r}")
         self.storage.write(part, seal(sink.getvalue()))
 
+    def check_footers(self, table: TableName, workload: str) -> None:
+        """Raise `LedgerError` for a part that does not end as a part does; what is in it is checked when it is read."""
+
+        def check(part: str) -> None:
+            with suppress(FileNotFoundError):  # compacted meanwhile
+                count_rows(self.storage, part)
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(check, self.parts(table, workload)))
+
     def delete(self, part: str) -> None:
         """Remove one part."""
         self.storage.delete(part)
@@ -106,7 +117,7 @@ class PartFiles:
         folders = [
             folder for table in TableName for folder in self.storage.list(f"{path}/{table}", pafs.FileType.Directory)
         ]
-        names = {folder.rpartition(f"/{_WORKLOAD_FOLDER}")[2] for folder in folders if f"/{_WORKLOAD_FOLDER}" in folder}
+        names = {folder.rpartition(f"/{WORKLOAD_FOLDER}")[2] for folder in folders if f"/{WORKLOAD_FOLDER}" in folder}
         return sorted(name for name in names if self._last(name))
 
     def parts(self, table: TableName, workload: str) -> list[str]:
@@ -136,4 +147,4 @@ class PartFiles:
         return int(match[1]) if match else 0
 
     def _folder(self, table: TableName, workload: str) -> str:
-        return f"{self.storage.path}/{table}/{_WORKLOAD_FOLDER}{workload}"
+        return f"{self.storage.path}/{table}/{WORKLOAD_FOLDER}{workload}"

@@ -81,6 +81,11 @@ class SealedParquet:
         self._position = {name: position for position, name in enumerate(self.schema.names)}
         assert len(self._position) == self.metadata.num_columns, "no column has columns in it"
 
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the file has checksums, which files of earlier versions have not."""
+        return self._sums is not None
+
     def read(self, groups: Sequence[int] | None = None, columns: Iterable[str] | None = None) -> pa.Table:
         """The rows of these row groups (None: all), with these columns (None: all)."""
         groups = range(self.metadata.num_row_groups) if groups is None else groups

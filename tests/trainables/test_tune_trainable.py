@@ -1,4 +1,4 @@
-"""A flat trial under a scheduler: its checkpoint is of the epoch reported last, and a changed config is trained with."""
+"""A flat trial under a scheduler: a checkpoint is of the epoch reported last, and a changed config is trained with."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from trainables.registry import config_from_values, workload
 from trainables.tune_trainable import PackTrainable
 
 SYNTHETIC: dict[str, Any] = {
-    "workload": "two_layer_cnn", "optimizer": "adam", "weight_decay": 1e-5, "batch_size": 2, "seed": 0, "num_epochs": 12,
-    "num_train": 10, "num_test": 10, "dimension": 30, "noise_sparsity": 4, "num_filters": 3, "learning_rate": 1e-3,
+    "workload": "two_layer_cnn", "optimizer": "adam", "weight_decay": 1e-5, "batch_size": 2, "seed": 0,
+    "num_epochs": 12, "num_train": 10, "num_test": 10, "dimension": 30, "noise_sparsity": 4, "num_filters": 3,
+    "learning_rate": 1e-3,
 }  # fmt: skip
 IMAGES: dict[str, Any] = {
     "workload": "image_classifier", "dataset": "tiny8", "architecture": "resnet8", "optimizer": "adamw",

@@ -27,7 +27,8 @@ from trainables.packs.saved_states import DIGEST, with_digest, without_digest
 
 _logger = logging.getLogger(__name__)
 _SUFFIX = ".npz"
-_EPOCH = "epoch"
+_EPOCH, _NUM_ARRAYS = "epoch", "num_arrays"
+"""Names of the arrays that each trial has, and that a file begins with: a damaged directory may leave out some."""
 _ABANDONED_NS = 600 * 10**9
 _LONGEST_REASON = 200
 _READ_AHEAD = 2**22
@@ -45,10 +46,7 @@ class StateStore:
         earlier = self._paths(pack_id)
         if states:
             buffer = io.BytesIO()
-            arrays = _flat(states)
-            np.savez(buffer, allow_pickle=False, **arrays)
-            with zipfile.ZipFile(buffer, "a") as archive:
-                archive.comment = _comment(len(arrays))
+            np.savez(buffer, allow_pickle=False, **_flat(states))
             path = f"{self._root}/{pack_id}.{time.time_ns()}{_SUFFIX}"
             write_whole(self._files, path, pa.py_buffer(buffer.getbuffer()))
         for old in earlier:
@@ -99,11 +97,24 @@ class StateStore:
             with self._open(path) as arrays:
                 names = [name for name in arrays.files if name.startswith(prefix)]
                 saved = {name.removeprefix(prefix): arrays[name] for name in names}
-                return without_digest(saved) if DIGEST in saved or arrays.zip.comment else saved or None
+                return without_digest(saved) if DIGEST in saved or _NUM_ARRAYS in arrays.files else saved or None
         except Exception as error:  # zipfile and numpy raise almost anything for a damaged file
             if not is_absent(error):
                 _logger.warning("trial %s starts anew, its state in %s cannot be read: %s", trial_id, path, _why(error))
             return None
+
+    def fault_of(self, path: str) -> str | None:
+        """Why a file cannot be resumed from, in one line; None if all its states are those that were saved."""
+        try:
+            with self._open(path) as arrays:
+                names: list[str] = arrays.files
+                for owner in {name.partition("/")[0] for name in names if "/" in name}:
+                    saved = {n.removeprefix(f"{owner}/"): arrays[n] for n in names if n.startswith(f"{owner}/")}
+                    if DIGEST in saved:
+                        without_digest(saved)
+            return None
+        except Exception as error:  # as in `load`
+            return _why(error)
 
     def collect(self, recorded: Collection[str]) -> None:
         """Keep only files with the furthest state of a trial that is not in `recorded`; delete all others.
@@ -168,17 +179,13 @@ def _check_plain(arrays: Any) -> None:
     infos = arrays.zip.infolist()
     if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
         raise ValueError("has compressed arrays")
-    if not arrays.zip.comment:  # a file of an earlier version
+    if _NUM_ARRAYS not in arrays.files:  # a file of an earlier version
         return
-    ends = Counter(name.partition("/")[2] for name in arrays.files)
-    num_trials = len({name.partition("/")[0] for name in arrays.files})
-    if arrays.zip.comment != _comment(len(infos)) or not ends[_EPOCH] == ends[DIGEST] == num_trials:
-        raise ValueError(f"has {len(infos)} arrays of {num_trials} trials, not those that were saved")
-
-
-def _comment(num_arrays: int) -> bytes:
-    """The archive's comment: a damaged directory may leave out arrays, their digests with them."""
-    return f"lambda-atlas: {num_arrays} arrays with digests".encode()
+    names = [name for name in arrays.files if name != _NUM_ARRAYS]
+    ends = Counter(name.partition("/")[2] for name in names)
+    num_trials = len({name.partition("/")[0] for name in names})
+    if len(names) != int(arrays[_NUM_ARRAYS]) or not ends[_EPOCH] == ends[DIGEST] == num_trials:
+        raise ValueError(f"has {len(names)} arrays of {num_trials} trials, not those that were saved")
 
 
 def _why(error: Exception) -> str:
@@ -188,4 +195,5 @@ def _why(error: Exception) -> str:
 def _flat(states: Mapping[str, State]) -> dict[str, Any]:
     """Arrays of all members under `trial_id/name`, each with its digest, epochs first."""
     arrays = {f"{tid}/{name}": array for tid, state in states.items() for name, array in with_digest(state).items()}
-    return dict(sorted(arrays.items(), key=lambda item: not item[0].endswith(f"/{_EPOCH}")))
+    ordered = dict(sorted(arrays.items(), key=lambda item: not item[0].endswith(f"/{_EPOCH}")))
+    return {_NUM_ARRAYS: np.array(len(arrays)), **ordered}

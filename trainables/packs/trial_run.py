@@ -142,6 +142,7 @@ class TrialRun:
         """Everything needed to resume exactly here."""
         return {
             **self._trainer.arrays(),
+            "epoch": np.array(self._trainer.epoch),
             "trace": np.array([astuple(point) for point in self._trace], np.float64),
             "train_seconds": np.array(self._train_seconds),
             "engine": np.array(self._trainer.engine),
