@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trainables.errors import DataError, first_line
-
-Pixels = npt.NDArray[np.uint8]
+from trainables.errors import DataError
+from trainables.image_data.image_files import Pixels, decoded
+from trainables.image_data.plain_pickle import load_plain
 
 PUBLISHED = ("cifar10", "cifar100", "fashion_mnist")
 """Data sets that torchvision can download; CIFAR under its published name is checked against the published files."""
@@ -141,17 +140,17 @@ def _open_cifar(found: Files) -> Source:
                 f"{', '.join(wrong)} in {batches} is not the published file of {found.name}: download it again; images "
                 f"of your own in this layout go under another name than {found.name}"
             )
-    unchecked = type(
-        kind.__name__,
-        (kind,),
-        {
-            "train_list": [[file, None] for file, _ in kind.train_list],
-            "test_list": [[file, None] for file, _ in kind.test_list],
-            "meta": {**kind.meta, "md5": None},
-        },
-    )
-    train, test = (unchecked(str(found.folder), train=is_train) for is_train in (True, False))
-    return Source(_of_arrays(train.data, train.targets), _of_arrays(test.data, test.targets), tuple(train.classes))
+    train = [load_plain((batches / file).read_bytes()) for file, _ in kind.train_list]
+    test = [load_plain((batches / file).read_bytes()) for file, _ in kind.test_list]
+    class_names = load_plain((batches / kind.meta["filename"]).read_bytes())[kind.meta["key"]]
+    return Source(_of_batches(train), _of_batches(test), tuple(class_names))
+
+
+def _of_batches(batches: Sequence[Mapping[str, Any]]) -> Split:
+    """A split of CIFAR's batches, whose rows are an image's red, green and blue plane."""
+    planes = np.vstack([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
+    labels = [batch["labels"] if "labels" in batch else batch["fine_labels"] for batch in batches]
+    return _of_arrays(planes.transpose(0, 2, 3, 1), np.concatenate(labels))
 
 
 def _md5(path: Path) -> str:
@@ -203,7 +202,7 @@ def _parquet_split(found: Files, names: Sequence[str]) -> Split:
         raise DataError(f"{found.folder} has no {' or '.join(f'{name}*.parquet' for name in names)}")
     shards = Shards(files)
     return Split(
-        shards.labels, lambda i: _decoded(lambda: shards.content(i), f"row {i} of {shards.named}", keeps_grey=True)
+        shards.labels, lambda i: decoded(lambda: shards.content(i), f"row {i} of {shards.named}", keeps_grey=True)
     )
 
 
@@ -234,30 +233,9 @@ def _open_folders(found: Files) -> Source:
     def split(listed: ClassFolders) -> Split:
         paths = [Path(path) for path, _ in listed.samples]
         labels = np.array(listed.targets, np.int64)
-        return Split(labels, lambda i: _decoded(paths[i].read_bytes, str(paths[i]), keeps_grey=False))
+        return Split(labels, lambda i: decoded(paths[i].read_bytes, str(paths[i]), keeps_grey=False))
 
     return Source(split(train), split(test), tuple(train.classes))
-
-
-def _decoded(content: Callable[[], bytes], where: str, *, keeps_grey: bool) -> Pixels:
-    """An image file's pixels, (H, W, 3), or (H, W, 1) if grey and `keeps_grey`; raises `DataError` naming the file."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(content())) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels are {image.mode}, 8-bit ones are required")  # PIL would clip them
-            if keeps_grey and image.mode == "L":
-                return np.asarray(image)[..., None]
-            # converting a palette with transparency directly to RGB makes PIL warn
-            opaque = image.convert("RGBA") if image.mode == "P" else image
-            return np.asarray(opaque.convert("RGB"))
-    except UnidentifiedImageError as error:  # its message has only a buffer's address
-        raise DataError(f"{where} is not a usable image (no known format): replace it") from error
-    except Exception as error:  # whatever a damaged, foreign or missing file raises
-        if isinstance(error, OSError) and error.strerror:
-            raise DataError(f"{where} cannot be read ({error.strerror})") from error
-        raise DataError(f"{where} is not a usable image ({first_line(error)}): replace it") from error
 
 
 READERS: dict[str, Callable[[Files], Source]] = {

@@ -81,8 +81,10 @@ def download(name: str, data_root: Path) -> None:
         raise DataError(
             f"only {', '.join(PUBLISHED)} can be downloaded, got {name!r}: put its images in {data_root / name}"
         )
+    dataset = kinds[name].__new__(kinds[name])  # without its constructor, which would also unpickle what lies there
+    dataset.root = str(data_root / name)
     try:
-        kinds[name](str(data_root / name), download=True)
+        dataset.download()
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             (data_root / name).rmdir()  # succeeds only if nothing was downloaded
