@@ -1,4 +1,4 @@
-"""Decodes one image file with Pillow."""
+"""Decodes one image file with Pillow, and knows which files of a folder are images."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ import numpy.typing as npt
 from trainables.errors import DataError, first_line
 
 Pixels = npt.NDArray[np.uint8]
+
+FIRST_ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Endings of image files in class folders; torchvision reads these, and so did our first versions."""
+
+LATER_ENDINGS = (".apng", ".avif", ".dib", ".gif", ".j2k", ".jfif", ".jif", ".jp2", ".jpe", ".pbm", ".pnm", ".tga")
+"""Further ones that Pillow reads. Of several pictures in a file, the first counts."""
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of that name is read as an image."""
+    return name.lower().endswith((*FIRST_ENDINGS, *LATER_ENDINGS))
 
 
 def decoded(content: Callable[[], bytes], where: str, *, keeps_grey: bool) -> Pixels:

@@ -26,7 +26,7 @@ from trainables.image_data.cache import (
     mapped,
     read_manifest,
 )
-from trainables.image_data.readers import IMAGENET, PUBLISHED
+from trainables.image_data.names import IMAGENET, PUBLISHED
 from trainables.image_data.selection import Selection
 from trainables.image_data.sources import Found, find_images, known_names
 
@@ -67,7 +67,19 @@ def _manifest(selection: Selection, data: Path, cache: Path) -> Manifest:
         raise DataError(missing(selection.dataset, data))
     entry = entry_of(found, selection, cache)
     held = read_manifest(entry)
-    return held if held is not None and is_whole(entry, held) else build(found, selection, entry)
+    if held is not None and is_whole(entry, held):
+        return held
+    held = build(found, selection, entry)
+    say_left_out(found)
+    return held
+
+
+@lru_cache(maxsize=256)
+def say_left_out(found: Found) -> None:
+    """Warn, once in a process, of files in the data set's folder that are not read."""
+    files = found.left_out()
+    if files:
+        _logger.warning("files left out of %r: %s", found.name, files)
 
 
 def open_images(selection: Selection, digest: str) -> ImageData:
@@ -131,6 +143,7 @@ def missing(name: str, data: Path) -> str:
     if name == IMAGENET:
         layouts = "train/CLASS/*.JPEG and val/CLASS/*.JPEG or as train*.parquet and validation*.parquet"
     return (
-        f"no images of {name!r} in {data / name}: put them there as {layouts}, or name their parent folder with --data"
+        f"no images of {name!r} in {data / name}: put them there as {layouts}, or "
+        f"name their parent folder with --data"
         + (f", or let `launch data {name} --download` fetch them" if name in PUBLISHED else "")
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,19 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from trainables.errors import DataError
+from trainables.image_data.class_folders import class_folder, class_folders, images_of_class
 from trainables.image_data.image_files import Pixels, decoded
+from trainables.image_data.names import FASHION_FOLDER, IDX_FILES, PUBLISHED, TEST_NAMES, TRAIN_NAMES
 from trainables.image_data.plain_pickle import load_plain
-
-PUBLISHED = ("cifar10", "cifar100", "fashion_mnist")
-"""Data sets that torchvision can download; CIFAR under its published name is checked against the published files."""
-
-IMAGENET = "imagenet"
-"""The paper has experiments on it; users have to download its images themselves."""
-
-CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
-FASHION_FOLDER = "FashionMNIST"
-IDX_FILES = tuple(f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-TRAIN_NAMES, TEST_NAMES = ("train",), ("test", "val", "validation", "valid")
+from trainables.image_data.shard_names import parquet_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,47 +63,6 @@ class Files(Protocol):
     def layout(self) -> str:
         """A key of `READERS`."""
         ...
-
-
-def parquet_files(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The shards of the first of these splits that exists."""
-    place = _parquet_place(folder)
-    found = [sorted(place.glob(f"{name}*.parquet")) for name in names] if place is not None else []
-    return next(filter(None, found), [])
-
-
-def _parquet_place(folder: Path) -> Path | None:
-    """The folder with the training shards: the folder itself, its `data`, or the only other subfolder with shards.
-
-    On the hub such a subfolder has the name of a configuration.
-    """
-    subfolders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    with_shards = [path for path in (folder, *subfolders) if any(path.glob(f"{TRAIN_NAMES[0]}*.parquet"))]
-    for usual in (folder, folder / "data"):
-        if usual in with_shards:
-            return usual
-    if len(with_shards) > 1:
-        names = ", ".join(path.name for path in with_shards)
-        raise DataError(f"{folder} has Parquet files in several folders ({names}): make each a separate data set")
-    return with_shards[0] if with_shards else None
-
-
-def class_folder(folder: Path, names: Sequence[str]) -> Path | None:
-    """The folder of the first of these splits that exists."""
-    for name in names:
-        if (folder / name).is_dir() and class_folders(folder / name):
-            return folder / name
-    return None
-
-
-def class_folders(split: Path) -> list[Path]:
-    """The class folders of a split, without hidden ones."""
-    return [path for path in split.iterdir() if path.is_dir() and not is_hidden(path.name)]
-
-
-def is_hidden(place: str) -> bool:
-    """Whether a path in a data set's folder is hidden and thus not part of it, e.g. macOS's `._` twin of an image."""
-    return place.startswith(".") or f"{os.sep}." in place
 
 
 def _of_arrays(images: Any, labels: Any) -> Split:
@@ -199,7 +149,8 @@ def _parquet_split(found: Files, names: Sequence[str]) -> Split:
 
     files = parquet_files(found.folder, names)
     if not files:
-        raise DataError(f"{found.folder} has no {' or '.join(f'{name}*.parquet' for name in names)}")
+        wanted = " or ".join(f"{name}*.parquet" for name in names)
+        raise DataError(f"{found.folder} has no {wanted}")
     shards = Shards(files)
     return Split(
         shards.labels, lambda i: decoded(lambda: shards.content(i), f"row {i} of {shards.named}", keeps_grey=True)
@@ -207,35 +158,22 @@ def _parquet_split(found: Files, names: Sequence[str]) -> Split:
 
 
 def _open_folders(found: Files) -> Source:
-    from torchvision.datasets import ImageFolder
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    class ClassFolders(ImageFolder):  # type: ignore[misc]  # torchvision is untyped
-        def __init__(self, split: Path) -> None:
-            def is_image(path: str) -> bool:
-                return path.lower().endswith(IMG_EXTENSIONS) and not is_hidden(path.removeprefix(f"{split}{os.sep}"))
-
-            super().__init__(str(split), is_valid_file=is_image)
-
-        def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-            names = sorted(path.name for path in class_folders(Path(directory)))
-            return names, {name: label for label, name in enumerate(names)}
-
-    train_folder, test_folder = (class_folder(found.folder, names) for names in (TRAIN_NAMES, TEST_NAMES))
-    assert train_folder is not None
-    if test_folder is None:
+    train, test = (class_folder(found.folder, names) for names in (TRAIN_NAMES, TEST_NAMES))
+    assert train is not None
+    if test is None:
         raise DataError(f"{found.folder} has class folders in train/ but none in {' or '.join(TEST_NAMES)}/")
-    train, test = ClassFolders(train_folder), ClassFolders(test_folder)
-    if train.classes != test.classes:
-        apart = sorted(set(train.classes) ^ set(test.classes))
+    train_names, test_names = ([path.name for path in class_folders(split)] for split in (train, test))
+    if train_names != test_names:
+        apart = sorted(set(train_names) ^ set(test_names))
         raise DataError(f"train and test of {found.folder} have different classes: {', '.join(apart[:5])}")
+    return Source(_of_folders(train), _of_folders(test), tuple(train_names))
 
-    def split(listed: ClassFolders) -> Split:
-        paths = [Path(path) for path, _ in listed.samples]
-        labels = np.array(listed.targets, np.int64)
-        return Split(labels, lambda i: decoded(paths[i].read_bytes, str(paths[i]), keeps_grey=False))
 
-    return Source(split(train), split(test), tuple(train.classes))
+def _of_folders(split: Path) -> Split:
+    images = [images_of_class(folder) for folder in class_folders(split)]
+    paths = [path for of_class in images for path in of_class]
+    labels = np.repeat(np.arange(len(images)), [len(of_class) for of_class in images])
+    return Split(labels, lambda i: decoded(paths[i].read_bytes, str(paths[i]), keeps_grey=False))
 
 
 READERS: dict[str, Callable[[Files], Source]] = {

@@ -760,12 +760,13 @@ def test_a_changed_source_has_another_digest_and_the_old_images_stay(data: Path)
     )
 
 
-@pytest.mark.parametrize("place", ["n0001/00001.png", "n0001/deeper/a.png"])
+@pytest.mark.parametrize("place", ["n0001/00001.png", "n0004/images/a.png"])
 def test_an_image_that_is_written_over_in_place_is_seen(data: Path, place: str) -> None:
     """The time of its folder does not change. Users often write their data sets again under the same names."""
     contents = [file_of(image) for image in noise(8)]
     for split in ("train", "test"):
         write_tree(data / "own" / split, contents, in_turn(8))
+        write_tree(data / "own" / split / "n0004", contents[:1], in_turn(1))  # as Tiny ImageNet, in a subfolder
     path = data / "own" / "train" / place
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(contents[1])
@@ -817,7 +818,7 @@ def test_hidden_files_are_no_images(data: Path) -> None:
     for image in folder.glob("0*.png"):
         image.unlink()
     forget()
-    assert "Found no valid file for the classes n0000" in refused(Selection("own"))
+    assert f"{folder} has no image (it is empty): delete it, or put images there (.bmp " in refused(Selection("own"))
 
 
 def test_a_new_file_in_a_class_folder_is_seen(data: Path) -> None:
