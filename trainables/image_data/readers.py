@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from trainables.errors import DataError
 from trainables.image_data.class_folders import class_folder, class_folders, images_of_class
+from trainables.image_data.found_instead import found_instead
 from trainables.image_data.image_files import Pixels, decoded
 from trainables.image_data.names import FASHION_FOLDER, IDX_FILES, PUBLISHED, TEST_NAMES, TRAIN_NAMES
 from trainables.image_data.plain_pickle import load_plain
-from trainables.image_data.shard_names import parquet_files
+from trainables.image_data.shard_names import parquet_files, parquet_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,8 @@ def _parquet_split(found: Files, names: Sequence[str]) -> Split:
     files = parquet_files(found.folder, names)
     if not files:
         wanted = " or ".join(f"{name}*.parquet" for name in names)
-        raise DataError(f"{found.folder} has no {wanted}")
+        train = [file.name for file in parquet_files(found.folder, TRAIN_NAMES)]
+        raise _lacking(f"{found.folder} has no {wanted}", parquet_place(found.folder) or found.folder, train)
     shards = Shards(files)
     return Split(
         shards.labels, lambda i: decoded(lambda: shards.content(i), f"row {i} of {shards.named}", keeps_grey=True)
@@ -161,7 +163,8 @@ def _open_folders(found: Files) -> Source:
     train, test = (class_folder(found.folder, names) for names in (TRAIN_NAMES, TEST_NAMES))
     assert train is not None
     if test is None:
-        raise DataError(f"{found.folder} has class folders in train/ but none in {' or '.join(TEST_NAMES)}/")
+        text = f"{found.folder} has class folders in train/ but none in {' or '.join(TEST_NAMES)}/"
+        raise _lacking(text, found.folder, TRAIN_NAMES)
     train_names, test_names = ([path.name for path in class_folders(split)] for split in (train, test))
     if train_names != test_names:
         apart = sorted(set(train_names) ^ set(test_names))
@@ -174,6 +177,12 @@ def _of_folders(split: Path) -> Split:
     paths = [path for of_class in images for path in of_class]
     labels = np.repeat(np.arange(len(images)), [len(of_class) for of_class in images])
     return Split(labels, lambda i: decoded(paths[i].read_bytes, str(paths[i]), keeps_grey=False))
+
+
+def _lacking(text: str, place: Path, there: Sequence[str]) -> DataError:
+    """The error for a split that is missing: `there` are the names of another one."""
+    other = found_instead(place, but=there)
+    return DataError(f"{text}{f': {other}' if other else ''}")
 
 
 READERS: dict[str, Callable[[Files], Source]] = {

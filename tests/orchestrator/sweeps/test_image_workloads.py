@@ -213,9 +213,12 @@ def test_what_is_left_out_is_said_beside_what_is_decoded(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [("data", "tiny"), ("plan", "grid_bsz", "--workload", "tiny_resnet8")], ids=str)
-def test_a_missing_shard_is_one_line(folder: Path, command: tuple[str, ...]) -> None:
+def test_a_missing_shard_and_images_under_another_name_are_one_line(folder: Path, command: tuple[str, ...]) -> None:
     tiny = folder / "data" / "tiny"
-    for name, said in (("train-00001-of-00002", "tiny lacks train-00000-of-00002.parquet"),):
+    for name, said in (
+        ("train-00001-of-00002", "lacks train-00000-of-00002.parquet"),
+        ("Train", "(found Train.pa"),
+    ):
         next(tiny.glob("[tT]rain*")).rename(tiny / f"{name}.parquet")
         done = run_launch(*command, cwd=folder, env=environment())
         assert (done.returncode, done.stdout) == (2, "")

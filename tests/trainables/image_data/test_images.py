@@ -1088,7 +1088,7 @@ def test_a_missing_data_folder_is_one_line(data: Path) -> None:
 
 def test_a_folder_without_images_is_one_line(data: Path) -> None:
     (data / "own" / "train").mkdir(parents=True)
-    assert f"no images of 'own' in {data / 'own'}: put them there" in refused(Selection("own"))
+    assert f"no images of 'own' in {data / 'own'} (found an empty train/): put them there" in refused(Selection("own"))
 
 
 def test_one_image_of_another_shape_is_named(data: Path) -> None:
