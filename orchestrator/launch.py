@@ -15,7 +15,7 @@ from orchestrator.commands.options import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from orchestrator.errors import UserError
 
 # Importing a module adds its commands; `--help` shows them in this order.
-from orchestrator.commands import run, show, verify, export, data  # isort: skip  # noqa: F401
+from orchestrator.commands import run, show, verify, replay, export, data  # isort: skip  # noqa: F401
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from orchestrator.sweeps.value import Sweep
 
 EXIT_FAILED_TRIALS, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
-EXIT_DAMAGED = 1
-"""Exit code of `verify` where something is damaged."""
+EXIT_DAMAGED = EXIT_DIFFERS = 1
+"""Exit codes of `verify` where something is damaged, and of `replay` where a number differs."""
 
 ALL_SWEEPS = "all"
 SHOWN_ERRORS, SHOWN_KINDS_OF_ERROR = 20, 5

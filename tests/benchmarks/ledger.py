@@ -75,7 +75,7 @@ def config(seed: int) -> TrialConfig:
 
 
 def rows_of(num: int) -> pa.Table:
-    """The ledger's rows of that many trials, sorted as a compaction sorts them; 1,000 of them, repeated under other ids."""
+    """The ledger's rows of that many trials, sorted; 1,000 of them, repeated under other ids."""
     distinct = [made_result(config(seed)) for seed in range(max(1, min(num, 1000)))]
     table = trial_table(distinct, schema_of(TableName.TRIALS, WORKLOAD), "driver")
     table = pa.concat_tables([table] * -(-num // table.num_rows))[:num]
