@@ -24,6 +24,7 @@ from orchestrator.ledger.lease import lease
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.storage import PATIENCE_SECONDS
 from orchestrator.report.show import show
+from orchestrator.report.text import plain_console
 from orchestrator.schedulers.plan import Plan, ledger_of, plan_sweep
 from orchestrator.sweeps.value import Sweep
 from trainables.packs.state_store import StateStore
@@ -136,8 +137,8 @@ def states_root(out: str) -> str:
 
 def _console() -> Console:
     """Standard output; wide enough for the result table where it is not a terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+    console = plain_console()
+    return console if console.is_terminal else plain_console(PLAIN_WIDTH)
 
 
 def _announce(console: Console, plan: Plan) -> None:

@@ -36,12 +36,12 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
     for title, table in tables_of(sweep, trials):
         _print_table(console, table, title)
     for line in selection.notes:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     if sweep.accepts_certificates and len(trials):
-        console.print(stop_audit(trials).line(), highlight=False, soft_wrap=True)
+        console.print(stop_audit(trials).line(), soft_wrap=True)
     specs = _figures_of(sweep, is_wanted=with_figures or bool(sweep.best_over))
     selections = {error: _best(trials, sweep, error, console) for error in _shown_errors(trials, sweep, specs)}
-    console.print(f"parquet  {ledger.root}/trials, {ledger.root}/traces", highlight=False, soft_wrap=True)
+    console.print(f"parquet  {ledger.root}/trials, {ledger.root}/traces", soft_wrap=True)
     if not (with_figures and specs) or trials.empty:
         return []
 
@@ -58,7 +58,7 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
             paths += drawing.draw(spec.name, given, folder, shown.note)
     _copy_to_store(paths, ledger.root)
     if paths:
-        console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
+        console.print(f"figures  {', '.join(map(str, paths))}", soft_wrap=True)
     return paths
 
 
@@ -108,7 +108,7 @@ def _best(trials: pd.DataFrame, sweep: Sweep, error: str, console: Console) -> _
 def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:
     shown = Table(title=Text(title), title_justify="left")  # as Text: brackets are not markup
     for name in table.columns:
-        shown.add_column(name, overflow="fold")  # a truncated number would mislead
+        shown.add_column(Text(name), overflow="fold")  # a truncated number would mislead
     for row in table.itertuples(index=False):
         shown.add_row(*(Text(str(value)) for value in row))
     console.print(shown)
