@@ -64,7 +64,7 @@ def write_study(name: str, space: MixedSpace, trials: Mapping[str, Tried], stora
     would remove something of a user's too, or if the storage fails.
     """
     inside = {
-        trial_id: (dict(params), float(value))
+        trial_id: (params, float(value))
         for trial_id, (params, value) in trials.items()
         if all(axis.nearest(params[field]) == params[field] for field, axis in space.items())
     }
@@ -72,13 +72,14 @@ def write_study(name: str, space: MixedSpace, trials: Mapping[str, Tried], stora
     with _refusals(f"cannot write study {name!r}"):
         missing = _kept(name, inside, storage)
         study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-        study.add_trials(
-            [
-                create_trial(params=params, distributions=distributions, value=value, user_attrs={TRIAL_ID: trial_id})
-                for trial_id, (params, value) in missing.items()
-            ]
-        )
+        study.add_trials([_complete(trial_id, tried, distributions) for trial_id, tried in missing.items()])
     return study
+
+
+def _complete(trial_id: str, tried: Tried, distributions: dict[str, Any]) -> FrozenTrial:
+    params, value = tried
+    attributes = {TRIAL_ID: trial_id}
+    return create_trial(params=dict(params), distributions=distributions, value=value, user_attrs=attributes)
 
 
 def _kept(name: str, wanted: Mapping[str, Tried], storage: BaseStorage) -> dict[str, Tried]:
