@@ -1,4 +1,4 @@
-"""The command line, `python -m orchestrator.launch SWEEP`: finds the commands, and ends in one line on Ctrl-C.
+"""The command line, `python -m orchestrator.launch SWEEP`: finds the commands, and answers Ctrl-C in one line.
 
 Everything is imported in `main`, where Ctrl-C is heeded from the first moment. Each command imports what it needs when
 it is called, so that `--help` and `plan` start fast.
@@ -6,6 +6,8 @@ it is called, so that `--help` and `plan` start fast.
 
 import os
 import sys
+
+_OTHER_PACKAGES = ("trainables", "search_spaces")
 
 
 def main() -> None:
@@ -15,20 +17,35 @@ def main() -> None:
     except KeyboardInterrupt:
         code = 130
     if code == 130:
-        print("interrupted: the same command resumes where this one stopped", file=sys.stderr)  # noqa: T201
+        _say("interrupted: the same command resumes where this one stopped")
         exec("")  # else Python ends by the signal if code made from a string, as of a dataclass, was interrupted
     sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        _say("error: the current folder has been deleted: start from another one")
+        return 2
     if (foreign := _foreign_package(arguments)) is not None:
-        print(f"error: {foreign}", file=sys.stderr)  # noqa: T201
+        _say(f"error: {foreign}: rename it, or start from another folder")
         return 2
     os.environ["MPLBACKEND"] = "agg"  # figures are files here, whatever backend a notebook has set for its shell
 
-    from orchestrator.commands.command_line import exit_code
+    try:
+        from orchestrator.commands.command_line import exit_code
 
-    return exit_code(arguments)
+        return exit_code(arguments)
+    except (ImportError, AttributeError):
+        if (file := _foreign_module()) is None:
+            raise
+        _say(f"error: {file} is imported in place of a library: rename it, or start from another folder")
+        return 2
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201
 
 
 def _foreign_package(arguments: list[str]) -> str | None:
@@ -39,12 +56,27 @@ def _foreign_package(arguments: list[str]) -> str | None:
     names_module = any(word.partition("=")[0] == "--module" for word in arguments)
     if names_module and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as importing the module will do
-    for name in ("trainables", "search_spaces"):
+    for name in _OTHER_PACKAGES:
         spec = find_spec(name)
         places = [] if spec is None else list(spec.submodule_search_locations or [spec.origin or ""])
         ours = Path(__file__).resolve().parent.parent / name
         if places and Path(places[0]).resolve() != ours:
-            return f"{places[0]} is imported in place of {ours}: rename it, or start from another folder"
+            return f"{places[0]} is imported in place of {ours}"
+    return None
+
+
+def _foreign_module() -> str | None:
+    """A module of the current folder that was imported although an installed one has its name."""
+    from importlib.machinery import PathFinder
+    from pathlib import Path
+
+    here = Path.cwd()
+    elsewhere = [place for place in sys.path if Path(place).resolve() != here]
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "/")
+        is_ours = name in ("orchestrator", *_OTHER_PACKAGES)
+        if file.parent in (here, here / name) and not is_ours and PathFinder.find_spec(name, elsewhere) is not None:
+            return str(file)
     return None
 
 

@@ -23,7 +23,7 @@ from orchestrator.executors.registry import ExecutorSettings, connected
 from orchestrator.ledger.lease import lease
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.storage import PATIENCE_SECONDS
-from orchestrator.report.show import show
+from orchestrator.report.show import check_figure_folder, show
 from orchestrator.report.text import plain_console
 from orchestrator.schedulers.plan import Plan, ledger_of, plan_sweep
 from orchestrator.sweeps.value import Sweep
@@ -80,6 +80,8 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
     ledger = ledger_of(sweep, options.out)
     ledger.check_writable()
     options = replace(options, out=ledger.root)
+    if options.figures and sweep.figures:
+        check_figure_folder(options.out, sweep)
     with lease(options.out, sweep.name):
         plan = plan_sweep(sweep, ledger, options.max_trials)
         _announce(console, plan)

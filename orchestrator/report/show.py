@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.analysis.error_rates import PLAIN
+from orchestrator.errors import LedgerError
 from orchestrator.figures.registry import FigureInput, FigureSpec
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.storage import PATIENCE_SECONDS, Storage
@@ -117,6 +118,14 @@ def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:
 def figure_folder(out: str, sweep: Sweep) -> Path:
     """The folder of the sweep's figures: beside the results; for an object store in the current folder."""
     return Path("." if "://" in out else out) / "figures" / sweep.name
+
+
+def check_figure_folder(out: str, sweep: Sweep) -> None:
+    """Raise `LedgerError` before training if a file is where the figures' folder belongs: they are drawn at the end."""
+    folder = figure_folder(out, sweep)
+    for place in (folder.parent, folder):
+        if place.exists() and not place.is_dir():
+            raise LedgerError(f"{place} is a file where a folder belongs; move it away")
 
 
 def _copy_to_store(figures: Sequence[Path], out: str) -> None:
