@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -75,9 +76,9 @@ def job_of(submission: Submission) -> Document:
     for group, _ in groups:
         group["maxReplicas"] = min(num_nodes, submission.max_nodes or group["maxReplicas"])
     out = submission.out or _out_of(job)
+    check_uri(out)
     if "://" not in out and not out.startswith("/"):
         raise SubmitError(f"--out is a URI, or a path on a volume that all pods mount, got {out!r}")
-    check_uri(out)
     job["spec"]["entrypoint"] = shlex.join(
         [
             *("python", "-m", "orchestrator.launch", "run", *submission.arguments, "--address", "auto", "--out", out),
@@ -204,6 +205,10 @@ def _image_of_checkout(image: str) -> str:
 
 
 def _name(sweep: str, job: Document) -> str:
-    """The sweep's name and a digest of the job: the same command, submitted twice, gives one name."""
+    """The sweep's name and a digest of the job: the same command, submitted twice, gives one name.
+
+    Kubernetes takes small letters, digits and -, and a letter first. The digest also tells names apart that become one.
+    """
     digest = hashlib.sha256(json.dumps(job["spec"], sort_keys=True).encode()).hexdigest()[:6]
-    return f"{sweep.replace('_', '-')[: LONGEST_NAME - 7]}-{digest}"
+    words = re.sub(r"[^a-z0-9]+", "-", sweep.lower()).lstrip("-0123456789")
+    return f"{words[: LONGEST_NAME - 7].rstrip('-') or 'sweep'}-{digest}"

@@ -1,50 +1,83 @@
-"""The command line, `python -m orchestrator.launch SWEEP`: imports its commands and turns failures into exit codes.
+"""The command line, `python -m orchestrator.launch SWEEP`: finds the commands, and answers Ctrl-C in one line.
 
-Each command imports what it needs when it is called, so that `--help` and `plan` start fast.
+Everything is imported in `main`, where Ctrl-C is heeded from the first moment. Each command imports what it needs when
+it is called, so that `--help` and `plan` start fast.
 """
 
-from __future__ import annotations
-
+import os
 import sys
-from io import TextIOWrapper
 
-import typer
-
-from orchestrator.commands.app import app
-from orchestrator.commands.options import EXIT_INTERRUPTED, EXIT_USER_ERROR
-from orchestrator.errors import UserError
-
-# Importing a module adds its commands; `--help` shows them in this order.
-from orchestrator.commands import run, show, verify, replay, export, data  # isort: skip  # noqa: F401
+_OTHER_PACKAGES = ("trainables", "search_spaces")
 
 
 def main() -> None:
     """Run the command line: a user's mistake ends as one line and exit code 2, Ctrl-C as exit code 130."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an encoding without ± or · must not end a sweep
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
-    except (KeyboardInterrupt, typer.Abort):
-        code = EXIT_INTERRUPTED
-    except Exception as error:
-        fault = _fault(error)
-        if fault is None:
-            raise
-        typer.echo(f"error: {fault}", err=True)
-        code = EXIT_USER_ERROR
-    if code == EXIT_INTERRUPTED:
-        typer.echo("interrupted: the same command resumes where this one stopped", err=True)
+        code = _run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
+    if code == 130:
+        _say("interrupted: the same command resumes where this one stopped")
+        exec("")  # else Python ends by the signal if code made from a string, as of a dataclass, was interrupted
     sys.exit(code)
 
 
-def _fault(error: Exception) -> str | None:
-    """The line to print for a mistake that the user can correct; None for any other exception."""
-    if isinstance(error, UserError):
-        return str(error)
-    # Typer's own usage errors: their base class has moved between its releases, this method has not.
-    describe = getattr(error, "format_message", None)
-    return " ".join(describe().split()) if describe else None
+def _run(arguments: list[str]) -> int:
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        _say("error: the current folder has been deleted: start from another one")
+        return 2
+    if (foreign := _foreign_package(arguments)) is not None:
+        _say(f"error: {foreign}: rename it, or start from another folder")
+        return 2
+    os.environ["MPLBACKEND"] = "agg"  # figures are files here, whatever backend a notebook has set for its shell
+
+    try:
+        from orchestrator.commands.command_line import exit_code
+
+        return exit_code(arguments)
+    except (ImportError, AttributeError):
+        if (file := _foreign_module()) is None:
+            raise
+        _say(f"error: {file} is imported in place of a library: rename it, or start from another folder")
+        return 2
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201
+
+
+def _foreign_package(arguments: list[str]) -> str | None:
+    """What to say if a user's file would be imported in the place of one of this product's packages."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    names_module = any(word.partition("=")[0] == "--module" for word in arguments)
+    if names_module and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as importing the module will do
+    for name in _OTHER_PACKAGES:
+        spec = find_spec(name)
+        places = [] if spec is None else list(spec.submodule_search_locations or [spec.origin or ""])
+        ours = Path(__file__).resolve().parent.parent / name
+        if places and Path(places[0]).resolve() != ours:
+            return f"{places[0]} is imported in place of {ours}"
+    return None
+
+
+def _foreign_module() -> str | None:
+    """A module of the current folder that was imported although an installed one has its name."""
+    from importlib.machinery import PathFinder
+    from pathlib import Path
+
+    here = Path.cwd()
+    elsewhere = [place for place in sys.path if Path(place).resolve() != here]
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "/")
+        is_ours = name in ("orchestrator", *_OTHER_PACKAGES)
+        if file.parent in (here, here / name) and not is_ours and PathFinder.find_spec(name, elsewhere) is not None:
+            return str(file)
+    return None
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ UNFINISHED = ".tmp-"
 
 _ABSENT = ("AWS Error NO_SUCH_KEY", "AWS Error RESOURCE_NOT_FOUND")
 _ONE_REQUEST = "?allow_delayed_open=true"
+_SECONDS_WITHOUT_ANSWER = "?retry_limit_seconds=5"
+"""For Google's store, which pyarrow otherwise asks for 15 minutes; who can wait repeats the request."""
 
 
 def open_root(root: str) -> tuple[fs.FileSystem, str]:
@@ -23,6 +25,8 @@ def open_root(root: str) -> tuple[fs.FileSystem, str]:
     if root.startswith("s3://"):
         with suppress(pa.ArrowInvalid):  # a pyarrow without this option needs three requests for a small file
             return fs.FileSystem.from_uri(f"{root}{_ONE_REQUEST}")
+    if root.startswith(("gs://", "gcs://")):
+        return fs.FileSystem.from_uri(f"{root}{_SECONDS_WITHOUT_ANSWER}")
     return fs.FileSystem.from_uri(root)
 
 

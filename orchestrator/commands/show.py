@@ -35,22 +35,21 @@ def plan(
     data: Data = None,
 ) -> None:
     """Show what a run would do; train nothing, and write only the cache of decoded images."""
-    from rich.console import Console
-
     from orchestrator.report.plan_table import plan_table
+    from orchestrator.report.text import plain_console
     from orchestrator.schedulers.plan import ledger_of, plan_sweep
 
     sweep = chosen_sweep(name, module=module, sets=sets, seeds=seeds, workload=workload, data=data)
-    Console().print(plan_table(plan_sweep(sweep, ledger_of(sweep, out), max_trials)))
+    plain_console().print(plan_table(plan_sweep(sweep, ledger_of(sweep, out), max_trials)))
 
 
 @command("list")
 def list_sweeps(module: Module = None) -> None:
     """List the sweeps, with their numbers of trials and what they show."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from orchestrator.report.text import plain_console
     from orchestrator.sweeps.registry import find_sweep, load_sweeps
 
     table = Table("sweep", "trials", "what it shows", box=None)
@@ -60,7 +59,7 @@ def list_sweeps(module: Module = None) -> None:
             table.add_row(name, str(sweep.num_trials), Text(sweep.title))
         except Exception as fault:  # a faulty sweep of the user's does not hide the others
             table.add_row(name, "-", Text(str(fault)))
-    Console().print(table)
+    plain_console().print(table)
 
 
 @command()

@@ -11,6 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+from orchestrator.report.text import plain_console
 from trainables.result import Outcome
 
 PLAIN_LINE_SECONDS = 10.0
@@ -24,7 +25,7 @@ class ProgressDisplay:
     def __init__(
         self, title: str, total: int, already_done: int, cost_total: float, console: Console | None = None
     ) -> None:
-        self._console = console or Console()
+        self._console = console or plain_console()
         self._title, self._total, self._done = title, total, already_done
         self._cost_total, self._cost_done, self._cost_running = cost_total, 0.0, 0.0
         self._outcomes: Counter[str] = Counter()
@@ -32,9 +33,9 @@ class ProgressDisplay:
         self._started = self._printed = time.monotonic()
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,

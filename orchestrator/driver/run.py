@@ -24,7 +24,8 @@ from orchestrator.executors.registry import ExecutorSettings, connected
 from orchestrator.ledger.lease import lease
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.storage import PATIENCE_SECONDS
-from orchestrator.report.show import show
+from orchestrator.report.show import check_figure_folder, show
+from orchestrator.report.text import plain_console
 from orchestrator.schedulers.plan import Plan, ledger_of, plan_sweep
 from orchestrator.sweeps.value import Sweep
 from trainables.packs.state_store import StateStore
@@ -80,6 +81,8 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
     ledger = ledger_of(sweep, options.out)
     ledger.check_writable()
     options = replace(options, out=ledger.root)
+    if options.figures and sweep.figures:
+        check_figure_folder(options.out, sweep)
     with lease(options.out, sweep.name):
         plan = plan_sweep(sweep, ledger, options.max_trials)
         _announce(console, plan)
@@ -148,8 +151,8 @@ def states_root(out: str) -> str:
 
 def _console() -> Console:
     """Standard output; wide enough for the result table where it is not a terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+    console = plain_console()
+    return console if console.is_terminal else plain_console(PLAIN_WIDTH)
 
 
 def _announce(console: Console, plan: Plan) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from orchestrator.analysis.error_rates import judged_by
@@ -17,7 +16,7 @@ from orchestrator.errors import UserError, unknown_name
 from orchestrator.figures import error_curves, maps, training_dynamics  # noqa: F401 (registers their figures)
 from orchestrator.figures.files import add_line, write
 from orchestrator.figures.registry import FIGURES, FigureInput, FigureSpec
-from orchestrator.figures.style import STYLE, look_of
+from orchestrator.figures.style import look_of, our_style
 from orchestrator.sweeps.value import Sweep
 from trainables.config import Optimizer
 from trainables.result import SATISFYING
@@ -67,7 +66,7 @@ def drawn(name: str, given: FigureInput) -> Figure | None:
     of_settled = given.traces[given.traces["trial_id"].isin(settled["trial_id"])]
     traces = of_settled.sort_values(["trial_id", "epoch"], ignore_index=True)
     shown = replace(given, trials=judged_by(settled, spec.error), traces=traces, error=spec.error)
-    with rc_context(STYLE):
+    with our_style():
         figure = spec.function(shown)
         if figure is not None:
             add_line(figure, spec.error.meaning)

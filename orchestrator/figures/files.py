@@ -6,21 +6,21 @@ import io
 import uuid
 from pathlib import Path
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from orchestrator.figures.style import STYLE
+from orchestrator.figures.style import our_style
 
 _DPI = 200
 
 
 def write(figure: Figure, name: str, folder: Path, note: str) -> list[Path]:
     """Write a figure as `folder`/name.png and .pdf, each in one rename; `note` is a line below the caption."""
-    add_line(figure, note)
     folder.mkdir(parents=True, exist_ok=True)
-    png = _save(figure, folder / f"{name}.png")
-    figure.set_layout_engine("none")  # laid out once: computing it again would double the time
-    return [png, _save(figure, folder / f"{name}.pdf")]
+    with our_style():
+        add_line(figure, note)
+        png = _save(figure, folder / f"{name}.png")
+        figure.set_layout_engine("none")  # laid out once: computing it again would double the time
+        return [png, _save(figure, folder / f"{name}.pdf")]
 
 
 def add_line(figure: Figure, text: str) -> None:
@@ -34,8 +34,7 @@ def _save(figure: Figure, path: Path) -> Path:
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
     suffix = path.suffix[1:]
     buffer = io.BytesIO()
-    with rc_context(STYLE):
-        figure.savefig(buffer, format=suffix, dpi=_DPI, metadata=metadata[suffix])
+    figure.savefig(buffer, format=suffix, dpi=_DPI, metadata=metadata[suffix])
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.write_bytes(buffer.getvalue())

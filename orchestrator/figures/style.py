@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context, rcParamsDefault
 from matplotlib.colors import to_rgb
 
 from trainables.config import Optimizer
@@ -27,6 +29,16 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,  # editable text, as publishers ask
 }
+
+
+def our_style() -> AbstractContextManager[None]:
+    """A context with matplotlib's defaults and `STYLE`, whatever a user's matplotlibrc or module has set.
+
+    Figures are drawn, laid out and written in it: TeX or fonts that are not installed would end a launch at its end.
+    """
+    defaults: dict[Any, Any] = dict(rcParamsDefault)
+    del defaults["backend"]  # a context does not restore it
+    return rc_context(defaults | STYLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +98,9 @@ def symbol(column: str) -> str:
 
 
 def number_text(value: Any) -> str:
-    """A number as a reader writes it: 0.05, 100, or a power of ten."""
+    """A number as a reader writes it: 0.05, 100, or a power of ten; any other value as its text."""
     if not isinstance(value, int | float | np.number):
-        return str(value)
+        return str(value).replace("$", r"\$")  # text of a user's, such as a data set's name, is no formula
     number = float(value)
     if math.isnan(number):
         return "none"  # a field that the optimizer does not read

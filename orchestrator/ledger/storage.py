@@ -17,15 +17,30 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 from orchestrator.errors import LedgerError, first_line
 from trainables.atomic_files import is_absent, open_root, write_whole
 
-STORE_REMEDY = "set the object store's address and keys in the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...)"
+STORE_REMEDY = (
+    "set the object store's address and keys in the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, "
+    "GOOGLE_APPLICATION_CREDENTIALS, ...)"
+)
 
 PATIENCE_SECONDS = 900.0
 """How long a running sweep waits for an unavailable store: workers train on, the driver keeps the results."""
 
 _STORE_ERROR = re.compile(r"AWS Error (?P<kind>\w+).*? operation:\s*(?P<text>.*?)(?: \(Request ID.*)?$")
-_AWAY = re.compile("NETWORK_CONNECTION|UNAVAILABLE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT|INTERNAL_FAILURE|status 5")
+_GOOGLE_ERROR = re.compile(
+    r"google::cloud::Status\((?P<kind>\w+): (?:.*underlying error message was: |.*last message of )?(?P<text>.*?)"
+    r"(?: error_info=.*)?[})]*$"
+)
+_MISSPELT = re.compile(r"\s*(?P<scheme>s3[an]?|gs|gcs|abfss?|hdfs)(?::[\\/]*|/{2,})(?P<path>.*)", re.IGNORECASE)
+"""What was meant as the URI of a store."""
+_SCHEMES = ("s3://", "gs://", "gcs://", "abfs://", "abfss://", "hdfs://")
+_OTHER_NAMES = {"s3a": "s3", "s3n": "s3"}
+_AWAY = re.compile(
+    "NETWORK_CONNECTION|UNAVAILABLE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT|INTERNAL_FAILURE|DEADLINE_EXCEEDED|status 5"
+)
 """Texts of object stores for temporary failures."""
 _LONGEST_WAIT_SECONDS = 10.0
+_FAILURES = (OSError, pa.ArrowException)
+"""What pyarrow raises when a request fails: of Azure's stores also its general exception."""
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -67,21 +82,21 @@ class Storage:
         """Create or replace a file, whole or not at all; raises `LedgerError` if that fails."""
         try:
             self.patiently(lambda: write_whole(self.files, path, content))
-        except OSError as error:
+        except _FAILURES as error:
             raise self._fault("write to", path.rpartition("/")[0], error) from None
 
     def exists(self, path: str) -> bool:
         """Whether a file exists; raises `LedgerError` if that cannot be read."""
         try:
             return bool(self.patiently(lambda: self.files.get_file_info(path)).type != pafs.FileType.NotFound)
-        except OSError as error:
+        except _FAILURES as error:
             raise self._fault("read", path, error) from None
 
     def delete(self, path: str) -> None:
         """Delete a file; raises `LedgerError` if that fails."""
         try:
             self.patiently(lambda: self.files.delete_file(path))
-        except OSError as error:
+        except _FAILURES as error:
             if is_absent(error):  # an earlier request was done, but its answer was lost
                 return
             raise self._fault("delete", path, error) from None
@@ -93,7 +108,7 @@ class Storage:
             infos = self.patiently(lambda: self.files.get_file_info(selector))
             if not infos and self.files.type_name == "s3":
                 self._check_bucket()
-        except OSError as error:
+        except _FAILURES as error:
             raise self._fault("list", folder, error) from None
         return infos
 
@@ -113,7 +128,7 @@ class Storage:
         if self.files.get_file_info(bucket).type == pafs.FileType.NotFound:
             raise LedgerError(f"cannot list {self.root}: bucket {bucket!r} does not exist")
 
-    def _fault(self, action: str, folder: str, error: OSError) -> LedgerError:
+    def _fault(self, action: str, folder: str, error: Exception) -> LedgerError:
         remedy = "choose another output folder" if self.is_local else STORE_REMEDY
         return LedgerError(f"cannot {action} {self.root}{folder.removeprefix(self.path)} ({reason(error)}); {remedy}")
 
@@ -122,12 +137,11 @@ def resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
     """A folder or URI as (absolute name, file system, path in it)."""
     if not root.strip():
         raise LedgerError("an output folder or URI is needed, got an empty name")
-    if "://" not in root:
-        root = str(Path(root).expanduser().absolute())
+    check_uri(root)
     try:
-        check_uri(root)
+        root = root if "://" in root else str(Path(root).expanduser().absolute())
         files, path = open_root(root)
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
         raise LedgerError(
             f"cannot open {root} ({reason(error)}); give a folder or a URI such as s3://bucket/path"
         ) from None
@@ -136,10 +150,22 @@ def resolve(root: str) -> tuple[str, pafs.FileSystem, str]:
 
 
 def check_uri(root: str) -> None:
-    """Check that a URI has a bucket and a path only: results, states and figures are under it, and it is printed."""
+    """Check that a URI has a bucket and a path only: results, states and figures are under it, and it is printed.
+
+    A misspelt URI would be a folder: `s3:/bucket/path` is one named `s3:` in the current folder.
+    """
+    if (misspelt := _MISSPELT.fullmatch(root)) is not None and not root.startswith(_SCHEMES):
+        scheme = misspelt["scheme"].lower()
+        right = f"{_OTHER_NAMES.get(scheme, scheme)}://{misspelt['path']}"
+        raise LedgerError(f"a URI starts as s3://bucket or gs://bucket, got {root!r}: did you mean {right!r}?")
     if "://" not in root:
         return
-    uri = urlsplit(root)
+    try:
+        uri = urlsplit(root)
+    except ValueError as error:
+        raise LedgerError(
+            f"{root} is no URI ({reason(error)}); give a folder or a URI such as s3://bucket/path"
+        ) from None
     if not uri.netloc and uri.scheme != "file":
         raise LedgerError(f"{root} names no bucket; give a folder or a URI such as s3://bucket/path")
     if uri.password is not None:
@@ -152,12 +178,12 @@ def check_uri(root: str) -> None:
 
 def is_store_fault(error: BaseException) -> bool:
     """Whether the error is an object store's answer, and not about a file's contents."""
-    return bool(_STORE_ERROR.search(str(error)))
+    return bool(_STORE_ERROR.search(str(error)) or _GOOGLE_ERROR.search(str(error)))
 
 
 def reason(error: BaseException) -> str:
     """What the system or a library says, in one line."""
     number = getattr(error, "errno", None)
     text = (os.strerror(number) if number else first_line(error)).rstrip(". ")
-    said = _STORE_ERROR.search(text)
+    said = _STORE_ERROR.search(text) or _GOOGLE_ERROR.search(text)
     return f"{said['kind']}: {said['text']}".rstrip(": ") if said else text

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.analysis.error_rates import PLAIN
+from orchestrator.errors import LedgerError
 from orchestrator.figures.registry import FigureInput, FigureSpec
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.storage import PATIENCE_SECONDS, Storage
@@ -36,12 +37,12 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
     for title, table in tables_of(sweep, trials):
         _print_table(console, table, title)
     for line in selection.notes:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     if sweep.accepts_certificates and len(trials):
-        console.print(stop_audit(trials).line(), highlight=False, soft_wrap=True)
+        console.print(stop_audit(trials).line(), soft_wrap=True)
     specs = _figures_of(sweep, is_wanted=with_figures or bool(sweep.best_over))
     selections = {error: _best(trials, sweep, error, console) for error in _shown_errors(trials, sweep, specs)}
-    console.print(f"parquet  {ledger.root}/trials, {ledger.root}/traces", highlight=False, soft_wrap=True)
+    console.print(f"parquet  {ledger.root}/trials, {ledger.root}/traces", soft_wrap=True)
     if not (with_figures and specs) or trials.empty:
         return []
 
@@ -58,7 +59,7 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
             paths += drawing.draw(spec.name, given, folder, shown.note)
     _copy_to_store(paths, ledger.root)
     if paths:
-        console.print(f"figures  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
+        console.print(f"figures  {', '.join(map(str, paths))}", soft_wrap=True)
     return paths
 
 
@@ -108,7 +109,7 @@ def _best(trials: pd.DataFrame, sweep: Sweep, error: str, console: Console) -> _
 def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:
     shown = Table(title=Text(title), title_justify="left")  # as Text: brackets are not markup
     for name in table.columns:
-        shown.add_column(name, overflow="fold")  # a truncated number would mislead
+        shown.add_column(Text(name), overflow="fold")  # a truncated number would mislead
     for row in table.itertuples(index=False):
         shown.add_row(*(Text(str(value)) for value in row))
     console.print(shown)
@@ -117,6 +118,14 @@ def _print_table(console: Console, table: pd.DataFrame, title: str) -> None:
 def figure_folder(out: str, sweep: Sweep) -> Path:
     """The folder of the sweep's figures: beside the results; for an object store in the current folder."""
     return Path("." if "://" in out else out) / "figures" / sweep.name
+
+
+def check_figure_folder(out: str, sweep: Sweep) -> None:
+    """Raise `LedgerError` before training if a file is where the figures' folder belongs: they are drawn at the end."""
+    folder = figure_folder(out, sweep)
+    for place in (folder.parent, folder):
+        if place.exists() and not place.is_dir():
+            raise LedgerError(f"{place} is a file where a folder belongs; move it away")
 
 
 def _copy_to_store(figures: Sequence[Path], out: str) -> None:

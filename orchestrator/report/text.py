@@ -1,8 +1,15 @@
-"""Formats numbers and values as tables show them."""
+"""Formats numbers and values as tables show them, and opens the console that prints them as they are."""
 
 from __future__ import annotations
 
 import math
+
+from rich.console import Console
+
+
+def plain_console(width: int | None = None) -> Console:
+    """Standard output, where text is never markup: in paths, titles and errors, [b] and :x: are what they say."""
+    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def rate_text(value: float) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.commands.app import command
+from orchestrator.commands.command_line import app
 from orchestrator.errors import SweepError
-from orchestrator.launch import app
 from orchestrator.sweeps.registry import SWEEPS, load_sweeps, sweep
 from orchestrator.sweeps.reserved import RESERVED
 from orchestrator.sweeps.value import Grid, Sweep

@@ -130,7 +130,7 @@ def test_certificates_are_refused_without_a_bound(folder: Path) -> None:
 def test_planning_with_a_users_module_loads_nothing_heavy(folder: Path) -> None:
     program = (
         "import sys\n"
-        "from orchestrator.launch import app\n"
+        "from orchestrator.commands.command_line import app\n"
         "app(['plan', 'toys', '--module', 'my_toys.sweeps'], standalone_mode=False)\n"
         "print([n for n in ('torch', 'ray', 'numba', 'mlflow', 'matplotlib') if n in sys.modules])\n"
     )

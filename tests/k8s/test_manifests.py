@@ -9,7 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from orchestrator.launch import app
+from orchestrator.commands.command_line import app
 from orchestrator.sweeps.registry import find_sweep
 from tests.manifest_rules import faults
 from tests.support.launching import ROOT

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from orchestrator.kubernetes import LONGEST_NAME, _cpus
-from orchestrator.launch import app
+from orchestrator.commands.command_line import app
+from orchestrator.kubernetes import LONGEST_NAME, _cpus, _name
 from tests.support.launching import ROOT, environment, launch, make_folder, run_launch
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl on PATH")
@@ -120,6 +120,39 @@ def test_the_same_command_is_the_same_job_and_another_one_is_not() -> None:
     assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", long_name)
 
 
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        "grid_bsz_My.Photos_resnet8",
+        "grid_bsz_kid's_resnet8",
+        "grid_bsz_größe und_resnet8",
+        "_1_hidden",
+        "größe",
+        "漢字",
+        "grid_bsz_" + "a" * 30 + "." * 9 + "_resnet8",
+        "A" * 200,
+    ],
+)
+def test_any_sweep_has_a_name_that_kubernetes_takes(sweep: str) -> None:
+    jobs = [{"spec": {"entrypoint": f"python -m orchestrator.launch run {name}"}} for name in (sweep, sweep.lower())]
+    names = [_name(sweep, job) for job in jobs]
+    for name in names:
+        assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
+        assert len(name) <= LONGEST_NAME
+    assert (names[0] == names[1]) == (sweep == sweep.lower()), "jobs whose names become one are told apart"
+
+
+@needs_kubectl
+@pytest.mark.slow
+def test_a_users_images_are_a_job_with_a_valid_name() -> None:
+    images = [
+        ("grid_bsz", "--workload", f"{name}_resnet8", "--component", "gpu", *LOCAL) for name in ("My.Pets", "my.pets")
+    ]
+    names = [submitted(*arguments)["metadata"]["name"] for arguments in images]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"grid-bsz-my-pets-resnet8-[0-9a-f]{6}", name) for name in names)
+
+
 @needs_kubectl
 def test_the_image_is_this_commits_unless_one_is_given() -> None:
     sha = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
@@ -144,6 +177,7 @@ def test_the_image_is_this_commits_unless_one_is_given() -> None:
         (("grid_bs", *LOCAL), "unknown sweep 'grid_bs'"),
         (("grid_bsz", *LOCAL, "--set", "batch_size=0"), "batch_size"),
         (("grid_bsz", *LOCAL, "--out", "results"), "--out is a URI, or a path on a volume that all pods mount"),
+        (("grid_bsz", *LOCAL, "--out", "s3:/bucket/x"), "got 's3:/bucket/x': did you mean 's3://bucket/x'?"),
         (("grid_bsz", *LOCAL, "--cpus-per-trial", "999"), "no worker group of overlay local has room for a pack"),
         (("grid_bsz", "--workload", "cifar10_resnet18", *LOCAL), "overlay local mounts no data sets"),
     ],

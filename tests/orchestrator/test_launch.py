@@ -105,6 +105,15 @@ def test_an_output_folder_that_cannot_be_is_named(folder: Path) -> None:
     assert str(folder / "results") in line
 
 
+@pytest.mark.parametrize("name", ["figures", "figures/grid_bsz"])
+def test_a_file_in_the_place_of_the_figures_is_said_before_anything_is_trained(name: str, folder: Path) -> None:
+    (folder / "results" / name).parent.mkdir(parents=True)
+    (folder / "results" / name).touch()
+    done = launch("grid_bsz", "--executor", "inline", "--no-mlflow", cwd=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {folder}/results/{name} is a file where a folder belongs; move it away\n"
+
+
 def test_an_output_without_a_name_is_refused(folder: Path) -> None:
     done = launch("tiny", *RUN_TINY, "--out", "", cwd=folder)
     assert (done.returncode, done.stderr) == (2, "error: an output folder or URI is needed, got an empty name\n")
@@ -155,6 +164,76 @@ def test_neither_a_small_alphabet_nor_brackets_in_a_title_end_a_launch(folder: P
     assert title in output
     assert ("·" in output) == (encoding != "ascii")
     assert title in launch("plan", "tiny", "--module", "my_sweeps", cwd=folder).stdout
+
+
+def test_brackets_in_a_path_are_no_markup(folder: Path) -> None:
+    out = folder / "x[/b]y" / "[final] :x: 'q'"
+    done = launch("tiny", *RUN_TINY, "--max-trials", "1", "--out", str(out), cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"parquet  {out}/trials, {out}/traces" in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", ["search_spaces.py", "trainables/__init__.py"])
+def test_a_users_file_in_place_of_a_package_of_ours_is_one_line(name: str, folder: Path) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).touch()
+    program = "from orchestrator.launch import main; main()"
+    foreign = (folder / name) if name.endswith("s.py") else (folder / name).parent
+    for start in (("-m", "orchestrator.launch"), ("-P", "-c", program)):
+        command = [sys.executable, *start, "list", "--module", "my_sweeps"]
+        done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        ours = ROOT / Path(name).parts[0].removesuffix(".py")
+        assert done.stderr == (
+            f"error: {foreign} is imported in place of {ours}: rename it, or start from another folder\n"
+        )
+
+
+@pytest.mark.parametrize("name", ["typer.py", "pydantic.py", "rich/__init__.py"])
+def test_a_users_file_in_place_of_a_library_is_one_line(name: str, folder: Path) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).touch()
+    command = [sys.executable, "-m", "orchestrator.launch", "plan", "grid_bsz"]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    line = f"error: {folder / name} is imported in place of a library: rename it, or start from another folder\n"
+    assert done.stderr == line
+
+
+def test_a_folder_of_that_name_without_modules_is_no_package(folder: Path) -> None:
+    (folder / "search_spaces").mkdir()
+    command = [sys.executable, "-m", "orchestrator.launch", "--help"]
+    assert subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, check=False).returncode == 0
+
+
+def test_a_current_folder_that_was_deleted_is_one_line(folder: Path) -> None:
+    gone = folder / "gone"
+    gone.mkdir()
+    program = "import os; os.rmdir(os.getcwd()); from orchestrator.launch import main; main()"
+    command = [sys.executable, "-c", program, "list", "--module", "my_sweeps"]
+    done = subprocess.run(command, cwd=gone, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: the current folder has been deleted: start from another one\n"
+
+
+def test_ctrl_c_while_modules_are_imported_is_one_line(folder: Path) -> None:
+    """The program reaches `main`, and is interrupted within what it imports first."""
+    program = (
+        "import os, signal, sys\n"
+        "from orchestrator.launch import main\n"
+        "class CtrlC:\n"
+        "    def find_spec(name, *_):\n"
+        "        if name == 'typer':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, CtrlC)\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", program, "list"]
+    done = subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False, preexec_fn=heed_ctrl_c
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "interrupted: the same command resumes where this one stopped\n"
 
 
 def test_a_module_that_ends_the_process_is_refused(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from orchestrator.launch import app
+from orchestrator.commands.command_line import app
 from tests.support.launching import ROOT
 
 NAMES = (

@@ -118,3 +118,11 @@ def test_a_search_that_asks_for_more_has_more_trials_in_all_and_keeps_what_is_do
         (task,) = display._bar.tasks
         assert (task.completed, task.total) == (1.0, 5.0)
     assert "map_wd: 1/5 trials" in text(console)
+
+
+@pytest.mark.parametrize("title", ["grid_bsz_a[/b]_resnet8", "[red]kid[/red]", "[bold"])
+def test_a_sweeps_name_is_no_markup(title: str) -> None:
+    console = terminal()
+    with ProgressDisplay(title, 1, 0, 1.0, console) as display:
+        display.trial_done(Outcome.LEARNED, 1.0)
+    assert title in text(console)

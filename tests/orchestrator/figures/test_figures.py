@@ -24,9 +24,10 @@ from orchestrator.figures.drawing import check, draw, drawn
 from orchestrator.figures.error_curves import PAPER_DECAY_SCALE
 from orchestrator.figures.legend import place_legend
 from orchestrator.figures.registry import FigureInput
-from orchestrator.figures.style import LOOKS, STYLE
+from orchestrator.figures.style import LOOKS, STYLE, number_text, symbol
 from orchestrator.sweeps.value import Grid, Sweep
 from tests.orchestrator.analysis.test_cells import make_result, tables
+from tests.support.launching import environment, run_launch
 from trainables.config import Optimizer
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
@@ -339,3 +340,42 @@ def test_the_measured_trials_are_those_with_plain_or_hollow_marks(sweep: Tables)
     axes = figure_of("error_vs_weight_decay", trials, traces).axes[0]
     counted = trials[is_measured(trials)]
     assert points(axes, "o") == set(zip(counted["weight_decay"], counted["test_error"], strict=True))
+
+
+def test_a_users_matplotlib_settings_change_no_figure(few: Tables, tmp_path: Path) -> None:
+    (plain,) = (path.read_bytes() for path in draw("error_vs_batch_size", given(*few), tmp_path, "a note")[:1])
+    settings = {"text.usetex": True, "font.family": "no such font", "savefig.bbox": "tight", "figure.dpi": 33}
+    with rc_context({**settings, "axes.facecolor": "black", "mathtext.fontset": "cm", "lines.linewidth": 9}):
+        (same,) = (path.read_bytes() for path in draw("error_vs_batch_size", given(*few), tmp_path, "a note")[:1])
+    assert same == plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MATPLOTLIBRC", "text.usetex: True\nfont.family: serif\nsavefig.transparent: True\n"),
+        ("MPLBACKEND", "module://matplotlib_inline.no_such_backend"),
+        ("MPLBACKEND", "nonsense"),
+    ],
+)
+def test_a_launch_draws_whatever_matplotlibs_environment(name: str, value: str, tmp_path: Path) -> None:
+    if name == "MATPLOTLIBRC":
+        (tmp_path / "user.rc").write_text(value)
+        value = str(tmp_path / "user.rc")
+    brief = ("grid_bsz", "--set", "batch_size=100,200", "--set", "num_epochs=2", "--seeds", "0", "--executor", "inline")
+    drawn = []
+    for more in ({}, {name: value}):
+        done = run_launch(*brief, "--no-mlflow", cwd=tmp_path, env=environment(**more))
+        assert (done.returncode, done.stderr) == (0, "")
+        drawn.append({path.name: path.read_bytes() for path in tmp_path.glob("results/figures/grid_bsz/*")})
+    assert drawn[0]
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("text", [r"kid$^_$s", "US$", "a$b", "$$$"])
+def test_a_users_text_is_no_formula(text: str, tmp_path: Path) -> None:
+    figure = Figure()
+    for label in (number_text(text), f"{symbol('weight_decay')} = 1, data set = {number_text(text)}"):
+        figure.text(0, 0, label)
+    figure.savefig(tmp_path / "figure.png")  # raises for a formula that is none

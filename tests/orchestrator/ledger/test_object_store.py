@@ -391,9 +391,9 @@ def test_one_driver_at_a_time_until_it_ends_or_is_killed(store: ObjectStore, buc
     (first,) = holders(out, 1)
     assert said(first) == "held"
     (second,) = holders(out, 1)
-    assert said(second) == (
-        f"sweep 'sweep' is being run into '{out}' by another process: wait for it, or give another --out"
-    )
+    refusal = said(second)
+    assert refusal.startswith(f"sweep 'sweep' is being run into '{out}' by process {first.pid} of ")
+    assert f"(it holds {out}/.leases/sweep/" in refusal
     end(second, first)
     assert store.keys(bucket) == {}
     (third,) = holders(out, 1)

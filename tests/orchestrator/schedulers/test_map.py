@@ -326,9 +326,20 @@ def test_tables_and_figures_come_from_parquet_alone(undisturbed: Ledger, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_second_export_keeps_what_a_user_has_added(undisturbed: Ledger, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'optuna.db'}"
+    _, first = export_optuna(map_of(), undisturbed.root, storage)
+    name = next(iter(first))
+    study = optuna.load_study(study_name=name, storage=storage)
+    study.tell(study.ask({field: axis.distribution() for field, axis in SPACE.items()}), 1.0)
+    _, second = export_optuna(map_of(), undisturbed.root, storage)
+    assert second == first | {name: first[name] + 1}
+
+
+@pytest.mark.slow
 def test_optuna_opens_a_finished_map(undisturbed: Ledger, tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'optuna.db'}"
-    for _ in range(2):  # the second export replaces the first
+    for _ in range(2):  # the second export has nothing to add
         _, written = export_optuna(map_of(), undisturbed.root, storage)
     trials = undisturbed.trials("two_layer_cnn").to_pandas()
     assert sum(written.values()) == len(trials)
@@ -358,6 +369,18 @@ def test_an_optuna_export_takes_the_forms_of_output_that_a_launch_takes(
     assert url == f"sqlite:///{tmp_path}/results/optuna.db"
     assert written
     assert (tmp_path / "results" / "optuna.db").is_file()
+
+
+def test_a_results_folder_of_any_name_has_its_studies(undisturbed: Ledger, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed.root, tmp_path / "q?x=1")
+    export_optuna(map_of(), str(tmp_path / "q?x=1"))
+    assert (tmp_path / "q?x=1" / "optuna.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["q?x=1"]
+
+
+def test_a_storage_that_is_no_database_is_one_line(undisturbed: Ledger, tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"^--storage: a storage is a database's URL, as .*, got 'journal\.log'$"):
+        export_optuna(map_of(), undisturbed.root, "journal.log")
 
 
 def test_a_grid_is_no_optuna_study(tmp_path: Path) -> None:

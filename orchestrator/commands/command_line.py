@@ -1,0 +1,42 @@
+"""The command line with all its commands, and what it answers to a user's mistake."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+
+import typer
+
+from orchestrator.commands.app import app
+from orchestrator.commands.options import EXIT_USER_ERROR
+from orchestrator.errors import UserError
+
+# Importing a module adds its commands; `--help` shows them in this order.
+from orchestrator.commands import run, show, verify, replay, export, data  # isort: skip  # noqa: F401
+
+
+def exit_code(arguments: Sequence[str]) -> int:
+    """Run a command; a user's mistake is one line and exit code 2. Raises `KeyboardInterrupt` for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an encoding without ± or · must not end a sweep
+    try:
+        return app(list(arguments) or ["--help"], standalone_mode=False) or 0
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        fault = _fault(error)
+        if fault is None:
+            raise
+        typer.echo(f"error: {fault}", err=True)
+        return EXIT_USER_ERROR
+
+
+def _fault(error: Exception) -> str | None:
+    """The line to print for a mistake that the user can correct; None for any other exception."""
+    if isinstance(error, UserError):
+        return str(error)
+    # Typer's own usage errors: their base class has moved between its releases, this method has not.
+    describe = getattr(error, "format_message", None)
+    return " ".join(describe().split()) if describe else None
