@@ -6,12 +6,12 @@ Each command imports what it needs when it is called, so that `--help` and `plan
 from __future__ import annotations
 
 import sys
-from io import TextIOWrapper
 
 import typer
 
 from orchestrator.commands.app import app
 from orchestrator.commands.options import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from orchestrator.commands.streams import forgive_output
 from orchestrator.errors import UserError
 from trainables.machine.home import ensure_home
 
@@ -21,9 +21,7 @@ from orchestrator.commands import run, show, export, data  # isort: skip  # noqa
 
 def main() -> None:
     """Run the command line: a user's mistake ends as one line and exit code 2, Ctrl-C as exit code 130."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an encoding without ± or · must not end a sweep
+    forgive_output()
     ensure_home()
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
