@@ -39,6 +39,11 @@ def provenance(engine: str, device: str = "cpu", num_threads: int = 1, device_na
     )
 
 
+def code_place() -> str:
+    """Folder from which this process imports `trainables`."""
+    return str(_PACKAGE)
+
+
 @cache
 def code_digest() -> str:
     """Hash of the source files of `trainables`; driver and workers run the same code only if it is equal."""
@@ -70,7 +75,9 @@ def _git_state() -> tuple[str | None, bool | None]:
 
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(_PACKAGE.parent), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+    # GIT_DIR and its like, which git sets for hooks and aliases, would name the user's repository instead of the code's
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=plain).stdout
 
 
 @cache

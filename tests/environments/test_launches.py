@@ -1,0 +1,262 @@
+"""Small launches in the environments that users have: the same rows in each, and nothing else in anybody's folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.launching import ROOT, SWEEPS, checked, command, environment, rows
+from tests.support.product_copy import copy_product, patch
+from tests.support.warm_python import run_python
+
+PLAIN = ("--no-figures", "--no-mlflow")
+INLINE = ("--executor", "inline", *PLAIN)
+ODD_NAME = 'kid\'s [b]ü 50% "x" #1'
+ANY_USER = 12345
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What is special about a launch: its folder, variables (None: not set), the words before it, its options."""
+
+    cwd: Path | None = None
+    variables: Mapping[str, str | None] = field(default_factory=dict)
+    before: tuple[str, ...] = ()
+    options: tuple[str, ...] = PLAIN
+    says: tuple[str, ...] = ()
+    out: Path | None = None
+
+
+def users_folder(folder: Path) -> Path:
+    """A folder with a module of sweeps, of which only `small` is run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "my_sweeps.py").write_text(SWEEPS.replace("NUM_EPOCHS", "30"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The rows of the launch in the environment of the tests."""
+    folder = users_folder(tmp_path_factory.mktemp("plain"))
+    checked(folder, "small", *INLINE)
+    return rows(folder / "results")
+
+
+def _elsewhere(folder: Path) -> Case:
+    (folder / "elsewhere").mkdir()
+    return Case(cwd=folder / "elsewhere")
+
+
+def _odd_names(folder: Path) -> Case:
+    odd = folder / ODD_NAME
+    odd.mkdir()
+    shutil.copy(folder / "my_sweeps.py", odd)
+    (odd / "temporary").mkdir()
+    return Case(
+        cwd=odd,
+        out=odd / f"results {ODD_NAME.partition('%')[0]}",
+        variables={"TMPDIR": str(odd / "temporary"), "XDG_CACHE_HOME": str(odd / "cache"), "NUMBA_CACHE_DIR": None},
+        options=("--no-figures",),
+    )
+
+
+def _package_not_writable(folder: Path) -> Case:
+    return Case(
+        variables={**_read_only_copy(folder), "NUMBA_CACHE_DIR": None, "HOME": "/dev/null"},
+        says=("/dev/null cannot be",),
+    )
+
+
+def _no_home(folder: Path) -> Case:
+    return Case(
+        variables={"HOME": "/nowhere", "NUMBA_CACHE_DIR": None}, says=("home folder /nowhere cannot be written",)
+    )
+
+
+def _any_user(folder: Path) -> Case:
+    """As `docker run --user`: a user without an entry, a home that is the root folder, a package of root's."""
+    python = Path("/usr/bin") / f"python3.{sys.version_info.minor}"
+    if os.getuid() != 0 or not shutil.which("setpriv") or not python.exists():
+        pytest.skip(f"needs root, setpriv and {python}, which any user can run")
+    (folder / "results").mkdir()
+    (folder / "results").chmod(0o777)
+    for parent in (folder, *folder.parents[:3]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    copy = _read_only_copy(folder)["PYTHONPATH"]
+    return Case(
+        before=("setpriv", f"--reuid={ANY_USER}", f"--regid={ANY_USER}", "--clear-groups", "env", f"PYTHON={python}"),
+        variables={
+            "PYTHONPATH": f"{copy}:{packages}",
+            "PYTHONPYCACHEPREFIX": None,
+            "NUMBA_CACHE_DIR": None,
+            "HOME": "/",
+            "PYTHON": str(python),
+        },
+        options=INLINE,
+        says=("home folder / cannot be written",),
+    )
+
+
+def _one_cpu(folder: Path) -> Case:
+    return Case(before=("taskset", "-c", str(min(os.sched_getaffinity(0)))))
+
+
+def _long_temporary_folder(folder: Path) -> Case:
+    long = folder / ("long" * 30)
+    long.mkdir()
+    return Case(variables={"TMPDIR": str(long)})
+
+
+def _small_alphabet(folder: Path) -> Case:
+    return Case(variables={"LC_ALL": "C", "LANG": None, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+
+
+def _no_terminal(folder: Path) -> Case:
+    return Case(
+        before=("setsid", "--wait", "sh", "-c", 'exec "$@" <&-', "sh"), variables={"TERM": None, "COLUMNS": None}
+    )
+
+
+def _proxies(folder: Path) -> Case:
+    names = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "grpc_proxy")
+    return Case(variables={**dict.fromkeys(names, "http://127.0.0.1:9"), "no_proxy": None, "NO_PROXY": None})
+
+
+def _own_mlflow(folder: Path) -> Case:
+    (folder / "theirs").mkdir()
+    uri = f"sqlite:///{folder}/theirs/mlflow.db"
+    run = {"MLFLOW_RUN_ID": "0" * 32, "MLFLOW_EXPERIMENT_NAME": "theirs", "MLFLOW_EXPERIMENT_ID": "77"}
+    return Case(
+        variables={"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri, **run}, options=("--no-figures",), says=()
+    )
+
+
+def _uv_run(folder: Path) -> Case:
+    """Ray looks for an ancestor with this command line."""
+    (folder / "run").write_text('"$@"\n')
+    (folder / "large").write_bytes(bytes(1_000_000))
+    return Case(before=("bash", "-c", 'cd "$0" && exec -a uv bash run "$@"', str(folder)))
+
+
+CASES: dict[str, Callable[[Path], Case]] = {
+    "another working directory": _elsewhere,
+    "blanks, unicode, brackets and quotes in every path": _odd_names,
+    "a package that cannot be written": _package_not_writable,
+    "no home": _no_home,
+    "any user": _any_user,
+    "one CPU": _one_cpu,
+    "a long TMPDIR": _long_temporary_folder,
+    "LC_ALL=C": _small_alphabet,
+    "no terminal": _no_terminal,
+    "proxies": _proxies,
+    "a user's MLflow settings": _own_mlflow,
+    "uv run": _uv_run,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_launch_trains(name: str, tmp_path: Path, plain_rows: Mapping[str, Mapping[str, Any]]) -> None:
+    folder = users_folder(tmp_path / "user")
+    case = CASES[name](folder)
+    out = case.out or folder / "results"
+    variables = {"PYTHONPATH": str(ROOT), **case.variables}
+    kept = {key: value for key, value in environment().items() if key not in variables}
+    kept |= {key: value for key, value in variables.items() if value is not None}
+    kept["PYTHONPATH"] += f":{folder}"
+    words = command("small", "--module", "my_sweeps", *case.options, "--out", str(out))
+    words[0] = kept.pop("PYTHON", words[0])
+    done = subprocess.run(
+        [*case.before, *words],
+        cwd=case.cwd or folder,
+        env=kept,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert rows(out) == plain_rows
+    assert all(said in done.stderr for said in case.says)
+    assert done.stderr.count("\n") == len(case.says), done.stderr
+    assert not list(tmp_path.rglob("~"))
+
+
+def _read_only_copy(folder: Path) -> dict[str, str]:
+    """A copy of the product in which no compiled code can be kept, not even by root."""
+    copy = copy_product(folder / "copy")
+    for package in {path.parent for path in copy.rglob("*.py")}:
+        (package / "__pycache__").write_text("")
+    return {"PYTHONPATH": str(copy)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["changed", "equal", "empty"])
+def test_an_installed_launch_in_another_checkout(other: str, tmp_path: Path) -> None:
+    """Ray lets workers import from the current folder first, a console script does not."""
+    installed, checkout = copy_product(tmp_path / "installed"), tmp_path / "checkout"
+    if other == "empty":
+        (checkout / "trainables").mkdir(parents=True)
+        (checkout / "trainables" / "__init__.py").touch()
+    else:
+        copy_product(checkout)
+    if other == "changed":
+        patch(checkout / "trainables/two_layer_cnn/trace.py", "test_error=_mean(test_wrong)", "test_error=0.777")
+    users_folder(checkout)
+    script = tmp_path / "bin" / "launch"
+    script.parent.mkdir()
+    script.write_text("from orchestrator.launch import main\nmain()\n")
+    done = subprocess.run(
+        [sys.executable, str(script), "small", "--module", "my_sweeps", *PLAIN],
+        cwd=checkout,
+        env=environment(PYTHONPATH=f"{installed}:{checkout}"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    if other == "equal":
+        assert done.returncode == 0, done.stderr
+        assert len(rows(checkout / "results")) == 12
+        return
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert str(checkout / "trainables") in done.stderr or "does not run on the workers" in done.stderr
+    assert other == "empty" or str(installed / "trainables") in done.stderr
+    assert rows(checkout / "results") == {}
+
+
+NOWHERE_TO_PRINT = """
+import os, sys
+def closed_pipe():
+    read, write = os.pipe()
+    os.close(read)
+    return write
+outlets = {"closed pipe": closed_pipe, "full disk": lambda: os.open("/dev/full", os.O_WRONLY)}
+sys.stdout = os.fdopen(outlets[sys.argv[1]](), "w")
+sys.argv = ["launch", *sys.argv[2:]]
+from orchestrator.launch import main
+main()
+"""
+
+
+@pytest.mark.parametrize("outlet", ["closed pipe", "full disk"])
+def test_a_launch_goes_on_when_nobody_can_read_it(outlet: str, tmp_path: Path) -> None:
+    folder = users_folder(tmp_path)
+    arguments = ("small", "--module", "my_sweeps", *INLINE, "--max-trials", "2")
+    done = run_python("-c", NOWHERE_TO_PRINT, outlet, *arguments, cwd=folder, env=environment())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(rows(folder / "results")) == 2
+    refused = run_python("-c", NOWHERE_TO_PRINT, outlet, "no_such_sweep", cwd=folder, env=environment())
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ")
