@@ -74,7 +74,9 @@ def _git_state() -> tuple[str | None, bool | None]:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(_PACKAGE.parent), *arguments]
+    place = str(_PACKAGE.parent)
+    # Code that this process runs is trusted, whoever owns it; a user's git must not find the index locked by us.
+    command = ["git", "--no-optional-locks", "-c", f"safe.directory={place}", "-C", place, *arguments]
     # GIT_DIR and its like, which git sets for hooks and aliases, would name the user's repository instead of the code's
     plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=plain).stdout
