@@ -64,9 +64,9 @@ def _git_state() -> tuple[str | None, bool | None]:
     """Commit and dirty flag of the checkout with this package; a container image sets LAMBDA_ATLAS_GIT_SHA instead."""
     if sha := os.environ.get("LAMBDA_ATLAS_GIT_SHA"):
         return sha, False
-    if not (_PACKAGE.parent / ".git").exists():
-        return None, None
     try:
+        if not (_PACKAGE.parent / ".git").exists():
+            return None, None
         sha = _git("rev-parse", "HEAD").strip()
         return sha, bool(_git("status", "--porcelain", "--untracked-files=no").strip())
     except (OSError, subprocess.SubprocessError):

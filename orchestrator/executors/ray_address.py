@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import socket
 
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import RayError
+
 from orchestrator.errors import ClusterError
 
 _PROBE_SECONDS = 5.0
 _HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """How a client of gRPC begins: the preface of HTTP/2 (RFC 9113, 3.4) with empty settings; a server sends its own."""
 _SETTINGS_TYPE = 4
+_UNIMPLEMENTED = 12  # the code of gRPC for a service that the server does not have
+_SOME_CLUSTER = "00" * 28  # a client without a cluster's id waits for the cluster
 
 
 def check_address(address: str) -> None:
@@ -24,11 +29,12 @@ def check_address(address: str) -> None:
         return
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS) as connection:
-            speaks_grpc = _greets(connection) if os.environ.get("RAY_USE_TLS", "0") != "1" else True
+            has_tls = os.environ.get("RAY_USE_TLS", "0") == "1"
+            is_head = (has_tls or _greets(connection)) and _has_service_of_head(address)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ClusterError(f"no Ray cluster at --address {address}: {reason}") from None
-    if not speaks_grpc:
+    if not is_head:
         raise ClusterError(
             f"no Ray cluster at --address {address}: something else listens there; the port of a head node is 6379 "
             "unless `ray start --port` says otherwise"
@@ -43,3 +49,12 @@ def _greets(connection: socket.socket) -> bool:
     except (TimeoutError, ConnectionError):
         return False
     return len(header) == 9 and header[3] == _SETTINGS_TYPE
+
+
+def _has_service_of_head(address: str) -> bool:
+    """Whether the server has what a head node offers; Ray's other ports, such as that of Ray Client, do not."""
+    try:
+        GcsClient(address=address, cluster_id=_SOME_CLUSTER).check_alive([], timeout=_PROBE_SECONDS)
+    except RayError as error:
+        return getattr(error, "rpc_code", None) != _UNIMPLEMENTED  # others, as of a token, are told when Ray connects
+    return True

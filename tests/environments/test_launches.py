@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,14 @@ def plain_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, 
     return rows(folder / "results")
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """The user's folder, below folders that any user can enter, which pytest's are not."""
+    with tempfile.TemporaryDirectory(prefix="launches-", ignore_cleanup_errors=True) as parent:
+        Path(parent).chmod(0o755)
+        yield users_folder(Path(parent) / "user")
+
+
 def _elsewhere(folder: Path) -> Case:
     (folder / "elsewhere").mkdir()
     return Case(cwd=folder / "elsewhere")
@@ -62,7 +71,7 @@ def _odd_names(folder: Path) -> Case:
     (odd / "temporary").mkdir()
     return Case(
         cwd=odd,
-        out=odd / f"results {ODD_NAME.partition('%')[0]}",
+        out=odd / f"results of {ODD_NAME}",
         variables={"TMPDIR": str(odd / "temporary"), "XDG_CACHE_HOME": str(odd / "cache"), "NUMBA_CACHE_DIR": None},
         options=("--no-figures",),
     )
@@ -88,8 +97,6 @@ def _any_user(folder: Path) -> Case:
         pytest.skip(f"needs root, setpriv and {python}, which any user can run")
     (folder / "results").mkdir()
     (folder / "results").chmod(0o777)
-    for parent in (folder, *folder.parents[:3]):
-        parent.chmod(parent.stat().st_mode | 0o055)
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     copy = _read_only_copy(folder)["PYTHONPATH"]
     return Case(
@@ -165,8 +172,7 @@ CASES: dict[str, Callable[[Path], Case]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_a_launch_trains(name: str, tmp_path: Path, plain_rows: Mapping[str, Mapping[str, Any]]) -> None:
-    folder = users_folder(tmp_path / "user")
+def test_a_launch_trains(name: str, folder: Path, plain_rows: Mapping[str, Mapping[str, Any]]) -> None:
     case = CASES[name](folder)
     out = case.out or folder / "results"
     variables = {"PYTHONPATH": str(ROOT), **case.variables}
@@ -189,7 +195,7 @@ def test_a_launch_trains(name: str, tmp_path: Path, plain_rows: Mapping[str, Map
     assert rows(out) == plain_rows
     assert all(said in done.stderr for said in case.says)
     assert done.stderr.count("\n") == len(case.says), done.stderr
-    assert not list(tmp_path.rglob("~"))
+    assert not list(folder.rglob("~"))
 
 
 def _read_only_copy(folder: Path) -> dict[str, str]:
