@@ -20,17 +20,18 @@ from tests.support.warm_python import run_python
 
 PLAIN = ("--no-figures", "--no-mlflow")
 INLINE = ("--executor", "inline", *PLAIN)
-ODD_NAME = 'kid\'s [b]ü 50% "x" #1'
+ODD_NAME = 'kid\'s [b]ü 50% "x" $HOME'
 ANY_USER = 12345
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What is special about a launch: its folder, variables (None: not set), the words before it, its options."""
+    """What is special about a launch: its folder, variables (None: not set), the words before it, and so on."""
 
     cwd: Path | None = None
     variables: Mapping[str, str | None] = field(default_factory=dict)
     before: tuple[str, ...] = ()
+    python: str = sys.executable
     options: tuple[str, ...] = PLAIN
     says: tuple[str, ...] = ()
     out: Path | None = None
@@ -49,6 +50,14 @@ def plain_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, 
     folder = users_folder(tmp_path_factory.mktemp("plain"))
     checked(folder, "small", *INLINE)
     return rows(folder / "results")
+
+
+def without_versions(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The rows without what names the interpreter and the installation."""
+    return {
+        trial_id: {name: value for name, value in row.items() if name not in ("python_version", "package_version")}
+        for trial_id, row in found.items()
+    }
 
 
 @pytest.fixture
@@ -78,39 +87,45 @@ def _odd_names(folder: Path) -> Case:
 
 
 def _package_not_writable(folder: Path) -> Case:
-    return Case(
-        variables={**_read_only_copy(folder), "NUMBA_CACHE_DIR": None, "HOME": "/dev/null"},
-        says=("/dev/null cannot be",),
-    )
+    variables = {**_read_only_copy(folder), **_no_caches(folder), "HOME": "/dev/null"}
+    return Case(variables=variables, says=("home folder /dev/null cannot be written",))
 
 
 def _no_home(folder: Path) -> Case:
-    return Case(
-        variables={"HOME": "/nowhere", "NUMBA_CACHE_DIR": None}, says=("home folder /nowhere cannot be written",)
-    )
+    return Case(variables={**_no_caches(folder), "HOME": "/nowhere"}, says=("home folder /nowhere cannot be written",))
 
 
 def _any_user(folder: Path) -> Case:
     """As `docker run --user`: a user without an entry, a home that is the root folder, a package of root's."""
-    python = Path("/usr/bin") / f"python3.{sys.version_info.minor}"
-    if os.getuid() != 0 or not shutil.which("setpriv") or not python.exists():
-        pytest.skip(f"needs root, setpriv and {python}, which any user can run")
+    python = f"/usr/bin/python3.{sys.version_info.minor}"
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    user = ("setpriv", f"--reuid={ANY_USER}", f"--regid={ANY_USER}", "--clear-groups")
+    if os.getuid() != 0 or not shutil.which("setpriv") or not Path(python).exists():
+        pytest.skip(f"needs root, setpriv and {python}")
+    variables = {"PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"}
+    if subprocess.run(
+        [*user, python, "-c", "import numba"], env=variables, capture_output=True, check=False
+    ).returncode:
+        pytest.skip(f"needs packages in a folder that any user can enter, not {packages}")
     (folder / "results").mkdir()
     (folder / "results").chmod(0o777)
-    packages = next(path for path in sys.path if path.endswith("site-packages"))
     copy = _read_only_copy(folder)["PYTHONPATH"]
+    variables["PYTHONPATH"] = f"{copy}:{packages}"
     return Case(
-        before=("setpriv", f"--reuid={ANY_USER}", f"--regid={ANY_USER}", "--clear-groups", "env", f"PYTHON={python}"),
-        variables={
-            "PYTHONPATH": f"{copy}:{packages}",
-            "PYTHONPYCACHEPREFIX": None,
-            "NUMBA_CACHE_DIR": None,
-            "HOME": "/",
-            "PYTHON": str(python),
-        },
+        before=user,
+        python=python,
+        variables={**variables, **_no_caches(folder), "HOME": "/"},
         options=INLINE,
         says=("home folder / cannot be written",),
     )
+
+
+def _no_caches(folder: Path) -> dict[str, str | None]:
+    """Nothing that says where caches go, and a temporary folder of its own."""
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    temporary.chmod(0o777)
+    return {"TMPDIR": str(temporary), "NUMBA_CACHE_DIR": None, "PYTHONPYCACHEPREFIX": None, "XDG_CACHE_HOME": None}
 
 
 def _one_cpu(folder: Path) -> Case:
@@ -179,10 +194,9 @@ def test_a_launch_trains(name: str, folder: Path, plain_rows: Mapping[str, Mappi
     kept = {key: value for key, value in environment().items() if key not in variables}
     kept |= {key: value for key, value in variables.items() if value is not None}
     kept["PYTHONPATH"] += f":{folder}"
-    words = command("small", "--module", "my_sweeps", *case.options, "--out", str(out))
-    words[0] = kept.pop("PYTHON", words[0])
+    _, *words = command("small", "--module", "my_sweeps", *case.options, "--out", str(out))
     done = subprocess.run(
-        [*case.before, *words],
+        [*case.before, case.python, *words],
         cwd=case.cwd or folder,
         env=kept,
         capture_output=True,
@@ -192,7 +206,7 @@ def test_a_launch_trains(name: str, folder: Path, plain_rows: Mapping[str, Mappi
         timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert rows(out) == plain_rows
+    assert without_versions(rows(out)) == without_versions(plain_rows)
     assert all(said in done.stderr for said in case.says)
     assert done.stderr.count("\n") == len(case.says), done.stderr
     assert not list(folder.rglob("~"))
@@ -266,3 +280,23 @@ def test_a_launch_goes_on_when_nobody_can_read_it(outlet: str, tmp_path: Path) -
     refused = run_python("-c", NOWHERE_TO_PRINT, outlet, "no_such_sweep", cwd=folder, env=environment())
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ")
+
+
+ON_ONE_CPU = """
+import os, sys
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+sys.argv = ["launch", *sys.argv[1:]]
+from orchestrator.launch import main
+main()
+"""
+
+
+def test_a_launch_on_one_cpu_counts_one(tmp_path: Path) -> None:
+    folder = users_folder(tmp_path)
+    small = ("small", "--module", "my_sweeps")
+    planned = run_python("-c", ON_ONE_CPU, "plan", *small, cwd=folder, env=environment())
+    assert planned.returncode == 0, planned.stderr
+    assert "minutes on 1 cores" in planned.stdout
+    refused = run_python("-c", ON_ONE_CPU, *small, "--cpus-per-trial", "2", cwd=folder, env=environment())
+    assert refused.returncode == 2
+    assert refused.stderr == "error: --cpus-per-trial is at most the 1 CPUs that this process may use, got 2\n"
