@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.launching import ROOT, SWEEPS, checked, command, environment, rows
+from orchestrator.ledger.ledger import Ledger
+from tests.support.launching import ROOT, SWEEPS, WORKLOAD, checked, command, environment, rows
 from tests.support.product_copy import copy_product, patch
 from tests.support.warm_python import run_python
 
@@ -162,13 +163,6 @@ def _own_mlflow(folder: Path) -> Case:
     )
 
 
-def _uv_run(folder: Path) -> Case:
-    """Ray looks for an ancestor with this command line."""
-    (folder / "run").write_text('"$@"\n')
-    (folder / "large").write_bytes(bytes(1_000_000))
-    return Case(before=("bash", "-c", 'cd "$0" && exec -a uv bash run "$@"', str(folder)))
-
-
 CASES: dict[str, Callable[[Path], Case]] = {
     "another working directory": _elsewhere,
     "blanks, unicode, brackets and quotes in every path": _odd_names,
@@ -181,7 +175,6 @@ CASES: dict[str, Callable[[Path], Case]] = {
     "no terminal": _no_terminal,
     "proxies": _proxies,
     "a user's MLflow settings": _own_mlflow,
-    "uv run": _uv_run,
 }
 
 
@@ -210,6 +203,30 @@ def test_a_launch_trains(name: str, folder: Path, plain_rows: Mapping[str, Mappi
     assert all(said in done.stderr for said in case.says)
     assert done.stderr.count("\n") == len(case.says), done.stderr
     assert not list(folder.rglob("~"))
+
+
+@pytest.mark.slow
+def test_under_uv_run_in_a_clone_rows_name_its_commit(tmp_path: Path) -> None:
+    """Ray looks for an ancestor with the command line `uv run`, and would give workers a copy of the current folder."""
+    clone = users_folder(copy_product(tmp_path))
+    (clone / "run").write_text('"$@"; exit $?\n')
+    (clone / ".gitignore").write_text("results\n")
+    git = ("git", "-c", "user.name=Test", "-c", "user.email=test@example.org")
+    for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "clone")):
+        subprocess.run([*git, *words], cwd=clone, check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], cwd=clone, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(
+        ["bash", "-c", 'exec -a uv bash run "$@"', "bash", *command("small", "--module", "my_sweeps", *PLAIN)],
+        cwd=clone,
+        env={name: value for name, value in environment().items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = Ledger(str(clone / "results")).trials(WORKLOAD).to_pylist()
+    assert {(row["git_sha"], row["git_dirty"]) for row in found} == {(head.strip(), False)}
 
 
 def _read_only_copy(folder: Path) -> dict[str, str]:
