@@ -39,6 +39,11 @@ def provenance(engine: str, device: str = "cpu", num_threads: int = 1, device_na
     )
 
 
+def code_place() -> str:
+    """Folder from which this process imports `trainables`."""
+    return str(_PACKAGE)
+
+
 @cache
 def code_digest() -> str:
     """Hash of the source files of `trainables`; driver and workers run the same code only if it is equal."""
@@ -59,9 +64,9 @@ def _git_state() -> tuple[str | None, bool | None]:
     """Commit and dirty flag of the checkout with this package; a container image sets LAMBDA_ATLAS_GIT_SHA instead."""
     if sha := os.environ.get("LAMBDA_ATLAS_GIT_SHA"):
         return sha, False
-    if not (_PACKAGE.parent / ".git").exists():
-        return None, None
     try:
+        if not (_PACKAGE.parent / ".git").exists():
+            return None, None
         sha = _git("rev-parse", "HEAD").strip()
         return sha, bool(_git("status", "--porcelain", "--untracked-files=no").strip())
     except (OSError, subprocess.SubprocessError):
@@ -69,8 +74,12 @@ def _git_state() -> tuple[str | None, bool | None]:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(_PACKAGE.parent), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+    place = str(_PACKAGE.parent)
+    # Code that this process runs is trusted, whoever owns it; a user's git must not find the index locked by us.
+    command = ["git", "--no-optional-locks", "-c", f"safe.directory={place}", "-C", place, *arguments]
+    # GIT_DIR and its like, which git sets for hooks and aliases, would name the user's repository instead of the code's
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=plain).stdout
 
 
 @cache

@@ -10,7 +10,9 @@ import typer
 
 from orchestrator.commands.app import app
 from orchestrator.commands.options import EXIT_USER_ERROR
+from orchestrator.commands.streams import forgive_output
 from orchestrator.errors import UserError
+from trainables.machine.home import ensure_home
 
 # Importing a module adds its commands; `--help` shows them in this order.
 from orchestrator.commands import run, show, verify, replay, export, data  # isort: skip  # noqa: F401
@@ -18,6 +20,8 @@ from orchestrator.commands import run, show, verify, replay, export, data  # iso
 
 def exit_code(arguments: Sequence[str]) -> int:
     """Run a command; a user's mistake is one line and exit code 2. Raises `KeyboardInterrupt` for Ctrl-C."""
+    forgive_output()
+    ensure_home()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # an encoding without ± or · must not end a sweep

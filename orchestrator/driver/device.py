@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
-
 from orchestrator.driver.options import AUTO, RunOptions
 from orchestrator.errors import SweepError
 from orchestrator.sweeps.value import Sweep
 from trainables.gpu import gpu_is_here
+from trainables.machine.cpus import usable_cpus
 from trainables.registry import workload
 
 
 def chosen_device(sweep: Sweep, options: RunOptions) -> str | None:
     """The kind of device to train on, None for what the cluster has; raises `SweepError` where it is not available."""
     here = options.address is None
-    cores = os.cpu_count() or 1
+    cores = usable_cpus()
     if here and options.cpus_per_trial > cores:
-        raise SweepError(f"--cpus-per-trial is at most the {cores} cores of this machine, got {options.cpus_per_trial}")
+        raise SweepError(
+            f"--cpus-per-trial is at most the {cores} CPUs that this process may use, got {options.cpus_per_trial}"
+        )
     able = workload(sweep.workload).devices
     if options.device == AUTO:
         if "cuda" not in able:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError
 
 from orchestrator.errors import ClusterError, first_line, last_line
-from trainables.provenance import code_digest
+from orchestrator.executors.ray_address import check_address
+from trainables.machine.cpus import usable_cpus
+from trainables.provenance import code_digest, code_place
 
 _LOCAL_SETTINGS = {
     # Tune's actors have their own runtime environment, so workers started ahead would never be used.
@@ -22,7 +25,6 @@ _LOCAL_SETTINGS = {
 _VARIABLES = "LAMBDA_ATLAS_"
 """Environment variables with this prefix are passed from the driver to the workers of a cluster that it joins."""
 _TOKEN_FAULT = "InvalidAuthToken"
-_PROBE_SECONDS = 5.0
 _CODE_CHECK_SECONDS = 120.0
 
 
@@ -41,14 +43,17 @@ def default_environment(settings: Mapping[str, str]) -> Iterator[None]:
 class Cluster:
     """A local Ray, or the cluster at `address`; it connects in a separate thread, so that imports need not wait.
 
-    Raises `ClusterError` at once if nothing listens at the address, and from `wait` for later failures.
+    A local Ray writes its files into `folder`. Raises `ClusterError` within seconds if no cluster answers at the
+    address, and from `wait` for later failures.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None, folder: Path) -> None:
         if address is not None:
-            _probe(address)
+            check_address(address)
         self._thread = ThreadPoolExecutor(1, "ray-cluster")
-        self._connected = self._thread.submit(_connect, address)
+        self._connected = (
+            self._thread.submit(_start, folder) if address is None else self._thread.submit(_join, address)
+        )
 
     def wait(self) -> None:
         """Return when connected; raises `ClusterError` if that failed."""
@@ -74,12 +79,39 @@ def _shut_down() -> None:
         gc.enable()
 
 
-def _connect(address: str | None) -> None:
-    if address is None:
-        with default_environment(_LOCAL_SETTINGS):
+def _start(folder: Path) -> None:
+    """Start a Ray on this machine."""
+    try:
+        with default_environment(_LOCAL_SETTINGS), _without_uv_hook():
             # "local": otherwise Ray would join any cluster that it finds, without the checks below
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        return
+            ray.init(
+                address="local",
+                num_cpus=usable_cpus(),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _temp_dir=str(folder),
+            )
+    except Exception as error:  # of whatever type: of Ray's processes, files, ports
+        raise ClusterError(
+            f"Ray did not start on this machine: {first_line(error)} (its logs are in {folder}; --executor inline runs "
+            "without Ray)"
+        ) from error
+    _check_same_code(None)
+
+
+@contextmanager
+def _without_uv_hook() -> Iterator[None]:
+    """Let workers use this process's environment also under `uv run`: Ray would upload the current folder to them."""
+    before, ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV, False
+    try:
+        yield
+    finally:
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = before
+
+
+def _join(address: str) -> None:
+    """Join the Ray cluster at an address."""
     try:
         ours = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
         environment = {"runtime_env": {"env_vars": ours}} if ours else {}
@@ -91,39 +123,26 @@ def _connect(address: str | None) -> None:
                 "RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
             ) from None
         raise ClusterError(f"no Ray cluster at --address {address}: {first_line(error)}") from None
-    _check_same_code()
+    _check_same_code(address)
 
 
-def _probe(address: str) -> None:
-    """Fail within seconds if nothing listens: Ray itself would retry for minutes."""
-    if address.startswith("ray://"):
-        raise ClusterError(
-            f"--address is HOST:PORT of the cluster's head node, or auto, not a Ray Client address: got {address}"
-        )
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdigit()):
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_PROBE_SECONDS).close()
-    except OSError as error:
-        raise ClusterError(f"no Ray cluster at --address {address}: {error.strerror or error}") from None
-
-
-def _check_same_code() -> None:
+def _check_same_code(address: str | None) -> None:
     """Raise `ClusterError` if workers have another `trainables`: they would write wrong rows under right ids."""
+    where = "the workers of a local Ray" if address is None else f"the nodes of the cluster at {address}"
     try:
-        remote_digest = ray.get(ray.remote(num_cpus=0)(_digest).remote(), timeout=_CODE_CHECK_SECONDS)
+        digest, place = ray.get(ray.remote(num_cpus=0)(_code).remote(), timeout=_CODE_CHECK_SECONDS)
     except RayError as error:
         raise ClusterError(
-            f"lambda-atlas does not run on the cluster's nodes: {last_line(str(error) or type(error).__name__)}"
+            f"lambda-atlas does not run on {where}: {last_line(str(error) or type(error).__name__)}"
         ) from None
-    if remote_digest != code_digest():
-        raise ClusterError(
-            f"the cluster runs other code (trainables {remote_digest}) than this driver ({code_digest()}): "
-            "install the same version on both"
-        )
+    if digest == code_digest():
+        return
+    found = f"{where} import other code ({place}, digest {digest}) than this launch ({code_place()}, {code_digest()})"
+    if address is None:
+        raise ClusterError(f"{found}: start it in another folder, or as `python -m orchestrator.launch` in that one")
+    raise ClusterError(f"{found}: install the same version on both")
 
 
-def _digest() -> str:
-    """Call `code_digest`: ray.remote rejects functools.cache objects, but accepts this plain function."""
-    return code_digest()
+def _code() -> tuple[str, str]:
+    """Digest and place of a process's `trainables`; ray.remote rejects functools.cache objects, but takes this."""
+    return code_digest(), code_place()

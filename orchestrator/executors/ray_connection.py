@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from orchestrator.executors.executor import Executor
 from orchestrator.executors.ray_cluster import Cluster, default_environment
+from orchestrator.executors.ray_folder import launch_folder
 from orchestrator.executors.registry import ExecutorSettings
 
 
 @contextmanager
 def connect(settings: ExecutorSettings) -> Iterator[Executor]:
     """An executor on the cluster. On exit the launch disconnects; a cluster that it started is stopped."""
-    cluster = Cluster(settings.address)
-    try:
+    with launch_folder() as folder, closing(Cluster(settings.address, folder)) as cluster:
         from orchestrator.executors.ray_tune import TUNE_SETTINGS, RayExecutor  # imports Tune while Ray starts
 
         with default_environment(TUNE_SETTINGS):
             yield RayExecutor(
                 settings.states_root,
                 cluster,
+                str(folder / "tune"),
                 settings.device,
                 cpus_per_trial=settings.cpus_per_trial,
                 max_nodes=settings.max_nodes,
                 slots_per_node=settings.slots_per_node,
             )
-    finally:
-        cluster.close()

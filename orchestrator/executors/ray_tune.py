@@ -5,8 +5,6 @@ Tune sees only a pack's id and whether the pack continues; its files are scratch
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import Collection, Iterator
@@ -48,20 +46,22 @@ class RayExecutor:
 
     If `device` is `cuda`, a pack gets one GPU and one CPU. Otherwise it gets `cpus_per_trial` CPUs of a node that is
     not reserved for GPU packs; that is enough, as its members are trained in turn. `device` None is `cuda` if the
-    cluster has a GPU now. `ClusterRoom` explains `max_nodes` and `slots_per_node`.
+    cluster has a GPU now. Tune writes into the folder `scratch`. `ClusterRoom` explains `max_nodes` and
+    `slots_per_node`.
     """
 
     def __init__(
         self,
         states_root: str,
         cluster: Cluster,
+        scratch: str,
         device: str | None,
         cpus_per_trial: int = 1,
         max_nodes: int | None = None,
         slots_per_node: int | None = None,
     ) -> None:
         self._store = StateStore(states_root)
-        self._cluster = cluster
+        self._cluster, self._scratch = cluster, scratch
         cluster.wait()
         self.device = device or ("cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu")
         self.num_threads = cpus_per_trial
@@ -94,15 +94,12 @@ class RayExecutor:
 
     def run(self, queue: PackQueue, sink: ReportSink) -> None:
         """Run every pack of the queue; returns when the queue is finished."""
-        scratch = tempfile.mkdtemp(prefix="lambda-atlas-tune-")
         try:
             with self._draining(sink):
-                self._tuner(queue, sink, scratch).fit()
+                self._tuner(queue, sink).fit()
         except Exception:
             self.raise_problem()  # the cause, if Tune wrapped it or failed because of it
             raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def acknowledge(self, trial_ids: Collection[str]) -> None:
         """Take note that these trials are recorded: workers may delete their states."""
@@ -112,7 +109,7 @@ class RayExecutor:
         """Begin to leave the cluster, once nothing runs or is acknowledged any more; returns at once."""
         self._cluster.leave()
 
-    def _tuner(self, queue: PackQueue, sink: ReportSink, scratch: str) -> tune.Tuner:
+    def _tuner(self, queue: PackQueue, sink: ReportSink) -> tune.Tuner:
         return tune.Tuner(
             tune.with_resources(PackTrainable, self._placement()),
             tune_config=tune.TuneConfig(
@@ -123,7 +120,7 @@ class RayExecutor:
             ),
             run_config=tune.RunConfig(
                 name="packs",
-                storage_path=scratch,
+                storage_path=self._scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),
             ),

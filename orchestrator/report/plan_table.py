@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.report.text import value_text
 from orchestrator.schedulers.plan import Plan
+from trainables.machine.cpus import usable_cpus
 
 
 def plan_table(planned: Plan) -> Table:
     """Cells by arm, seeds, trials, and the forecast for this machine's cores."""
     sweep = planned.sweep
-    cores = os.cpu_count() or 1
+    cores = usable_cpus()
     table = Table(title=Text(f"{sweep.name}: {sweep.title}"), show_header=False, title_justify="left")
     for grid in sweep.grids:
         axes = {axis: ", ".join(map(value_text, values)) for axis, values in grid.axes.items()}

@@ -26,6 +26,7 @@ from trainables.image_data.decoding import ColourAmongGreyError, channel_statist
 from trainables.image_data.image_files import Pixels
 from trainables.image_data.selection import Selection
 from trainables.image_data.sources import Found
+from trainables.machine.home import ensure_home
 
 CACHE_VARIABLE = "LAMBDA_ATLAS_CACHE"
 """Environment variable: the folder of decoded images."""
@@ -69,7 +70,8 @@ class ImageData:
 
 
 def cache_root() -> Path:
-    """The folder of decoded images: LAMBDA_ATLAS_CACHE, or the user's cache folder."""
+    """The folder of decoded images: LAMBDA_ATLAS_CACHE, or the user's cache folder (see `ensure_home`)."""
+    ensure_home()
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lambda-atlas"
     return Path(os.environ.get(CACHE_VARIABLE) or user_cache).expanduser().absolute() / "images"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,6 +11,7 @@ from trainables.errors import DataError
 from trainables.image_data.image_files import Pixels
 from trainables.image_data.readers import Split
 from trainables.image_data.selection import LARGEST_SMALL_IMAGE
+from trainables.machine.cpus import usable_cpus
 from trainables.random_streams import Purpose, stream
 
 _PIXELS_AT_ONCE = 1024 * 32 * 32
@@ -92,7 +92,7 @@ def decode(name: str, split: Split, chosen: npt.NDArray[np.int64], images: Pixel
             raise ColourAmongGreyError
         images[position] = pixels  # a grey image is copied to each channel
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(usable_cpus()) as threads:
         for start in range(0, len(chosen), _IMAGES_AT_ONCE):
             for _ in threads.map(fill, range(start, min(start + _IMAGES_AT_ONCE, len(chosen)))):
                 pass

@@ -12,9 +12,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from trainables.names import Optimizer, entry_of
+from trainables.two_layer_cnn.compiled import compiled
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig
 from trainables.two_layer_cnn.memory_placement import place
 from trainables.two_layer_cnn.patch_data import PatchData, PatchSamples
@@ -35,7 +35,7 @@ from trainables.two_layer_cnn.subnormals import flushed_subnormals
 _FIRST = np.uint32(0)
 
 # Bounds and division checks would prevent vectorization; error_model="numpy" gives IEEE results, not exceptions.
-_compiled = njit(error_model="numpy", boundscheck=False, cache=True, nogil=True)
+_compiled = compiled(error_model="numpy", boundscheck=False, nogil=True)
 
 
 class _Samples(NamedTuple):

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from trainables.two_layer_cnn.compiled import compiled
 
 _FLUSH_BITS = {"x86_64": 0x8040, "amd64": 0x8040, "aarch64": 1 << 24, "arm64": 1 << 24}.get(
     platform.machine().lower(), 0
@@ -52,7 +54,7 @@ def _set_control(typing: Any, value: Any) -> Any:
     return types.void(types.uint64), codegen
 
 
-@njit(cache=True)
+@compiled()
 def _swap_control(set_bits: int, clear_bits: int) -> int:
     before: int = _get_control()
     _set_control((before | set_bits) & ~clear_bits)

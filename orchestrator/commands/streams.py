@@ -1,0 +1,37 @@
+"""Output streams that end no launch: what nobody reads, or a disk cannot hold, is not worth the trials in training."""
+
+from __future__ import annotations
+
+import io
+import sys
+from contextlib import suppress
+
+
+class _Outlet(io.FileIO):
+    """A file descriptor that takes whatever is written, also if its pipe is closed or its disk full."""
+
+    def write(self, data: object) -> int:
+        try:
+            return super().write(data)  # type: ignore[arg-type]
+        except OSError:
+            return memoryview(data).nbytes  # type: ignore[arg-type]
+
+
+def forgive_output() -> None:
+    """Let this process print on without its reader, and in any encoding: one without ± or · shows `?`."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        stream.reconfigure(errors="replace")
+        with suppress(OSError):  # a stream without a descriptor, as in a notebook, stays
+            outlet = _Outlet(stream.fileno(), "w", closefd=False)
+            stream.flush()
+            forgiving = io.TextIOWrapper(
+                io.BufferedWriter(outlet),
+                encoding=stream.encoding,
+                errors="replace",
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, forgiving)
