@@ -13,6 +13,7 @@ import typer
 from orchestrator.commands.app import app
 from orchestrator.commands.options import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from orchestrator.errors import UserError
+from trainables.redaction import guard_output
 
 # Importing a module adds its commands; `--help` shows them in this order.
 from orchestrator.commands import run, show, export, data  # isort: skip  # noqa: F401
@@ -23,6 +24,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # an encoding without ± or · must not end a sweep
+    guard_output()
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
