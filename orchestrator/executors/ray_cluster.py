@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayError
 
 from orchestrator.errors import ClusterError, first_line, last_line
+from orchestrator.executors.ray_private import on_loopback, private_settings
 from trainables.provenance import code_digest
 
 _LOCAL_SETTINGS = {
@@ -76,7 +77,7 @@ def _shut_down() -> None:
 
 def _connect(address: str | None) -> None:
     if address is None:
-        with default_environment(_LOCAL_SETTINGS):
+        with default_environment({**_LOCAL_SETTINGS, **private_settings(os.environ)}), on_loopback():
             # "local": otherwise Ray would join any cluster that it finds, without the checks below
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         return
