@@ -16,7 +16,7 @@ from orchestrator.errors import UserError
 from trainables.redaction import guard_output
 
 # Importing a module adds its commands; `--help` shows them in this order.
-from orchestrator.commands import run, show, export, data  # isort: skip  # noqa: F401
+from orchestrator.commands import run, show, verify, export, data  # isort: skip  # noqa: F401
 
 
 def main() -> None:

@@ -18,15 +18,16 @@ from ray import tune
 
 from trainables.config import TrialConfig
 from trainables.contract import Member
-from trainables.packs.worker import REPORT_SECONDS, TUNE_STEP_SECONDS, PackWorker
+from trainables.packs.worker import TUNE_STEP_SECONDS, PackWorker
 from trainables.redaction import guard_output
 from trainables.registry import config_from_values, workload
+from trainables.result import TrialResult
 
 PACK_ID, EXCHANGE = "pack_id", "exchange"
 """Keys of a Tune config that names a pack of this project's executor instead of describing a trial."""
 EXCHANGE_NAMESPACE = "lambda-atlas"
 
-_STATE_FILE, _POINTS_FILE = "state.npz", "points.json"
+_STATE_FILE, _OWNER_FILE = "state.npz", "trial_id.json"
 
 
 class PackTrainable(tune.Trainable):
@@ -34,8 +35,11 @@ class PackTrainable(tune.Trainable):
 
     Give it to a `tune.Tuner`, with the fields of a `TrialConfig` as `param_space`. Each result reports the next trace
     point: `epoch`, `train_loss`, `test_error` and so on. The last result also has `outcome`, and `done` is true. Tune's
-    checkpoints hold the exact state. The trial uses the CPUs and the GPU of `tune.with_resources`. Outside of Ray it
-    trains in the calling process, on one CPU.
+    checkpoints hold the exact state at the last report. A scheduler may restore one under another config, as Population
+    Based Training does: training continues with that config, and `trial_id_atlas`, the trial's name, is then None.
+
+    The trial uses the CPUs and the GPU of `tune.with_resources`. Outside of Ray it trains in the calling process, on
+    one CPU.
 
     A sweep uses the class as well: its config then names a pack, which the worker fetches from the driver.
 
@@ -65,7 +69,7 @@ class PackTrainable(tune.Trainable):
         self._task = _ExchangedPack(config) if PACK_ID in config else _FlatTrial(config)
 
     def step(self) -> dict[str, Any]:
-        """Train a pack for up to half a minute, or a flat trial to its next trace point and up to a second further."""
+        """Train a pack for up to half a minute, or a flat trial to its next trace point."""
         return self._task.step()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -107,13 +111,11 @@ class _ExchangedPack:
 
 
 class _FlatTrial:
-    """One trial under Tune's scheduler, which gets every trace point; training may be some points ahead of it."""
+    """One trial under Tune's scheduler, which gets every trace point; a checkpoint is of the point reported last."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config: TrialConfig = config_from_values(config)
-        self._unseen: list[dict[str, Any]] = []
-        self._last: dict[str, Any] = {}
-        self._ending: dict[str, Any] = {}
+        self._is_own = True
         self._open(None)
 
     def _open(self, state: dict[str, Any] | None) -> None:
@@ -124,27 +126,32 @@ class _FlatTrial:
         self._run = found.open([member], device, num_threads=num_threads)
 
     def step(self) -> dict[str, Any]:
-        while not (self._unseen or self._ending):
-            (report,) = self._run.advance(REPORT_SECONDS)
-            self._unseen += [asdict(point) for point in report.points]
-            if report.result is not None:
-                if report.result.error:
-                    raise RuntimeError(report.result.error)
-                self._ending = {"outcome": report.result.outcome.value, "done": True}
-        if self._unseen:
-            self._last = self._unseen.pop(0)
-        ending = {} if self._unseen else self._ending
-        return {"done": False, **self._last, **ending, "trial_id_atlas": self._config.trial_id}
+        while not self._run.is_done:
+            (report,) = self._run.advance(0.0)  # one slice, which ends at the latest with a point
+            ending = {} if report.result is None else self._end(report.result)
+            if report.points or ending:
+                (*_, point) = report.points or report.result.trace  # type: ignore[union-attr]  # of a finished state
+                return {**self._shared(), **asdict(point), **ending}
+        raise RuntimeError(f"trial {self._config.trial_id} has ended")
+
+    def _end(self, result: TrialResult) -> dict[str, Any]:
+        if result.error:
+            raise RuntimeError(result.error)
+        return {"outcome": result.outcome.value, "done": True}
+
+    def _shared(self) -> dict[str, Any]:
+        """The trial's name only if it was trained with this config from its first step to here."""
+        return {"done": False, "trial_id_atlas": self._config.trial_id if self._is_own else None}
 
     def save(self, path: Path) -> None:
         state: dict[str, Any] = dict(self._run.states().get(self._config.trial_id, {}))
         np.savez(path, allow_pickle=False, **state)
-        path.with_name(_POINTS_FILE).write_text(json.dumps([self._unseen, self._last]))
+        path.with_name(_OWNER_FILE).write_text(json.dumps(self._shared()["trial_id_atlas"]))
 
     def load(self, path: Path) -> None:
         with np.load(path, allow_pickle=False) as arrays:
             self._open({name: arrays[name] for name in arrays.files} or None)
-        self._unseen, self._last = json.loads(path.with_name(_POINTS_FILE).read_text())
+        self._is_own = json.loads(path.with_name(_OWNER_FILE).read_text()) == self._config.trial_id
 
 
 def _assigned() -> tuple[bool, int]:

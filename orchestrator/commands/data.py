@@ -31,7 +31,7 @@ def check_images(name: str, sets: Sequence[str], *, download: bool) -> str:
     """Decode a data set into the cache (downloaded first if `download`) and read it back; a line that describes it."""
     from orchestrator.errors import DataError
     from trainables.image_data.cache import cache_root
-    from trainables.image_data.images import data_root, manifest, missing, open_images
+    from trainables.image_data.images import data_root, manifest, missing, open_images, say_left_out
     from trainables.image_data.selection import Selection
     from trainables.image_data.sources import download as fetch_images
     from trainables.image_data.sources import find_images
@@ -39,11 +39,13 @@ def check_images(name: str, sets: Sequence[str], *, download: bool) -> str:
     if download:
         fetch_images(name, data_root())
     fields = selected_images(sets)
-    if find_images(name, data_root()) is None:
+    found = find_images(name, data_root())
+    if found is None:
         raise DataError(missing(name, data_root()))
     selection = Selection(name, **fields)
     held = manifest(selection)
     open_images(selection, held.digest)
+    say_left_out(found)
     size = f"{held.image_size}x{held.image_size}x{held.channels}"
     return (
         f"{name}: {held.num_train} training and {held.num_test} test images of {size} in {held.num_classes} classes, "

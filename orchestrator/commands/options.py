@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from orchestrator.sweeps.value import Sweep
 
 EXIT_FAILED_TRIALS, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_DAMAGED = 1
+"""Exit code of `verify` where something is damaged."""
+
 ALL_SWEEPS = "all"
 SHOWN_ERRORS, SHOWN_KINDS_OF_ERROR = 20, 5
 

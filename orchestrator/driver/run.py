@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from orchestrator.driver.exports import recorded_rows
 from orchestrator.driver.loop import Training
 from orchestrator.driver.options import RunOptions, RunSummary, check_place
 from orchestrator.driver.status import errors_of_launch
+from orchestrator.errors import LedgerError
 from orchestrator.executors.executor import Executor
 from orchestrator.executors.registry import ExecutorSettings, connected
 from orchestrator.ledger.lease import lease
@@ -29,7 +30,7 @@ from orchestrator.sweeps.value import Sweep
 from trainables.packs.state_store import StateStore
 from trainables.redaction import redacted
 from trainables.registry import workload
-from trainables.result import Outcome
+from trainables.result import SATISFYING, Outcome
 
 if TYPE_CHECKING:
     from orchestrator.mlflow_view.background import BackgroundView
@@ -95,6 +96,7 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
             figures = _show(now, plan, ledger, options, console)
             if view is not None:
                 _finish_view(view, now, figures, console)
+        _check_kept(plan, now, outcomes, options.out)
     return RunSummary(
         planned=plan.num_trials,
         already_done=plan.num_done,
@@ -104,6 +106,16 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         interrupted=interrupted,
         errors=errors_of_launch(sweep, ledger) if outcomes[Outcome.FAILED] else {},
     )
+
+
+def _check_kept(before: Plan, now: Plan, outcomes: Mapping[str, int], out: str) -> None:
+    """Raise `LedgerError` if results that this launch recorded or found are no longer there: it is no success."""
+    lost = before.num_done + sum(outcomes.get(outcome, 0) for outcome in SATISFYING) - now.num_done
+    if lost > 0:
+        raise LedgerError(
+            f"{lost} trials that were recorded in {out} are gone: something deleted or moved their files; "
+            "the same command trains them again"
+        )
 
 
 def _training(

@@ -13,6 +13,7 @@ searches asked under `asks/` (module `asks`). These rules keep the ledger consis
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -21,6 +22,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -31,11 +33,14 @@ from orchestrator.ledger import schema as rules
 from orchestrator.ledger import standing
 from orchestrator.ledger.asks import Asks
 from orchestrator.ledger.compaction import compact
+from orchestrator.ledger.inspection import unused
 from orchestrator.ledger.part_files import PartFiles
 from orchestrator.ledger.schema import TableName, schema_of
 from orchestrator.ledger.standing import RANK_COLUMNS
 from orchestrator.ledger.storage import Storage
 from trainables.result import Outcome, TrialResult
+
+_logger = logging.getLogger(__name__)
 
 
 def new_driver_id() -> str:
@@ -95,6 +100,12 @@ class Ledger:
             probe = f"{self._storage.path}/{table}/.probe-{self.driver_id}"
             self._storage.write(probe, pa.py_buffer(b"writable"))
             self._storage.delete(probe)
+
+    def warn_of_unused(self, workload: str) -> None:
+        """Warn of files that look like results and are not read; raises `LedgerError` for a trace part that was cut."""
+        for found in unused(self._storage):
+            _warn_once(found.path, found.why)
+        self._parts.check_footers(TableName.TRACES, workload)
 
     def append(self, results: Sequence[TrialResult]) -> None:
         """Record results; they are durable when this returns, and those of one workload become visible at once."""
@@ -185,3 +196,9 @@ class Ledger:
     def _accepted(self, rows: pa.Table) -> pa.Table:
         """The rows that this reader accepts."""
         return rows if self._accepts else rows.filter(pc.invert(standing.stopped(rows)))
+
+
+@cache
+def _warn_once(path: str, why: str) -> None:
+    """Warn of an unused file, once a process: `status all` opens the same folder for each sweep."""
+    _logger.warning("%s looks like results, but is not used: %s", path, why)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 import pyarrow as pa
@@ -12,8 +13,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from orchestrator.errors import LedgerError
-from orchestrator.ledger.parts import read_part
+from orchestrator.ledger.parts import count_rows, read_part
 from orchestrator.ledger.schema import TableName, schema_of
+from orchestrator.ledger.sealed_parquet import seal
 from orchestrator.ledger.storage import Storage
 
 ROWS_PER_GROUP = 16_384
@@ -22,7 +24,7 @@ ROWS_PER_GROUP = 16_384
 _READERS = 16  # an object store answers slowly, but many at once
 _LISTINGS = 10
 _READS = 100
-_WORKLOAD_FOLDER = "workload="
+WORKLOAD_FOLDER = "workload="
 
 
 class PartFiles:
@@ -73,12 +75,29 @@ class PartFiles:
         """Write one new part, whole or not at all."""
         sink = pa.BufferOutputStream()
         rows = rows.cast(schema_of(table, workload))
-        pq.write_table(rows, sink, row_group_size=ROWS_PER_GROUP, compression="zstd", write_statistics=["trial_id"])
+        pq.write_table(
+            rows,
+            sink,
+            row_group_size=ROWS_PER_GROUP,
+            compression="zstd",
+            write_statistics=["trial_id"],
+            write_page_checksum=True,  # for readers that do not know our seal
+        )
         self._last_number[workload] = number = self._last(workload) + 1
         part = f"{self._folder(table, workload)}/part-{self.driver_id}-{number:06d}.parquet"
         if self.storage.exists(part):
             raise LedgerError(f"{part} exists already; another driver uses the id {self.driver_id!r}")
-        self.storage.write(part, sink.getvalue())
+        self.storage.write(part, seal(sink.getvalue()))
+
+    def check_footers(self, table: TableName, workload: str) -> None:
+        """Raise `LedgerError` for a part that does not end as a part does; what is in it is checked when it is read."""
+
+        def check(part: str) -> None:
+            with suppress(FileNotFoundError):  # compacted meanwhile
+                count_rows(self.storage, part)
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(check, self.parts(table, workload)))
 
     def delete(self, part: str) -> None:
         """Remove one part."""
@@ -86,8 +105,7 @@ class PartFiles:
 
     def count_rows(self, part: str) -> int:
         """Number of rows of a part, read from its footer."""
-        read = partial(pq.read_metadata, part, filesystem=self.storage.files)
-        return int(self.storage.patiently(read).num_rows)
+        return count_rows(self.storage, part)
 
     def own_parts(self, table: TableName, workload: str) -> list[str]:
         """Paths of this driver's parts, sorted."""
@@ -99,7 +117,7 @@ class PartFiles:
         folders = [
             folder for table in TableName for folder in self.storage.list(f"{path}/{table}", pafs.FileType.Directory)
         ]
-        names = {folder.rpartition(f"/{_WORKLOAD_FOLDER}")[2] for folder in folders if f"/{_WORKLOAD_FOLDER}" in folder}
+        names = {folder.rpartition(f"/{WORKLOAD_FOLDER}")[2] for folder in folders if f"/{WORKLOAD_FOLDER}" in folder}
         return sorted(name for name in names if self._last(name))
 
     def parts(self, table: TableName, workload: str) -> list[str]:
@@ -129,4 +147,4 @@ class PartFiles:
         return int(match[1]) if match else 0
 
     def _folder(self, table: TableName, workload: str) -> str:
-        return f"{self.storage.path}/{table}/{_WORKLOAD_FOLDER}{workload}"
+        return f"{self.storage.path}/{table}/{WORKLOAD_FOLDER}{workload}"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from orchestrator.errors import LedgerError
 from orchestrator.ledger import schema as rules
 from orchestrator.ledger.schema import TableName
+from orchestrator.ledger.sealed_parquet import SealedParquet
 from orchestrator.ledger.storage import STORE_REMEDY, Storage, is_store_fault, reason
 from trainables.atomic_files import is_absent
+
+_T = TypeVar("_T")
 
 
 def read_part(
@@ -25,31 +27,42 @@ def read_part(
 
     Raises `LedgerError` if the part cannot be read or is foreign, FileNotFoundError if it does not exist.
     """
-    try:
-        rows = storage.patiently(lambda: _rows(storage.files, part, table, schema, trial_ids))
-    except (OSError, pa.ArrowException) as error:
-        if is_absent(error):
-            raise FileNotFoundError(part) from None
-        raise unreadable(part, error) from None
+    rows = read_or_name(storage, part, lambda file: _rows(file, part, table, schema, trial_ids))
     if trial_ids is None:
         return rows
     return rows.filter(pc.is_in(rows["trial_id"], value_set=pa.array(trial_ids, pa.string())))
 
 
+def count_rows(storage: Storage, part: str) -> int:
+    """Number of rows of a part, read from its footer; raises as `read_part` does."""
+    return read_or_name(storage, part, lambda file: int(file.metadata.num_rows))
+
+
+def read_or_name(storage: Storage, part: str, read: Callable[[SealedParquet], _T]) -> _T:
+    """What `read` makes of the file; raises `LedgerError` that names it, or FileNotFoundError if it does not exist."""
+
+    def opened() -> _T:
+        with storage.files.open_input_file(part) as file:
+            return read(SealedParquet(file))
+
+    try:
+        return storage.patiently(opened)
+    except (OSError, pa.ArrowException) as error:
+        if is_absent(error):
+            raise FileNotFoundError(part) from None
+        raise unreadable(part, error) from None
+
+
 def _rows(
-    files: pafs.FileSystem, part: str, table: TableName, schema: pa.Schema, trial_ids: Sequence[str] | None
+    file: SealedParquet, part: str, table: TableName, schema: pa.Schema, trial_ids: Sequence[str] | None
 ) -> pa.Table:
     """The rows of the row groups that may contain the trials, in `schema`."""
-    with pq.ParquetFile(part, filesystem=files) as file:
-        own = file.schema_arrow  # once: each access builds the whole schema anew
-        fault = rules.fault_of_marker(own.metadata, table)
-        if fault:
-            raise bad_part(part, fault)
-        present = set(own.names)
-        names = [name for name in schema.names if name in present]
-        groups = _row_groups(file.metadata, trial_ids)
-        rows = file.read_row_groups(groups, columns=names, use_threads=len(groups) > 1)
-    rows = rows.replace_schema_metadata(None)
+    fault = rules.fault_of_marker(file.schema.metadata, table)
+    if fault:
+        raise bad_part(part, fault)
+    present = set(file.schema.names)
+    names = [name for name in schema.names if name in present]
+    rows = file.read(_row_groups(file.metadata, trial_ids), names).replace_schema_metadata(None)
     return pa.concat_tables([pa.Table.from_batches([], schema), rows], promote_options="default")
 
 

@@ -87,10 +87,11 @@ class Storage:
                 return
             raise self._fault("delete", path, error) from None
 
-    def infos(self, folder: str) -> list[pafs.FileInfo]:
+    def infos(self, folder: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
         """The contents of a folder; empty if it does not exist. Raises `LedgerError` if the bucket does not exist."""
+        selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
         try:
-            infos = self.patiently(lambda: self.files.get_file_info(pafs.FileSelector(folder, allow_not_found=True)))
+            infos = self.patiently(lambda: self.files.get_file_info(selector))
             if not infos and self.files.type_name == "s3":
                 self._check_bucket()
         except OSError as error:

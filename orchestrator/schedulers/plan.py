@@ -46,8 +46,13 @@ class Plan:
 
 
 def ledger_of(sweep: Sweep, out: str) -> Ledger:
-    """The ledger under an output folder; it reads stopped trials only if the sweep accepts certificates."""
-    return Ledger(out, accept_certificates=sweep.accepts_certificates)
+    """The ledger under an output folder; it reads stopped trials only if the sweep accepts certificates.
+
+    It warns of what looks like results and is not used: a part that was renamed or moved would be trained again.
+    """
+    ledger = Ledger(out, accept_certificates=sweep.accepts_certificates)
+    ledger.warn_of_unused(sweep.workload)
+    return ledger
 
 
 def plan_sweep(sweep: Sweep, ledger: Ledger, max_trials: int | None = None) -> Plan:

@@ -183,6 +183,8 @@ NAMES = {
     ("trainables.config", "TwoLayerCNNConfig"): "trainables.two_layer_cnn.config",
     ("trainables.image_cache", "Selection"): "trainables.image_data.selection",
     ("trainables.image_config", "LARGEST_SMALL_IMAGE"): "trainables.image_data.selection",
+    ("trainables.image_readers", "IMAGENET"): "trainables.image_data.names",
+    ("trainables.image_readers", "PUBLISHED"): "trainables.image_data.names",
     ("trainables.image_steps", "GraphStep"): "trainables.image_classifier.graph_step",
     ("trainables.pack", "MemberOrder"): "trainables.packs.orders",
     ("trainables.pack", "PackOrder"): "trainables.packs.orders",

@@ -16,7 +16,7 @@ from search_spaces import maps, paper, tuning
 from search_spaces.space import decades
 from trainables.image_classifier.config import Architecture
 from trainables.image_data.images import data_root
-from trainables.image_data.readers import IMAGENET
+from trainables.image_data.names import IMAGENET
 from trainables.image_data.sources import known_names
 
 BOTH: dict[str, dict[str, Any]] = {"adam": {}, "adamw": {}}

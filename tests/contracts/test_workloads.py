@@ -104,6 +104,34 @@ def all_alone(name: str, engine: str) -> dict[str, tuple[Any, ...]]:
     return all_numbers({one.trial_id: alone(name, engine, one) for one in configs(name)})
 
 
+class Unreadable(dict[str, Any]):
+    """A state in a file that can no longer be read."""
+
+    def __getitem__(self, name: str) -> Any:
+        raise OSError("the disk is gone")
+
+
+def _weights(state: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    return {**state, "weights": change(state["weights"])}
+
+
+DAMAGES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "torn": lambda state: {name: array for name, array in state.items() if name != "weights"},
+    "late": lambda state: {**state, "epoch": np.array(10**6)},
+    "negative": lambda state: {**state, "epoch": np.array(-5)},
+    "epochs": lambda state: {**state, "epoch": np.arange(3)},
+    "half an epoch": lambda state: {**state, "epoch": np.array(0.5)},
+    "no number": lambda state: _weights(state, lambda weights: np.full_like(weights, math.nan)),
+    "wider": lambda state: _weights(state, lambda weights: weights.astype(np.float16)),
+    "more": lambda state: _weights(state, lambda weights: np.concatenate([weights, weights])),
+    "unknown array": lambda state: {**state, "third_moment": state["weights"]},
+    "unmeasured": lambda state: {**state, "trace": state["trace"][:, :-1]},
+    "reversed": lambda state: {**state, "trace": np.concatenate([state["trace"], state["trace"]])},
+    "negative time": lambda state: {**state, "train_seconds": np.array(-1.0)},
+}
+"""What may be wrong with a state whose file is sound."""
+
+
 CASES = [(name, engine) for name in TINY for engine in TINY[name].engines]
 
 
@@ -206,13 +234,9 @@ class TestContract:
         assert numbers(report.result) == numbers(results[config(name).trial_id])
 
     def test_a_failing_member_is_a_row(self, name: str, engine: str) -> None:
-        """With a torn checkpoint the member fails with its traceback, and the other members are unaffected."""
-        run = self.open(name, engine, [to_the_end(config(name))])
-        run.advance(0)
-        whole = run.states()[config(name).trial_id]
-        torn = dict(list(whole.items())[:1])
+        """A member whose state cannot be read fails with its traceback, and the other members are unaffected."""
         members = [to_the_end(one) for one in configs(name)]
-        members[0] = to_the_end(config(name), torn)
+        members[0] = to_the_end(config(name), Unreadable())
         run = self.open(name, engine, members)
         results, _ = finish(run)
         failed = results.pop(config(name).trial_id)
@@ -220,10 +244,47 @@ class TestContract:
         assert failed.outcome not in SATISFYING
         assert failed.error is not None
         assert failed.error.startswith("Traceback (most recent call last)")
-        assert "KeyError" in failed.error
+        assert "the disk is gone" in failed.error
         assert set(run.states()) == set(results), "a failed member has no state to go on from"
         assert len(results) == len(members) - 1
         assert all_numbers(results) == {trial_id: all_alone(name, engine)[trial_id] for trial_id in results}
+
+    @pytest.mark.parametrize(
+        "damage",
+        ["torn", "late", *(pytest.param(one, marks=pytest.mark.slow) for one in sorted({*DAMAGES} - {"torn", "late"}))],
+    )
+    def test_a_state_that_cannot_be_its_own_starts_anew(
+        self, name: str, engine: str, damage: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Such a state would give a settled row with other numbers, or a failed one."""
+        one = config(name)
+        run = self.open(name, engine, [to_the_end(one)])
+        run.advance(0)
+        run.advance(0)
+        wrong = DAMAGES[damage](dict(run.states()[one.trial_id]))
+        results, _ = finish(self.open(name, engine, [to_the_end(one, wrong)]))
+        assert numbers(results[one.trial_id]) == all_alone(name, engine)[one.trial_id]
+        (record,) = caplog.records
+        assert record.getMessage().startswith(f"trial {one.trial_id} starts anew, its saved state is not used: ")
+        assert "\n" not in record.getMessage()
+
+    @pytest.mark.parametrize("kind", ["missing", "of another shape", "of another type"])
+    @pytest.mark.slow
+    def test_every_array_of_a_state_counts(self, name: str, engine: str, kind: str) -> None:
+        one = config(name)
+        run = self.open(name, engine, [to_the_end(one)])
+        run.advance(0)
+        run.advance(0)
+        state = dict(run.states()[one.trial_id])
+        for array in state.keys() - {"engine"}:
+            wrong = dict(state)
+            given = wrong.pop(array)
+            if kind == "of another shape":
+                wrong[array] = np.stack([given, given])
+            elif kind == "of another type":
+                wrong[array] = given.astype(np.complex128) if given.dtype.kind in "iuf" else np.array(3)
+            results, _ = finish(self.open(name, engine, [to_the_end(one, wrong)]))
+            assert numbers(results[one.trial_id]) == all_alone(name, engine)[one.trial_id], array
 
     def test_a_diverging_member_keeps_its_trace(self, name: str, engine: str) -> None:
         diverging = config(name, **TINY[name].diverging)

@@ -9,7 +9,7 @@ from tests.support.images import make_images
 
 RECORDED = Path(__file__).parent / "recorded" / "texts.txt"
 
-COMMANDS = ("run", "submit", "plan", "list", "status", "export-mlflow", "export-optuna", "data")
+COMMANDS = ("run", "submit", "plan", "list", "status", "verify", "export-mlflow", "export-optuna", "data")
 SWEEPS = (
     "grid_bsz", "grid_wd", "grid_betas", "tune_wd", "trace_dynamics", "sign_agreement", "scale_sparsity",
     "map_wd", "map_lr_wd", "scale_sigma0",

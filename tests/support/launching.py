@@ -24,6 +24,7 @@ from orchestrator.ledger.ledger import Ledger
 from tests.support.warm_python import run_python
 from trainables.atomic_files import open_root, write_whole
 from trainables.contract import Member
+from trainables.packs.saved_states import DIGEST, with_digest
 from trainables.packs.state_store import StateStore
 from trainables.registry import config_from_values, workload
 
@@ -160,11 +161,14 @@ def plant_seconds(out: str | Path, workload: str = WORKLOAD) -> dict[str, int]:
             continue
         with files.open_input_file(info.path) as file, np.load(io.BytesIO(file.read())) as archive:
             arrays: dict[str, Any] = dict(archive)
-        for name in arrays:
-            trial_id, _, field = name.partition("/")
-            if field == "train_seconds":
-                arrays[name] = arrays[name] + PLANTED_SECONDS
-                trial_ids.add(trial_id)
+        owners = {name.partition("/")[0] for name in arrays}
+        for owner in owners:
+            state = {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{owner}/")}
+            state["train_seconds"] = state["train_seconds"] + PLANTED_SECONDS
+            if DIGEST in state:  # states of earlier versions have none
+                state = with_digest({name: array for name, array in state.items() if name != DIGEST})
+            arrays |= {f"{owner}/{name}": array for name, array in state.items()}
+        trial_ids |= owners
         planted = io.BytesIO()
         np.savez(planted, allow_pickle=False, **arrays)
         write_whole(files, info.path, pa.py_buffer(planted.getbuffer()))

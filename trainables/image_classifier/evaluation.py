@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainables.image_classifier.batches import DeviceImages
 from trainables.image_classifier.config import ImageClassifierConfig
 from trainables.image_classifier.models import memory_format
+from trainables.image_classifier.state import within
 from trainables.image_classifier.steps import autocast, batch_sums
 
 _PIXELS = {"cpu": 2**17, "cuda": 2**20}
@@ -61,7 +62,7 @@ class SplitEvaluation:
 
     def restore(self, state: Sequence[float]) -> None:
         """Inverse of `state`."""
-        self.position = int(state[0])
+        self.position = within(int(state[0]), self._num)
         self.sums.copy_(torch.tensor([float(value) for value in state[1:]], dtype=torch.float64))
 
     def _logits(self, start: int) -> Tensor:

@@ -18,7 +18,7 @@ from trainables.image_classifier.batches import DeviceImages, epoch_order
 from trainables.image_classifier.config import ImageClassifierConfig
 from trainables.image_classifier.evaluation import SplitEvaluation
 from trainables.image_classifier.models import memory_format
-from trainables.image_classifier.state import fill, flat
+from trainables.image_classifier.state import fill, flat, within
 from trainables.image_classifier.steps import autocast
 
 _PREFIX = "precise_"
@@ -96,7 +96,7 @@ class PreciseErrors:
 
     def restore(self, state: State) -> None:
         """Inverse of `state_arrays`."""
-        self._position = int(state[_PREFIX + "position"])
+        self._position = within(int(state[_PREFIX + "position"]), self._config.num_train)
         fill(self._statistics(), state[_PREFIX + "statistics"])
         for part, saved in zip((self.on_train, self.on_test), state[_PREFIX + "evaluated"], strict=True):
             part.restore(saved)

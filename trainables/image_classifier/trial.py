@@ -30,10 +30,11 @@ from trainables.image_classifier.models import (
     without_counters,
 )
 from trainables.image_classifier.precise_batchnorm import PreciseErrors
-from trainables.image_classifier.state import fill, flat
+from trainables.image_classifier.state import fill, flat, within
 from trainables.image_classifier.steps import EagerStep, Step
 from trainables.optimizers import check_state, make_optimizer, set_moments
 from trainables.outcome import outcome
+from trainables.packs.saved_states import check_finite
 from trainables.packs.trial_run import Digests, Trainer
 from trainables.provenance import provenance
 from trainables.random_streams import Purpose, digest
@@ -122,6 +123,8 @@ class ImageTrainer(Trainer):
         """Make the model, its optimizer and its step on the device, and restore `state` if given."""
         config = self.config
         self._trace = cast(Sequence[ImageTracePoint], trace)
+        self._epoch = self._step_count = self._position = 0
+        self._precise = None
         self._images = device_images(config, self._device)
         model = initial_model(config)
         self._init_digest = digest(flat(model.parameters()))
@@ -168,19 +171,17 @@ class ImageTrainer(Trainer):
         return [*(w.detach() for w in self._parameters), *self._model.buffers(), *moments]
 
     def _restore(self, state: State) -> None:
-        weights = np.asarray(state["weights"])
-        if weights.size != sum(w.numel() for w in self._parameters):
-            raise ValueError(f"a state with {weights.size} weights is not this trial's")
-        fill(self._parameters, weights)
+        check_finite(state, "weights", "buffers")
+        fill(self._parameters, state["weights"])
         fill(self._float_buffers(), state["buffers"])
         self._epoch, self._step_count = int(state["epoch"]), int(state["step"])
-        self._position = int(state["position"])
+        self._position = within(int(state["position"]), self.config.num_train)
         if self._has_moments:
             for name in ("exp_avg", "exp_avg_sq"):
                 fill(self._moments(name), state[name])
             for moment in self._optimizer.state.values():
                 moment["step"].fill_(self._step_count)
-        self._step.sums.copy_(torch.from_numpy(np.array(state["sums"])))
+        fill([self._step.sums], state["sums"])
         for part, saved in zip(self._evaluations, state["evaluated"], strict=True):
             part.restore(saved)
         if PreciseErrors.has_begun_in(state):

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from trainables.errors import DataError
 from trainables.image_data.decoding import ColourAmongGreyError, channel_statistics, choose, count_classes, decode
-from trainables.image_data.readers import Pixels
+from trainables.image_data.image_files import Pixels
 from trainables.image_data.selection import Selection
 from trainables.image_data.sources import Found
 

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trainables.errors import DataError
-from trainables.image_data.readers import Pixels, Split
+from trainables.image_data.image_files import Pixels
+from trainables.image_data.readers import Split
 from trainables.image_data.selection import LARGEST_SMALL_IMAGE
 from trainables.random_streams import Purpose, stream
 

@@ -26,8 +26,11 @@ from trainables.image_data.cache import (
     mapped,
     read_manifest,
 )
-from trainables.image_data.readers import IMAGENET, PUBLISHED
+from trainables.image_data.class_folders import class_folder
+from trainables.image_data.found_instead import found_instead
+from trainables.image_data.names import IMAGENET, PUBLISHED, TRAIN_NAMES
 from trainables.image_data.selection import Selection
+from trainables.image_data.shard_names import split_files
 from trainables.image_data.sources import Found, find_images, known_names
 
 DATA_VARIABLE = "LAMBDA_ATLAS_DATA"
@@ -67,7 +70,19 @@ def _manifest(selection: Selection, data: Path, cache: Path) -> Manifest:
         raise DataError(missing(selection.dataset, data))
     entry = entry_of(found, selection, cache)
     held = read_manifest(entry)
-    return held if held is not None and is_whole(entry, held) else build(found, selection, entry)
+    if held is not None and is_whole(entry, held):
+        return held
+    held = build(found, selection, entry)
+    say_left_out(found)
+    return held
+
+
+@lru_cache(maxsize=256)
+def say_left_out(found: Found) -> None:
+    """Warn, once in a process, of files in the data set's folder that are not read."""
+    files = found.left_out()
+    if files:
+        _logger.warning("files left out of %r: %s", found.name, files)
 
 
 def open_images(selection: Selection, digest: str) -> ImageData:
@@ -123,14 +138,23 @@ def _mend(found: Found, damaged: Sequence[tuple[Path, Selection]], cache: Path) 
 
 
 def missing(name: str, data: Path) -> str:
-    """The message for a data set without images in `data`: what to do about it."""
+    """The message for a data set without images in `data`: what is there instead, and what to do about it."""
     known = known_names(data)
     if name not in known:
-        return unknown_name("data set", name, known) + f"; images of your own go into {data / name}"
+        return unknown_name("data set", name, known) + f"; images of your own go into {data / name}{_too_deep(data)}"
     layouts = "torchvision's folder, as train*.parquet and test*.parquet or as train/CLASS/ and test/CLASS/"
     if name == IMAGENET:
         layouts = "train/CLASS/*.JPEG and val/CLASS/*.JPEG or as train*.parquet and validation*.parquet"
+    instead = found_instead(data / name)
     return (
-        f"no images of {name!r} in {data / name}: put them there as {layouts}, or name their parent folder with --data"
+        f"no images of {name!r} in {data / name}{f' ({instead})' if instead else ''}: put them there as {layouts}, or "
+        f"name their parent folder with --data{_too_deep(data)}"
         + (f", or let `launch data {name} --download` fetch them" if name in PUBLISHED else "")
     )
+
+
+def _too_deep(data: Path) -> str:
+    """What to say if the folder of data sets is itself one."""
+    if not data.is_dir() or not (split_files(data, TRAIN_NAMES[0]) or class_folder(data, TRAIN_NAMES)):
+        return ""
+    return f" ({data} itself holds images: its parent folder is the one to name)"

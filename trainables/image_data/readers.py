@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trainables.errors import DataError, first_line
-
-Pixels = npt.NDArray[np.uint8]
-
-PUBLISHED = ("cifar10", "cifar100", "fashion_mnist")
-"""Data sets that torchvision can download; CIFAR under its published name is checked against the published files."""
-
-IMAGENET = "imagenet"
-"""The paper has experiments on it; users have to download its images themselves."""
-
-CIFAR_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
-FASHION_FOLDER = "FashionMNIST"
-IDX_FILES = tuple(f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-TRAIN_NAMES, TEST_NAMES = ("train",), ("test", "val", "validation", "valid")
+from trainables.errors import DataError
+from trainables.image_data.class_folders import class_folder, class_folders, images_of_class
+from trainables.image_data.found_instead import found_instead
+from trainables.image_data.image_files import Pixels, decoded
+from trainables.image_data.names import FASHION_FOLDER, IDX_FILES, PUBLISHED, TEST_NAMES, TRAIN_NAMES
+from trainables.image_data.plain_pickle import load_plain
+from trainables.image_data.shard_names import parquet_files, parquet_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,47 +66,6 @@ class Files(Protocol):
         ...
 
 
-def parquet_files(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The shards of the first of these splits that exists."""
-    place = _parquet_place(folder)
-    found = [sorted(place.glob(f"{name}*.parquet")) for name in names] if place is not None else []
-    return next(filter(None, found), [])
-
-
-def _parquet_place(folder: Path) -> Path | None:
-    """The folder with the training shards: the folder itself, its `data`, or the only other subfolder with shards.
-
-    On the hub such a subfolder has the name of a configuration.
-    """
-    subfolders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    with_shards = [path for path in (folder, *subfolders) if any(path.glob(f"{TRAIN_NAMES[0]}*.parquet"))]
-    for usual in (folder, folder / "data"):
-        if usual in with_shards:
-            return usual
-    if len(with_shards) > 1:
-        names = ", ".join(path.name for path in with_shards)
-        raise DataError(f"{folder} has Parquet files in several folders ({names}): make each a separate data set")
-    return with_shards[0] if with_shards else None
-
-
-def class_folder(folder: Path, names: Sequence[str]) -> Path | None:
-    """The folder of the first of these splits that exists."""
-    for name in names:
-        if (folder / name).is_dir() and class_folders(folder / name):
-            return folder / name
-    return None
-
-
-def class_folders(split: Path) -> list[Path]:
-    """The class folders of a split, without hidden ones."""
-    return [path for path in split.iterdir() if path.is_dir() and not is_hidden(path.name)]
-
-
-def is_hidden(place: str) -> bool:
-    """Whether a path in a data set's folder is hidden and thus not part of it, e.g. macOS's `._` twin of an image."""
-    return place.startswith(".") or f"{os.sep}." in place
-
-
 def _of_arrays(images: Any, labels: Any) -> Split:
     """A split of arrays that are already decoded; grey images get a channel axis."""
     if len(images) != len(labels):
@@ -141,17 +91,17 @@ def _open_cifar(found: Files) -> Source:
                 f"{', '.join(wrong)} in {batches} is not the published file of {found.name}: download it again; images "
                 f"of your own in this layout go under another name than {found.name}"
             )
-    unchecked = type(
-        kind.__name__,
-        (kind,),
-        {
-            "train_list": [[file, None] for file, _ in kind.train_list],
-            "test_list": [[file, None] for file, _ in kind.test_list],
-            "meta": {**kind.meta, "md5": None},
-        },
-    )
-    train, test = (unchecked(str(found.folder), train=is_train) for is_train in (True, False))
-    return Source(_of_arrays(train.data, train.targets), _of_arrays(test.data, test.targets), tuple(train.classes))
+    train = [load_plain((batches / file).read_bytes()) for file, _ in kind.train_list]
+    test = [load_plain((batches / file).read_bytes()) for file, _ in kind.test_list]
+    class_names = load_plain((batches / kind.meta["filename"]).read_bytes())[kind.meta["key"]]
+    return Source(_of_batches(train), _of_batches(test), tuple(class_names))
+
+
+def _of_batches(batches: Sequence[Mapping[str, Any]]) -> Split:
+    """A split of CIFAR's batches, whose rows are an image's red, green and blue plane."""
+    planes = np.vstack([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
+    labels = [batch["labels"] if "labels" in batch else batch["fine_labels"] for batch in batches]
+    return _of_arrays(planes.transpose(0, 2, 3, 1), np.concatenate(labels))
 
 
 def _md5(path: Path) -> str:
@@ -200,64 +150,39 @@ def _parquet_split(found: Files, names: Sequence[str]) -> Split:
 
     files = parquet_files(found.folder, names)
     if not files:
-        raise DataError(f"{found.folder} has no {' or '.join(f'{name}*.parquet' for name in names)}")
+        wanted = " or ".join(f"{name}*.parquet" for name in names)
+        train = [file.name for file in parquet_files(found.folder, TRAIN_NAMES)]
+        raise _lacking(f"{found.folder} has no {wanted}", parquet_place(found.folder) or found.folder, train)
     shards = Shards(files)
     return Split(
-        shards.labels, lambda i: _decoded(lambda: shards.content(i), f"row {i} of {shards.named}", keeps_grey=True)
+        shards.labels, lambda i: decoded(lambda: shards.content(i), f"row {i} of {shards.named}", keeps_grey=True)
     )
 
 
 def _open_folders(found: Files) -> Source:
-    from torchvision.datasets import ImageFolder
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    class ClassFolders(ImageFolder):  # type: ignore[misc]  # torchvision is untyped
-        def __init__(self, split: Path) -> None:
-            def is_image(path: str) -> bool:
-                return path.lower().endswith(IMG_EXTENSIONS) and not is_hidden(path.removeprefix(f"{split}{os.sep}"))
-
-            super().__init__(str(split), is_valid_file=is_image)
-
-        def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-            names = sorted(path.name for path in class_folders(Path(directory)))
-            return names, {name: label for label, name in enumerate(names)}
-
-    train_folder, test_folder = (class_folder(found.folder, names) for names in (TRAIN_NAMES, TEST_NAMES))
-    assert train_folder is not None
-    if test_folder is None:
-        raise DataError(f"{found.folder} has class folders in train/ but none in {' or '.join(TEST_NAMES)}/")
-    train, test = ClassFolders(train_folder), ClassFolders(test_folder)
-    if train.classes != test.classes:
-        apart = sorted(set(train.classes) ^ set(test.classes))
+    train, test = (class_folder(found.folder, names) for names in (TRAIN_NAMES, TEST_NAMES))
+    assert train is not None
+    if test is None:
+        text = f"{found.folder} has class folders in train/ but none in {' or '.join(TEST_NAMES)}/"
+        raise _lacking(text, found.folder, TRAIN_NAMES)
+    train_names, test_names = ([path.name for path in class_folders(split)] for split in (train, test))
+    if train_names != test_names:
+        apart = sorted(set(train_names) ^ set(test_names))
         raise DataError(f"train and test of {found.folder} have different classes: {', '.join(apart[:5])}")
-
-    def split(listed: ClassFolders) -> Split:
-        paths = [Path(path) for path, _ in listed.samples]
-        labels = np.array(listed.targets, np.int64)
-        return Split(labels, lambda i: _decoded(paths[i].read_bytes, str(paths[i]), keeps_grey=False))
-
-    return Source(split(train), split(test), tuple(train.classes))
+    return Source(_of_folders(train), _of_folders(test), tuple(train_names))
 
 
-def _decoded(content: Callable[[], bytes], where: str, *, keeps_grey: bool) -> Pixels:
-    """An image file's pixels, (H, W, 3), or (H, W, 1) if grey and `keeps_grey`; raises `DataError` naming the file."""
-    from PIL import Image, UnidentifiedImageError
+def _of_folders(split: Path) -> Split:
+    images = [images_of_class(folder) for folder in class_folders(split)]
+    paths = [path for of_class in images for path in of_class]
+    labels = np.repeat(np.arange(len(images)), [len(of_class) for of_class in images])
+    return Split(labels, lambda i: decoded(paths[i].read_bytes, str(paths[i]), keeps_grey=False))
 
-    try:
-        with Image.open(io.BytesIO(content())) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels are {image.mode}, 8-bit ones are required")  # PIL would clip them
-            if keeps_grey and image.mode == "L":
-                return np.asarray(image)[..., None]
-            # converting a palette with transparency directly to RGB makes PIL warn
-            opaque = image.convert("RGBA") if image.mode == "P" else image
-            return np.asarray(opaque.convert("RGB"))
-    except UnidentifiedImageError as error:  # its message has only a buffer's address
-        raise DataError(f"{where} is not a usable image (no known format): replace it") from error
-    except Exception as error:  # whatever a damaged, foreign or missing file raises
-        if isinstance(error, OSError) and error.strerror:
-            raise DataError(f"{where} cannot be read ({error.strerror})") from error
-        raise DataError(f"{where} is not a usable image ({first_line(error)}): replace it") from error
+
+def _lacking(text: str, place: Path, there: Sequence[str]) -> DataError:
+    """The error for a split that is missing: `there` are the names of another one."""
+    other = found_instead(place, but=there)
+    return DataError(f"{text}{f': {other}' if other else ''}")
 
 
 READERS: dict[str, Callable[[Files], Source]] = {

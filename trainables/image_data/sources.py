@@ -11,21 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.errors import DataError, first_line
-from trainables.image_data.readers import (
-    CIFAR_FOLDERS,
-    FASHION_FOLDER,
-    IDX_FILES,
-    IMAGENET,
-    PUBLISHED,
-    READERS,
-    TEST_NAMES,
-    TRAIN_NAMES,
-    Source,
-    class_folder,
-    class_folders,
-    is_hidden,
-    parquet_files,
-)
+from trainables.image_data.class_folders import files_of_class
+from trainables.image_data.image_files import LATER_ENDINGS
+from trainables.image_data.layouts import files_of, layout_of
+from trainables.image_data.left_out import left_out
+from trainables.image_data.names import IMAGENET, PUBLISHED
+from trainables.image_data.readers import READERS, Source
 
 _LOOKS_AT_ONCE = 8
 
@@ -51,6 +42,10 @@ class Found:
                 "complete or replace the files"
             ) from error
 
+    def left_out(self) -> str:
+        """Which files in the folder are not read, and why; empty if all are read."""
+        return left_out(self.folder, self.layout)
+
 
 def find_images(name: str, data_root: Path) -> Found | None:
     """The files of that data set in `data_root/name` or, for torchvision's, in `data_root`; None if there are none."""
@@ -58,9 +53,9 @@ def find_images(name: str, data_root: Path) -> Found | None:
         raise DataError(f"a data set's name is that of a folder in {data_root}, got {name!r}")
     try:
         for folder in (data_root / name, data_root):
-            layout = _layout(name, folder, is_own=folder != data_root)
+            layout = layout_of(name, folder, is_own=folder != data_root)
             if layout is not None:
-                return Found(name, folder, layout, _fingerprint(_files(folder, layout)))
+                return Found(name, folder, layout, _fingerprint(files_of(folder, layout)))
     except OSError as error:  # a dangling link, or no permission
         raise DataError(f"images of {name!r} cannot be read ({error.filename}: {error.strerror})") from error
     return None
@@ -81,46 +76,16 @@ def download(name: str, data_root: Path) -> None:
         raise DataError(
             f"only {', '.join(PUBLISHED)} can be downloaded, got {name!r}: put its images in {data_root / name}"
         )
+    dataset = kinds[name].__new__(kinds[name])  # without its constructor, which would also unpickle what lies there
+    dataset.root = str(data_root / name)
     try:
-        kinds[name](str(data_root / name), download=True)
+        dataset.download()
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             (data_root / name).rmdir()  # succeeds only if nothing was downloaded
         raise DataError(
             f"{name} could not be downloaded ({first_line(error)}): put its files in {data_root / name}"
         ) from error
-
-
-def _layout(name: str, folder: Path, *, is_own: bool) -> str | None:
-    """The layout of a folder's images, None without any; in the data root (not `is_own`) only torchvision's folders."""
-    for layout, subfolder in CIFAR_FOLDERS.items():
-        if (folder / subfolder).is_dir() and (is_own or name == layout):
-            return layout
-    if (folder / FASHION_FOLDER / "raw").is_dir() and (is_own or name == "fashion_mnist"):
-        return "fashion_mnist"
-    if not is_own:
-        return None
-    if any((folder / f"{file}{suffix}").is_file() for file in IDX_FILES for suffix in ("", ".gz")):
-        return "idx"
-    if parquet_files(folder, TRAIN_NAMES):
-        return "parquet"
-    return "folders" if class_folder(folder, TRAIN_NAMES) is not None else None
-
-
-def _files(folder: Path, layout: str) -> Iterator[Path]:
-    """The files that a fingerprint covers; a class folder stands for all files in it."""
-    if layout in CIFAR_FOLDERS:
-        yield from (folder / CIFAR_FOLDERS[layout]).iterdir()
-    elif layout == "fashion_mnist":
-        yield from (folder / FASHION_FOLDER / "raw").iterdir()
-    elif layout == "idx":
-        yield from (path for path in folder.iterdir() if path.name.removesuffix(".gz") in IDX_FILES)
-    elif layout == "parquet":
-        yield from (file for name in (*TRAIN_NAMES, *TEST_NAMES) for file in parquet_files(folder, (name,)))
-    else:
-        for names in (TRAIN_NAMES, TEST_NAMES):
-            split = class_folder(folder, names)
-            yield from class_folders(split) if split is not None else ()
 
 
 def _fingerprint(paths: Iterator[Path]) -> str:
@@ -132,25 +97,15 @@ def _fingerprint(paths: Iterator[Path]) -> str:
 
 def _facts(path: Path) -> tuple[str, str]:
     """The path of a file or folder, and a digest of the names, sizes and times of all files in it."""
-    lines: list[str] = []
     if path.is_dir():
-        _look(os.fspath(path), "", lines)
+        lines = [_line(entry.path.removeprefix(f"{path}{os.sep}"), entry.stat()) for entry in files_of_class(str(path))]
     else:
-        lines.append(_line("", path.stat()))
+        lines = [_line("", path.stat())]
     text = "\n".join(sorted(lines)).encode(errors="surrogateescape")
     return f"{path.parent.name}/{path.name}", hashlib.sha256(text).hexdigest()
 
 
-def _look(folder: str, prefix: str, lines: list[str]) -> None:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_hidden(entry.name):
-                continue
-            if entry.is_dir():
-                _look(entry.path, f"{prefix}{entry.name}/", lines)
-            else:
-                lines.append(_line(prefix + entry.name, entry.stat()))
-
-
 def _line(name: str, stat: os.stat_result) -> str:
-    return f"{name} {stat.st_size} {stat.st_mtime_ns}"
+    # what was cached by versions that did not read these files is not taken
+    also_read = " read" if name.lower().endswith(LATER_ENDINGS) else ""
+    return f"{name} {stat.st_size} {stat.st_mtime_ns}{also_read}"

@@ -11,7 +11,6 @@ import io
 import logging
 import time
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,14 +22,17 @@ from pyarrow import fs
 
 from trainables.atomic_files import UNFINISHED, is_absent, open_root, write_whole
 from trainables.contract import State
+from trainables.errors import first_line
+from trainables.packs.saved_states import DIGEST, with_digest, without_digest
 
 _logger = logging.getLogger(__name__)
 _SUFFIX = ".npz"
-_EPOCH = "epoch"
+_EPOCH, _NUM_ARRAYS = "epoch", "num_arrays"
+"""Names of the arrays that each trial has, and that a file begins with: a damaged directory may leave out some."""
 _ABANDONED_NS = 600 * 10**9
+_LONGEST_REASON = 200
 _READ_AHEAD = 2**22
 """Bytes of one read request: an object store is slow to answer, and numpy reads little at a time."""
-_DAMAGE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class StateStore:
@@ -93,10 +95,26 @@ class StateStore:
         prefix = f"{trial_id}/"
         try:
             with self._open(path) as arrays:
-                state = {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
-                return state or None
-        except (OSError, *_DAMAGE):
+                names = [name for name in arrays.files if name.startswith(prefix)]
+                saved = {name.removeprefix(prefix): arrays[name] for name in names}
+                return without_digest(saved) if DIGEST in saved or _NUM_ARRAYS in arrays.files else saved or None
+        except Exception as error:  # zipfile and numpy raise almost anything for a damaged file
+            if not is_absent(error):
+                _logger.warning("trial %s starts anew, its state in %s cannot be read: %s", trial_id, path, _why(error))
             return None
+
+    def fault_of(self, path: str) -> str | None:
+        """Why a file cannot be resumed from, in one line; None if all its states are those that were saved."""
+        try:
+            with self._open(path) as arrays:
+                names: list[str] = arrays.files
+                for owner in {name.partition("/")[0] for name in names if "/" in name}:
+                    saved = {n.removeprefix(f"{owner}/"): arrays[n] for n in names if n.startswith(f"{owner}/")}
+                    if DIGEST in saved:
+                        without_digest(saved)
+            return None
+        except Exception as error:  # as in `load`
+            return _why(error)
 
     def collect(self, recorded: Collection[str]) -> None:
         """Keep only files with the furthest state of a trial that is not in `recorded`; delete all others.
@@ -133,9 +151,11 @@ class StateStore:
             with self._open(path) as arrays:
                 names = [name for name in arrays.files if name.endswith(f"/{_EPOCH}")]
                 return {name.removesuffix(f"/{_EPOCH}"): int(arrays[name]) for name in names}
-        except (OSError, *_DAMAGE) as error:
+        except Exception as error:  # as in `load`
             if isinstance(error, OSError) and not is_absent(error):
                 raise
+            if not is_absent(error):
+                _logger.warning("the states in %s cannot be read, their trials start anew: %s", path, _why(error))
             return {}
 
     @contextmanager
@@ -144,6 +164,7 @@ class StateStore:
         with self._files.open_input_file(path) as file:
             raw: Any = file  # lacks a method that BufferedReader's type annotation demands, but not its code
             with io.BufferedReader(raw, _READ_AHEAD) as ahead, np.load(ahead, allow_pickle=False) as arrays:
+                _check_plain(arrays)
                 yield arrays
 
     def _delete(self, path: str) -> None:
@@ -151,7 +172,28 @@ class StateStore:
             self._files.delete_file(path)
 
 
+def _check_plain(arrays: Any) -> None:
+    """Raise `ValueError` unless this is an archive as `save` writes it: one that unpacks to more could fill memory."""
+    if not isinstance(arrays, np.lib.npyio.NpzFile) or arrays.zip is None:
+        raise ValueError("is no archive of arrays")
+    infos = arrays.zip.infolist()
+    if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+        raise ValueError("has compressed arrays")
+    if _NUM_ARRAYS not in arrays.files:  # a file of an earlier version
+        return
+    names = [name for name in arrays.files if name != _NUM_ARRAYS]
+    ends = Counter(name.partition("/")[2] for name in names)
+    num_trials = len({name.partition("/")[0] for name in names})
+    if len(names) != int(arrays[_NUM_ARRAYS]) or not ends[_EPOCH] == ends[DIGEST] == num_trials:
+        raise ValueError(f"has {len(names)} arrays of {num_trials} trials, not those that were saved")
+
+
+def _why(error: Exception) -> str:
+    return first_line(error)[:_LONGEST_REASON]
+
+
 def _flat(states: Mapping[str, State]) -> dict[str, Any]:
-    """Arrays of all members under `trial_id/name`, epochs first."""
-    arrays = {f"{tid}/{name}": array for tid, state in states.items() for name, array in state.items()}
-    return dict(sorted(arrays.items(), key=lambda item: not item[0].endswith(f"/{_EPOCH}")))
+    """Arrays of all members under `trial_id/name`, each with its digest, epochs first."""
+    arrays = {f"{tid}/{name}": array for tid, state in states.items() for name, array in with_digest(state).items()}
+    ordered = dict(sorted(arrays.items(), key=lambda item: not item[0].endswith(f"/{_EPOCH}")))
+    return {_NUM_ARRAYS: np.array(len(arrays)), **ordered}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from abc import abstractmethod
@@ -14,11 +15,18 @@ import numpy.typing as npt
 
 from trainables.certificates import Certificate, may_end
 from trainables.contract import Member, Report, State
+from trainables.errors import first_line
 from trainables.outcome import is_finite
+from trainables.packs.saved_states import check_progress, check_restored
 from trainables.provenance import provenance
 from trainables.result import Outcome, Provenance, TracePoint, TrialResult
 
 _T = TypeVar("_T")
+
+_logger = logging.getLogger(__name__)
+
+_MISFITS = (KeyError, ValueError, TypeError, IndexError)
+"""What `begin` raises for a state that is not this trial's; what else it raises has other reasons, as a full memory."""
 
 _SHORT = 0.1
 """A slice is short if it takes less than this share of the remaining time."""
@@ -134,6 +142,7 @@ class TrialRun:
         """Everything needed to resume exactly here."""
         return {
             **self._trainer.arrays(),
+            "epoch": np.array(self._trainer.epoch),
             "trace": np.array([astuple(point) for point in self._trace], np.float64),
             "train_seconds": np.array(self._train_seconds),
             "engine": np.array(self._trainer.engine),
@@ -155,20 +164,31 @@ class TrialRun:
         return Report(self.config.trial_id, self._epochs_done, points, self._result() if self._has_ended else None)
 
     def _begin(self) -> None:
-        """Take trace and time from a state only once the trainer has accepted it, so that a failed row has neither."""
+        """Resume from the given state; start anew if there is none, or none that can be this trial's."""
         state, self._given_state = self._given_state, None
-        if state is not None and not self._continues(state):
-            state = None
-        trace = [] if state is None else points_from_rows(self._trainer.point_type, state["trace"])
-        self._trainer.begin(state, trace)
         if state is not None:
-            self._train_seconds = float(state["train_seconds"])
-        self._trace, self._num_reported = trace, len(trace)
-        self.has_begun = True
+            try:
+                self.has_begun = self._resume(state)
+            except _MISFITS as fault:
+                why = f"{type(fault).__name__}: {first_line(fault)}"
+                _logger.warning("trial %s starts anew, its saved state is not used: %s", self.config.trial_id, why)
+        if not self.has_begun:
+            self._trace, self._num_reported, self._train_seconds = [], 0, 0.0
+            self._trainer.begin(None, self._trace)
+            self.has_begun = True
 
-    def _continues(self, state: State) -> bool:
-        """Whether to resume from a state: not from another engine's, which rounds differently."""
-        return str(state["engine"]) == self._trainer.engine and self._trainer.continues(state)
+    def _resume(self, state: State) -> bool:
+        """Resume from a state, but not from another engine's, which rounds differently; whether it did."""
+        if str(state["engine"]) != self._trainer.engine or not self._trainer.continues(state):
+            return False
+        point_type = self._trainer.point_type
+        check_progress(state, self.config.num_epochs, len(fields(point_type)))
+        self._trace = points_from_rows(point_type, state["trace"])
+        self._num_reported = len(self._trace)
+        self._train_seconds = float(state["train_seconds"])
+        self._trainer.begin(state, self._trace)
+        check_restored(state, self.state_arrays())
+        return True
 
     def _train_until(self, deadline: float) -> None:
         size = 1

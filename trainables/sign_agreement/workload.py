@@ -38,7 +38,8 @@ class SignAgreementTrainer(TwoLayerCNNTrainer):
             self._shadow = initial_state(self._shadow_config)
         else:
             self._shadow = TrainState.from_arrays(
-                {name.removeprefix(_SHADOW): state[name] for name in state if name.startswith(_SHADOW)}
+                {name.removeprefix(_SHADOW): state[name] for name in state if name.startswith(_SHADOW)},
+                self._shadow_config,
             )
 
     def arrays(self) -> State:

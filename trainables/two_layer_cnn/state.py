@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from trainables.packs.saved_states import check_finite, check_like
 from trainables.random_streams import ORDER_BLOCK_EPOCHS, Purpose, order_block, stream
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig
 from trainables.two_layer_cnn.memory_placement import place
@@ -37,11 +38,12 @@ class TrainState:
         return {name: np.array(getattr(self, name)) for name in self.__slots__}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> TrainState:
-        """Inverse of `arrays`; raises `ValueError` if weights and moments differ in shape or type."""
-        matrices = [arrays[name] for name in ("weights", "first_moment", "second_moment")]
-        if len({(matrix.shape, matrix.dtype) for matrix in matrices}) != 1:
-            raise ValueError(f"a state's matrices differ: {[(matrix.shape, matrix.dtype.name) for matrix in matrices]}")
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], config: TwoLayerCNNConfig) -> TrainState:
+        """Inverse of `arrays`; raises `ValueError` if they are not of a trial with this config."""
+        names = ("weights", "first_moment", "second_moment")
+        check_like(arrays, names, (config.dimension, 2 * config.num_filters), config.precision.value)
+        check_finite(arrays, "weights")
+        matrices = [arrays[name] for name in names]
         return cls(int(arrays["epoch"]), int(arrays["step"]), *_placed(*matrices))
 
 

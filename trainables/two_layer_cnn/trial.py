@@ -50,13 +50,11 @@ class TwoLayerCNNTrainer(Trainer):
         self._trace = trace
         self._data = patch_data(self.config)
         self._engine = make_engine(self.engine, self.config, self._data)
-        self._state = initial_state(self.config) if state is None else TrainState.from_arrays(state)
-        if self._state.weights.shape != (self.config.dimension, 2 * self.config.num_filters):
-            raise ValueError(f"a state with weights of shape {self._state.weights.shape} is not this trial's")
+        self._state = initial_state(self.config) if state is None else TrainState.from_arrays(state, self.config)
         if trace:
             self._initial_norm = trace[0].weight_norm
-        if state is not None and state["certificate_epoch"] >= 0:
-            self.proof = Proof(Certificate.WEIGHT_BOX, int(state["certificate_epoch"]))
+        certificate_epoch = -1 if state is None else int(state["certificate_epoch"])
+        self.proof = None if certificate_epoch < 0 else Proof(Certificate.WEIGHT_BOX, certificate_epoch)
 
     def train_slice(self, size: int) -> TracePoint | None:
         """Train up to `size` epochs and measure if the last one has a point; the first call only measures epoch 0."""

@@ -2,94 +2,71 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import astuple
 from typing import Any, cast
 
 import numpy as np
 
 from tests.contracts.toy.config import NUM_CLASSES, ToyConfig, ToyTracePoint
 from trainables.config import TrialConfig, make_config
-from trainables.contract import Member, Report, State, Workload
+from trainables.contract import Member, State, Workload
 from trainables.errors import ConfigError, unknown_name
-from trainables.outcome import is_finite, outcome
+from trainables.outcome import outcome
 from trainables.packs.pack_run import MemberPackRun
-from trainables.provenance import provenance
+from trainables.packs.saved_states import check_finite, check_like
+from trainables.packs.trial_run import Digests, Trainer, TrialRun
 from trainables.random_streams import ORDER_BLOCK_EPOCHS, Purpose, digest, order_block, stream
 from trainables.registry import register_workload
-from trainables.result import Outcome, TrialResult
+from trainables.result import Outcome, TracePoint
 
-ENGINE = "toy-cpu"
+ENGINE, MOMENTS = "toy-cpu", ("first", "second")
 
 
-class ToyRun:
-    """One trial; every epoch is measured."""
+class ToyTrainer(Trainer):
+    """One trial; a slice is an epoch, and every epoch is measured."""
+
+    engine = ENGINE
+    point_type = ToyTracePoint
 
     def __init__(self, member: Member) -> None:
         self.config = cast(ToyConfig, member.config)
-        self._until_epoch = min(member.until_epoch, self.config.num_epochs)
-        self._given = member.state
-        self._seconds = 0.0
-        self._trace: list[ToyTracePoint] = []
-        self._num_reported = 0
-        self.has_begun = False
-
-    def advance(self, deadline: float) -> Report:
-        started = time.perf_counter()
-        if not self.has_begun:
-            self._begin()
-        while not self._has_ended:
-            self._train_epoch()
-            self._trace.append(self._point())
-            if time.monotonic() >= deadline:
-                break
-        self._seconds += time.perf_counter() - started
-        points, self._num_reported = tuple(self._trace[self._num_reported :]), len(self._trace)
-        return Report(self.config.trial_id, self._epoch, points, self._result() if self._has_ended else None)
-
-    def failed(self, error: str) -> Report:
-        return Report(self.config.trial_id, 0, (), self._made(Outcome.FAILED, error))
-
-    def state_arrays(self) -> State:
-        return {
-            "weights": self._weights.numpy().copy(),
-            "first": self._moments[0].numpy().copy(),
-            "second": self._moments[1].numpy().copy(),
-            "epoch": np.array(self._epoch),
-            "trace": np.array([astuple(point) for point in self._trace]),
-            "train_seconds": np.array(self._seconds),
-        }
-
-    def close(self) -> None:
-        pass
+        self._epoch = 0
 
     @property
-    def _epoch(self) -> int:
-        return self._trace[-1].epoch if self._trace else 0
+    def epoch(self) -> int:
+        return self._epoch
 
-    @property
-    def _has_ended(self) -> bool:
-        return self._epoch >= self._until_epoch or not is_finite(self._trace[-1])
-
-    def _begin(self) -> None:
+    def begin(self, state: State | None, trace: Sequence[TracePoint]) -> None:
         import torch
 
         c = self.config
         self._train, self._test = (_points(c, p) for p in (Purpose.TRAIN_DATA, Purpose.TEST_DATA))
-        if self._given is None:
-            self._weights, self._moments = torch.from_numpy(_first_weights(c)), _no_moments(c)
-            self._step = 0
-            self._trace = [self._point()]
-        else:
-            given = {name: np.array(array) for name, array in self._given.items()}
-            self._weights = torch.from_numpy(given["weights"])
-            self._moments = torch.from_numpy(given["first"]), torch.from_numpy(given["second"])
-            self._seconds = float(given["train_seconds"])
-            self._trace = [ToyTracePoint(int(row[0]), *row[1:].tolist()) for row in given["trace"]]
-            self._num_reported = len(self._trace)
-            self._step = int(given["epoch"]) * -(-c.num_points // c.batch_size)
-        self.has_begun = True
+        given = {"epoch": 0, "weights": _first_weights(c)} if state is None else state
+        if state is not None:
+            check_like(state, ("weights", *MOMENTS), (c.dimension,), np.float64)
+            check_finite(state, "weights")
+        self._epoch, self._has_begun = int(given["epoch"]), bool(trace)
+        self._weights = torch.from_numpy(np.array(given["weights"]))
+        self._moments = [torch.from_numpy(np.array(given.get(name, np.zeros(c.dimension)))) for name in MOMENTS]
+
+    def train_slice(self, size: int) -> TracePoint:
+        if self._has_begun:
+            self._train_epoch()
+            self._epoch += 1
+        self._has_begun = True
+        return self._point()
+
+    def arrays(self) -> State:
+        moments = {name: moment.numpy().copy() for name, moment in zip(MOMENTS, self._moments, strict=True)}
+        return {"weights": self._weights.numpy().copy(), "epoch": np.array(self._epoch), **moments}
+
+    def digests(self) -> Digests:
+        c = self.config
+        order = order_block(c.seed, c.num_points, 0)
+        return Digests(digest(_points(c, Purpose.TRAIN_DATA)[0]), digest(_first_weights(c)), digest(order))
+
+    def outcome(self, trace: Sequence[TracePoint]) -> Outcome:
+        return outcome(trace, NUM_CLASSES)
 
     def _train_epoch(self) -> None:
         import torch
@@ -98,12 +75,12 @@ class ToyRun:
 
         c = self.config
         optimizer = make_optimizer(c, [self._weights])
-        set_moments(optimizer, self._weights, torch.tensor(float(self._step)), *self._moments)
+        step = self._epoch * -(-c.num_points // c.batch_size)
+        set_moments(optimizer, self._weights, torch.tensor(float(step)), *self._moments)
         order = order_block(c.seed, c.num_points, self._epoch // ORDER_BLOCK_EPOCHS)[self._epoch % ORDER_BLOCK_EPOCHS]
         for start in range(0, c.num_points, c.batch_size):
             self._weights.grad = torch.from_numpy(self._gradient(order[start : start + c.batch_size]))
             optimizer.step()
-            self._step += 1
 
     def _gradient(self, batch: Any) -> Any:
         x, y = self._train[0][batch], self._train[1][batch]
@@ -115,34 +92,12 @@ class ToyRun:
         weights = self._weights.numpy()
         (train, test) = (y * (x @ weights) for x, y in (self._train, self._test))
         return ToyTracePoint(
-            epoch=self._epoch + 1 if self._trace else 0,
+            epoch=self._epoch,
             train_loss=float(np.logaddexp(0, -train).mean()),
             train_error=float((~(train > 0)).mean()),
             test_error=float((~(test > 0)).mean()),
             weight_norm=float(np.linalg.norm(weights)),
             gradient_norm=float(np.linalg.norm(self._gradient(slice(None)))),
-        )
-
-    def _result(self) -> TrialResult:
-        is_over = self._epoch >= self.config.num_epochs or not is_finite(self._trace[-1])
-        return self._made(outcome(self._trace, NUM_CLASSES) if is_over else Outcome.UNFINISHED)
-
-    def _made(self, ending: Outcome, error: str | None = None) -> TrialResult:
-        c = self.config
-        digests = (digest(_points(c, Purpose.TRAIN_DATA)[0]), digest(_first_weights(c)))
-        order = digest(order_block(c.seed, c.num_points, 0))
-        return TrialResult(
-            config=c,
-            outcome=ending,
-            epochs_done=self._epoch,
-            trace=tuple(self._trace),
-            data_digest=digests[0] if self.has_begun else None,
-            init_digest=digests[1] if self.has_begun else None,
-            order_digest=order if self.has_begun else None,
-            train_seconds=self._seconds,
-            finished_at=time.time(),
-            provenance=provenance(ENGINE),
-            error=error,
         )
 
 
@@ -180,7 +135,7 @@ class Toy(Workload):
             raise ConfigError(f"the toy trains on device 'cpu', got {device!r}")
         if engine not in (None, ENGINE):
             raise ConfigError(unknown_name("engine", str(engine), (ENGINE,)))
-        return MemberPackRun(members, ToyRun)
+        return MemberPackRun(members, lambda member: TrialRun(member, ToyTrainer(member)))
 
 
 def _points(c: ToyConfig, purpose: Purpose) -> tuple[Any, Any]:
@@ -193,9 +148,3 @@ def _points(c: ToyConfig, purpose: Purpose) -> tuple[Any, Any]:
 
 def _first_weights(c: ToyConfig) -> Any:
     return 0.1 * stream(c.seed, Purpose.INIT).standard_normal(c.dimension)
-
-
-def _no_moments(c: ToyConfig) -> tuple[Any, Any]:
-    import torch
-
-    return torch.zeros(c.dimension, dtype=torch.float64), torch.zeros(c.dimension, dtype=torch.float64)

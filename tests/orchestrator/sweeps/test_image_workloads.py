@@ -203,6 +203,30 @@ def test_data_that_has_gone_is_not_called_checked_and_a_sweep_says_what_it_uses(
     assert planned.stderr == f"no images of 'gone' in {folder / 'data' / 'gone'}: those in the cache are used\n"
 
 
+def test_what_is_left_out_is_said_beside_what_is_decoded(folder: Path) -> None:
+    tiny = folder / "data" / "tiny"
+    (tiny / "train_augmented.parquet").write_bytes((tiny / "train.parquet").read_bytes())
+    for _ in range(2):  # decoded, then from the cache
+        done = launch_data(folder, "tiny")
+        assert (done.returncode, done.stdout[:23]) == (0, "tiny: 48 training and 2")
+        assert done.stderr == "files left out of 'tiny': 1 of no split (train_augmented.parquet)\n"
+
+
+@pytest.mark.parametrize("command", [("data", "tiny"), ("plan", "grid_bsz", "--workload", "tiny_resnet8")], ids=str)
+def test_a_missing_shard_and_images_under_another_name_are_one_line(folder: Path, command: tuple[str, ...]) -> None:
+    tiny = folder / "data" / "tiny"
+    for name, said in (
+        ("train-00001-of-00002", "lacks train-00000-of-00002.parquet"),
+        ("Train", "(found Train.pa"),
+    ):
+        next(tiny.glob("[tT]rain*")).rename(tiny / f"{name}.parquet")
+        done = run_launch(*command, cwd=folder, env=environment())
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert said in line
+
+
 def test_a_torn_image_is_named(folder: Path) -> None:
     make_images(folder / "data", "torn")
     part = folder / "data" / "torn" / "train.parquet"

@@ -31,7 +31,7 @@ from trainables.image_data.cache import ImageData, Manifest
 from trainables.image_data.decoding import channel_statistics, choose
 from trainables.image_data.images import manifest, open_images
 from trainables.image_data.selection import Selection
-from trainables.image_data.sources import find_images
+from trainables.image_data.sources import download, find_images
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -41,16 +41,6 @@ needs_fashion = pytest.mark.skipif(
     not DEBIAN_FASHION.is_dir(), reason=f"{DEBIAN_FASHION} is missing (Debian's package dataset-fashion-mnist)"
 )
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
-@pytest.fixture(autouse=True)
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder and a cache that only this test uses."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    monkeypatch.setenv(image_data.DATA_VARIABLE, str(folder))
-    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "cache"))
-    return folder
 
 
 def forget() -> None:
@@ -236,6 +226,40 @@ def test_torn_and_uneven_pickles_are_refused(data: Path) -> None:
     assert "100 images have 99 labels" in refused(Selection("torn"))
     batch.write_bytes(whole)
     assert manifest(Selection("torn")).num_train == 100
+
+
+class Program:
+    """Unpickled, it is run by the shell."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "mine"])
+@pytest.mark.parametrize("file", ["data_batch_1", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("protocol", [0, 4])
+def test_a_pickle_that_names_a_program_runs_nothing(data: Path, name: str, file: str, protocol: int) -> None:
+    write_cifar10(data / name, noise(10, 32, 32), in_turn(10, 10), noise(10, 32, 32), in_turn(10, 10))
+    batch = data / name / "cifar-10-batches-py" / file
+    batch.write_bytes(pickle.dumps(Program(f"touch {data / 'ran'}"), protocol))
+    text = refused(Selection(name))
+    assert not (data / "ran").exists()
+    assert "is not the published file" in text or "a pickle that names posix.system, which no data need" in text
+
+
+def test_a_download_unpickles_nothing_that_lies_there(data: Path) -> None:
+    """torchvision itself first opens what its early versions saved beside the published files."""
+    folder = data / "fashion_mnist" / "FashionMNIST"
+    write_idx(folder / "raw", small_idx())
+    (folder / "processed").mkdir()
+    for file in ("training.pt", "test.pt"):
+        (folder / "processed" / file).write_bytes(pickle.dumps(Program(f"touch {data / 'ran'}")))
+    download("fashion_mnist", data)
+    assert not (data / "ran").exists()
+    assert manifest(Selection("fashion_mnist")).num_train == 40
 
 
 @needs_fashion
@@ -736,12 +760,13 @@ def test_a_changed_source_has_another_digest_and_the_old_images_stay(data: Path)
     )
 
 
-@pytest.mark.parametrize("place", ["n0001/00001.png", "n0001/deeper/a.png"])
+@pytest.mark.parametrize("place", ["n0001/00001.png", "n0004/images/a.png"])
 def test_an_image_that_is_written_over_in_place_is_seen(data: Path, place: str) -> None:
     """The time of its folder does not change. Users often write their data sets again under the same names."""
     contents = [file_of(image) for image in noise(8)]
     for split in ("train", "test"):
         write_tree(data / "own" / split, contents, in_turn(8))
+        write_tree(data / "own" / split / "n0004", contents[:1], in_turn(1))  # as Tiny ImageNet, in a subfolder
     path = data / "own" / "train" / place
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(contents[1])
@@ -793,7 +818,7 @@ def test_hidden_files_are_no_images(data: Path) -> None:
     for image in folder.glob("0*.png"):
         image.unlink()
     forget()
-    assert "Found no valid file for the classes n0000" in refused(Selection("own"))
+    assert f"{folder} has no image (it is empty): delete it, or put images there (.bmp " in refused(Selection("own"))
 
 
 def test_a_new_file_in_a_class_folder_is_seen(data: Path) -> None:
@@ -1063,7 +1088,7 @@ def test_a_missing_data_folder_is_one_line(data: Path) -> None:
 
 def test_a_folder_without_images_is_one_line(data: Path) -> None:
     (data / "own" / "train").mkdir(parents=True)
-    assert f"no images of 'own' in {data / 'own'}: put them there" in refused(Selection("own"))
+    assert f"no images of 'own' in {data / 'own'} (found an empty train/): put them there" in refused(Selection("own"))
 
 
 def test_one_image_of_another_shape_is_named(data: Path) -> None:

@@ -204,7 +204,7 @@ def test_what_the_run_saves_are_arrays_of_these_names(member: Member, clock: Clo
     run = TrialRun(member, LineTrainer(member, clock))
     result_of(run)
     state = run.state_arrays()
-    assert set(state) == {"weight", "step", "trace", "train_seconds", "engine"}
+    assert set(state) == {"weight", "step", "epoch", "trace", "train_seconds", "engine"}
     assert state["trace"].shape == (6, 7)
     assert np.isnan(state["trace"][:5, 6]).all()
     assert state["train_seconds"] == 30.0
@@ -274,20 +274,25 @@ def test_a_failed_row_keeps_what_was_trained(member: Member, clock: Clock) -> No
     assert report.result.train_seconds == SECONDS_TO_BEGIN + 3 * SECONDS_PER_STEP, "of the slices that were reported"
 
 
-@pytest.mark.parametrize("lost", ["weight", "step", "trace", "train_seconds", "engine"])
-def test_a_row_of_a_state_that_is_torn_mixes_no_halves(lost: str, member: Member, clock: Clock) -> None:
+@pytest.mark.parametrize("lost", ["weight", "step", "epoch", "trace", "train_seconds", "engine"])
+def test_a_trial_of_a_state_that_is_torn_starts_anew_and_mixes_no_halves(
+    lost: str, member: Member, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = result_of(TrialRun(member, LineTrainer(member, clock)))
     first = TrialRun(member, LineTrainer(member, clock))
     first.advance(clock.now + 9)
     state = {name: array for name, array in first.state_arrays().items() if name != lost}
     again = Member(member.config, 5, state)
-    run = TrialRun(again, LineTrainer(again, clock))
-    with pytest.raises(KeyError, match=lost):
-        run.advance(clock.now)
-    assert not run.has_begun
-    result = run.failed("torn").result
+    reports = finish(TrialRun(again, LineTrainer(again, clock)), lambda: math.inf)
+    assert tuple(point for report in reports for point in report.points) == whole.trace
+    result = reports[-1].result
     assert result is not None
-    assert (result.data_digest, result.init_digest, result.order_digest) == (None, None, None)
-    assert (result.epochs_done, result.trace, result.train_seconds) == (0, (), 0.0)
+    assert result.trace == whole.trace
+    begins = 2 if lost in ("weight", "step") else 1  # its trainer had begun with the torn state
+    assert result.train_seconds == whole.train_seconds + (begins - 1) * SECONDS_TO_BEGIN
+    assert [record.getMessage() for record in caplog.records] == [
+        f"trial {member.config.trial_id} starts anew, its saved state is not used: KeyError: {lost!r}"
+    ]
 
 
 # --- slices ---
