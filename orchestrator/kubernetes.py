@@ -22,6 +22,7 @@ import yaml
 from orchestrator.errors import SubmitError, unknown_name
 from orchestrator.ledger.storage import check_uri
 from orchestrator.sweeps.value import Sweep
+from trainables.redaction import shows_secret
 from trainables.registry import workload
 
 K8S = Path(__file__).resolve().parent.parent / "k8s"
@@ -60,7 +61,15 @@ def run_arguments(name: str, sets: Sequence[str], seeds: str | None, workload_na
 
 
 def job_of(submission: Submission) -> Document:
-    """The RayJob that runs the sweep; raises `SubmitError` if overlay or component are unknown or cannot run it."""
+    """The RayJob that runs the sweep; raises `SubmitError` if overlay or component are unknown or cannot run it.
+
+    It also raises `SubmitError` if an argument shows a secret: so would the job, to everybody who may look at it.
+    """
+    for given in (*submission.arguments, submission.image or ""):
+        if shows_secret(given):
+            raise SubmitError(
+                f"{given}: a job shows its arguments, so give no password in it; let the overlay name a Secret instead"
+            )
     job = _only_job(render(submission.overlay, submission.components))
     if workload(submission.sweep.workload).reads_data_sets and not _has_data(job):
         raise SubmitError(

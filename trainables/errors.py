@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from trainables.redaction import redacted
+
 
 class UserError(Exception):
-    """A mistake the user can fix: one line that names the rule, the given value and the known ones."""
+    """A mistake the user can fix: one line that names the rule, the given value and the known ones; without secrets."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(redacted(line))
 
 
 class ConfigError(UserError):

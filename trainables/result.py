@@ -14,6 +14,7 @@ from typing import Any
 
 from trainables.certificates import Certificate
 from trainables.config import TrialConfig
+from trainables.redaction import redacted
 
 METRIC: Mapping[str, bool] = MappingProxyType({"is_metric": True})
 """Marks a field whose column is a number to be compared and plotted: `field(metadata=METRIC)`."""
@@ -115,7 +116,7 @@ class TrialResult:
         provenance: The engine, device, code and library versions that produced the numbers.
         pack_id: The pack that it was trained in; None outside of a sweep.
         attempt: Number of tries of this trial, including this one.
-        error: The traceback of a failed trial; None for others.
+        error: The traceback of a failed trial, without secrets; None for others.
         certificate: The proof of how the trial ends (`trainables.certificates`); None if it has no certificate.
         certificate_epoch: The epoch at which the certificate was found; None without a certificate.
 
@@ -146,6 +147,10 @@ class TrialResult:
     error: str | None = None
     certificate: Certificate | None = None
     certificate_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.error is not None:
+            object.__setattr__(self, "error", redacted(self.error))
 
     @property
     def trial_id(self) -> str:

@@ -19,6 +19,7 @@ from ray import tune
 from trainables.config import TrialConfig
 from trainables.contract import Member
 from trainables.packs.worker import TUNE_STEP_SECONDS, PackWorker
+from trainables.redaction import guard_output
 from trainables.registry import config_from_values, workload
 from trainables.result import TrialResult
 
@@ -90,6 +91,7 @@ class _ExchangedPack:
     """A pack that gets its order from the exchange and sends its reports to it; Tune sees only whether it is done."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        guard_output()  # Ray keeps what a worker prints in files
         self._pack_id = str(config[PACK_ID])
         self._exchange = ray.get_actor(config[EXCHANGE], namespace=EXCHANGE_NAMESPACE)
         self._worker = PackWorker(ray.get(self._exchange.fetch.remote(self._pack_id)))

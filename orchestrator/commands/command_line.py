@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 
 import typer
 
@@ -13,6 +11,7 @@ from orchestrator.commands.options import EXIT_USER_ERROR
 from orchestrator.commands.streams import forgive_output
 from orchestrator.errors import UserError
 from trainables.machine.home import ensure_home
+from trainables.redaction import guard_output
 
 # Importing a module adds its commands; `--help` shows them in this order.
 from orchestrator.commands import run, show, verify, replay, export, data  # isort: skip  # noqa: F401
@@ -21,10 +20,8 @@ from orchestrator.commands import run, show, verify, replay, export, data  # iso
 def exit_code(arguments: Sequence[str]) -> int:
     """Run a command; a user's mistake is one line and exit code 2. Raises `KeyboardInterrupt` for Ctrl-C."""
     forgive_output()
+    guard_output()
     ensure_home()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an encoding without ± or · must not end a sweep
     try:
         return app(list(arguments) or ["--help"], standalone_mode=False) or 0
     except typer.Abort:

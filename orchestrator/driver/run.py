@@ -29,6 +29,7 @@ from orchestrator.report.text import plain_console
 from orchestrator.schedulers.plan import Plan, ledger_of, plan_sweep
 from orchestrator.sweeps.value import Sweep
 from trainables.packs.state_store import StateStore
+from trainables.redaction import redacted
 from trainables.registry import workload
 from trainables.result import SATISFYING, Outcome
 
@@ -228,5 +229,5 @@ def _finish_view(view: BackgroundView, plan: Plan, figures: Sequence[Path], cons
             highlight=False,
         )
     else:
-        uri = shlex.quote(view.tracking_uri)
+        uri = shlex.quote(redacted(view.tracking_uri))
         console.print(f"mlflow   mlflow ui --backend-store-uri {uri}", highlight=False, markup=False, soft_wrap=True)

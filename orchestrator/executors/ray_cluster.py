@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 
 from orchestrator.errors import ClusterError, first_line, last_line
 from orchestrator.executors.ray_address import check_address
+from orchestrator.executors.ray_private import on_loopback, private_settings
 from trainables.machine.cpus import usable_cpus
 from trainables.provenance import code_digest, code_place
 
@@ -82,7 +83,8 @@ def _shut_down() -> None:
 def _start(folder: Path) -> None:
     """Start a Ray on this machine."""
     try:
-        with default_environment(_LOCAL_SETTINGS), _without_uv_hook():
+        settings = {**_LOCAL_SETTINGS, **private_settings(os.environ)}
+        with default_environment(settings), on_loopback(), _without_uv_hook():
             # "local": otherwise Ray would join any cluster that it finds, without the checks below
             ray.init(
                 address="local",

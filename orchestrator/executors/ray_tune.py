@@ -24,6 +24,7 @@ from orchestrator.executors.executor import ReportSink, given_up_reports
 from orchestrator.executors.pack_queue import PackQueue
 from orchestrator.executors.ray_capacity import GPU_NODES, ClusterRoom
 from orchestrator.executors.ray_cluster import Cluster
+from orchestrator.executors.ray_private import keys_not_sent
 from trainables.packs.exchange import PackExchange
 from trainables.packs.orders import PackOrder
 from trainables.packs.state_store import StateStore
@@ -95,7 +96,7 @@ class RayExecutor:
     def run(self, queue: PackQueue, sink: ReportSink) -> None:
         """Run every pack of the queue; returns when the queue is finished."""
         try:
-            with self._draining(sink):
+            with self._draining(sink), keys_not_sent():
                 self._tuner(queue, sink).fit()
         except Exception:
             self.raise_problem()  # the cause, if Tune wrapped it or failed because of it

@@ -16,6 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 
 from orchestrator.errors import LedgerError, first_line
 from trainables.atomic_files import is_absent, open_root, write_whole
+from trainables.redaction import shows_secret
 
 STORE_REMEDY = (
     "set the object store's address and keys in the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, "
@@ -168,10 +169,8 @@ def check_uri(root: str) -> None:
         ) from None
     if not uri.netloc and uri.scheme != "file":
         raise LedgerError(f"{root} names no bucket; give a folder or a URI such as s3://bucket/path")
-    if uri.password is not None:
-        raise LedgerError(
-            f"{uri.scheme}://{uri.hostname}{uri.path}: a URI is printed, so give no password in it; {STORE_REMEDY}"
-        )
+    if shows_secret(root):
+        raise LedgerError(f"{root}: a URI is printed, so give no password in it; {STORE_REMEDY}")
     if uri.query or uri.fragment:
         raise LedgerError(f"{root}: an output URI ends with its path, without ? or #; {STORE_REMEDY}")
 

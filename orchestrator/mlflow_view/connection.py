@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from orchestrator.errors import UserError
+from trainables.redaction import redacted
 
 SQLITE = "sqlite:///"
 POSTGRESQL = "postgresql"
@@ -116,6 +116,6 @@ def quiet() -> Iterator[None]:
 
 
 def one_line(text: str) -> str:
-    """A message without line breaks and passwords, short enough for a terminal; a long one loses its middle."""
-    line = re.sub(r"//[^@/\s]*@", "//", " ".join(text.split()))
+    """A message without line breaks and secrets, short enough for a terminal; a long one loses its middle."""
+    line = " ".join(redacted(text).split())
     return line if len(line) <= _MAX_LINE else f"{line[: _MAX_LINE // 2]} … {line[-_MAX_LINE // 2 :]}"

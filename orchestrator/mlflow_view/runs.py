@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from orchestrator.ledger.standing import Attempt, Ending, stopped_row
+from trainables.redaction import redacted
 from trainables.registry import workload
 from trainables.result import METRIC_COLUMNS, SATISFYING, Outcome
 
@@ -109,6 +110,8 @@ def child_run(row: Mapping[str, Any], trace: Sequence[Mapping[str, Any]]) -> Chi
         for name, value in row.items()
         if value is not None and name not in config_names and name not in measured and name not in METRIC_COLUMNS
     }
+    if row.get("error") is not None:  # an earlier version may have written the row, with the secrets in it
+        tags["error"] = _shortened(redacted(str(row["error"])))
     if row.get("git_sha") is not None:
         tags[_COMMIT_TAG] = str(row["git_sha"])
     if stopped_row(row):
