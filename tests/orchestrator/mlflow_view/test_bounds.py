@@ -21,7 +21,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.mlflow_view import background
 from orchestrator.mlflow_view.background import BackgroundView
 from orchestrator.mlflow_view.view import MlflowView
-from tests.benchmarks.mlflow_export import in_new_process, sweep_of, write
+from tests.benchmarks.mlflow_export import sweep_of, write
 from tests.orchestrator.mlflow_view.test_view import add, children, nothing, trial
 from tests.support.launching import WORKLOAD
 
@@ -125,13 +125,3 @@ def test_an_export_that_is_killed_again_and_again_ends_with_one_run_of_each_tria
     view = MlflowView(own_uri, "exported", "")
     found = list(view._by_client.children(view._parent))
     assert len({run.trial_id for run in found}) == len(found) == num_trials
-
-
-@pytest.mark.slow
-def test_an_export_of_more_trials_takes_no_more_memory(tmp_path: Path) -> None:
-    memory = []
-    for num_trials in (500, 2500):
-        out = tmp_path / str(num_trials)
-        write(num_trials, 40, str(out))
-        memory.append(in_new_process(num_trials, str(out))[1])
-    assert memory[1] - memory[0] < 40e6  # 2,000 trials of 40 points are 250 MB as Python objects
