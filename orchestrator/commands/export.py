@@ -22,11 +22,10 @@ def export_mlflow(
 ) -> None:
     """Write the runs of a sweep that MLflow lacks, from the Parquet results."""
     sweep = chosen_sweep(name, module=module, sets=sets, seeds=seeds, workload=workload, data=data)
-    sweep.configs()
 
-    from orchestrator.driver import exports
+    from orchestrator.driver.mlflow_export import export_mlflow as export
 
-    typer.echo(f"{sweep.name}: {exports.export_mlflow(sweep, out)} runs written to MLflow")
+    typer.echo(f"{sweep.name}: {export(sweep, out)} runs written to MLflow")
 
 
 @command()

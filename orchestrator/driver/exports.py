@@ -1,14 +1,11 @@
-"""Copies the ledger's rows into MLflow, and a map's trials into Optuna studies, one for each optimizer and setting."""
+"""Copies a map's trials into Optuna studies, one for each optimizer and setting."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.analysis.claims import judged
 from orchestrator.errors import SweepError
-from orchestrator.ledger.ledger import Ledger
-from orchestrator.report.show import figure_folder
 from orchestrator.schedulers.plan import ledger_of, plan_sweep
 from orchestrator.sweeps.map_trials import map_of, of_setting
 from orchestrator.sweeps.value import Sweep
@@ -54,36 +51,3 @@ def _write_studies(sweep: Sweep, trials: pd.DataFrame, url: str) -> dict[str, in
         study = write_study(name, search.space[setting["optimizer"]], tried, storage)
         written[name] = len(study.get_trials(deepcopy=False))
     return written
-
-
-def export_mlflow(sweep: Sweep, out: str) -> int:
-    """Write every trial of the sweep that the ledger has and MLflow lacks; returns their number."""
-    from orchestrator.mlflow_view.connection import default_tracking_uri
-    from orchestrator.mlflow_view.view import MlflowView
-
-    ledger = ledger_of(sweep, out)
-    out = ledger.root
-    plan = plan_sweep(sweep, ledger)
-    trial_ids = {config.trial_id for config in plan.configs}
-    recorded = recorded_rows(ledger, sweep, trial_ids)  # a broken ledger is named before MLflow is touched
-    view = MlflowView(default_tracking_uri(out), sweep.name, sweep.title)
-    present = view.present()
-    missing = [row for row in recorded[0] if row["trial_id"] not in present]
-    num_written = view.add(missing, recorded[1])
-    folder = figure_folder(out, sweep)
-    view.add_artifacts(sorted(folder.glob("*.p*")) if folder.is_dir() else [])
-    view.close(finished=plan.is_complete)
-    return num_written
-
-
-def recorded_rows(
-    ledger: Ledger, sweep: Sweep, trial_ids: Collection[str]
-) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
-    """Rows and traces of these trials as the ledger has them."""
-    if not trial_ids:
-        return [], {}
-    rows = ledger.trials(sweep.workload, trial_ids=trial_ids).to_pylist()
-    traces: dict[str, list[dict[str, Any]]] = {}
-    for point in ledger.traces(sweep.workload, trial_ids=trial_ids).to_pylist():
-        traces.setdefault(point["trial_id"], []).append(point)
-    return rows, traces

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,8 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from orchestrator.driver.device import chosen_device
-from orchestrator.driver.exports import recorded_rows
 from orchestrator.driver.loop import Training
+from orchestrator.driver.mlflow_export import recorded
 from orchestrator.driver.options import RunOptions, RunSummary, check_place
 from orchestrator.driver.status import errors_of_launch
 from orchestrator.errors import LedgerError
@@ -87,9 +88,9 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
     with lease(options.out, sweep.name):
         plan = plan_sweep(sweep, ledger, options.max_trials)
         _announce(console, plan)
-        with _connected(plan, options, device) as executor, _mlflow(sweep, options) as view:
-            if view is not None:
-                _catch_up(view, plan, ledger)
+        with _connected(plan, options, device) as executor, _mlflow(sweep, options, ledger) as view:
+            if view is not None:  # earlier launches may have met no MLflow, or it was deleted since
+                view.catch_up(plan.settled)
             ledger.wait_for_store(PATIENCE_SECONDS)
             outcomes, interrupted = Counter[str](), False
             if executor is not None:
@@ -98,7 +99,7 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
             now = plan if executor is None else plan_sweep(sweep, ledger)
             figures = _show(now, plan, ledger, options, console)
             if view is not None:
-                _finish_view(view, now, figures, console)
+                _finish_view(view, now, figures, console, interrupted)
         _check_kept(plan, now, outcomes, options.out)
     return RunSummary(
         planned=plan.num_trials,
@@ -207,22 +208,23 @@ def _connected(plan: Plan, options: RunOptions, device: str | None) -> AbstractC
     return connected(options.executor, settings)
 
 
-def _mlflow(sweep: Sweep, options: RunOptions) -> AbstractContextManager[BackgroundView | None]:
+def _mlflow(sweep: Sweep, options: RunOptions, ledger: Ledger) -> AbstractContextManager[BackgroundView | None]:
     if not options.mlflow:
         return nullcontext(None)
     from orchestrator.mlflow_view.background import BackgroundView
     from orchestrator.mlflow_view.connection import default_tracking_uri
 
-    return BackgroundView(default_tracking_uri(options.out), sweep.name, sweep.title)
+    load = partial(recorded, ledger, sweep.workload)
+    return BackgroundView(default_tracking_uri(options.out), sweep.name, sweep.title, load)
 
 
-def _catch_up(view: BackgroundView, plan: Plan, ledger: Ledger) -> None:
-    """Add what earlier launches recorded and MLflow lacks, since it was down or its database was deleted."""
-    view.catch_up(lambda present: recorded_rows(ledger, plan.sweep, plan.settled - present))
+def _finish_view(
+    view: BackgroundView, plan: Plan, figures: Sequence[Path], console: Console, interrupted: bool
+) -> None:
+    from orchestrator.mlflow_view.background import LONGEST_SECONDS, STOP_SECONDS
 
-
-def _finish_view(view: BackgroundView, plan: Plan, figures: Sequence[Path], console: Console) -> None:
-    view.finish(figures, finished=plan.is_complete)
+    longest = STOP_SECONDS if interrupted else LONGEST_SECONDS
+    view.finish(figures, finished=plan.is_complete, longest_seconds=longest)
     if view.problem is not None:
         console.print(
             f"{view.problem}: `launch export-mlflow` with this launch's sweep and options writes what is missing",

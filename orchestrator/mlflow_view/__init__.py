@@ -1,5 +1,5 @@
 """Keeps a copy of the ledger in MLflow, which may fail or be deleted.
 
-`view` writes it, `background` does so in a thread; no result is ever read back from it. Only the driver imports this
-package, and only `view` imports mlflow.
+`view` writes it, by `sqlite` where that is possible, else by `client`; `background` does so in a thread. No result is
+ever read back from it. Only the driver imports this package.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,7 +26,7 @@ _ADVISORY_KEY = int.from_bytes(b"lambda_a")
 _MAX_LINE = 300
 _CHATTY_LOGGERS = ("mlflow.store.db.utils", "mlflow.store.tracking.sqlalchemy_store", "urllib3.connectionpool")
 _SERVER_SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
@@ -113,6 +114,17 @@ def quiet() -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeFilter(is_of_another_thread)
+
+
+def reason(error: BaseException) -> str:
+    """What the system or the database said; the text of MLflow's error begins with the statement or the address."""
+    said = str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (OSError, sqlite3.Error)) and str(cause):
+            said = str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return said
 
 
 def one_line(text: str) -> str:

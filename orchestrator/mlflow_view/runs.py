@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,6 +14,12 @@ from trainables.result import METRIC_COLUMNS, SATISFYING, Outcome
 
 PARENT_TAG = "mlflow.parentRunId"
 """MLflow's own name for the tag that nests a run under another."""
+
+SWEEP_TAG = "lambda_atlas.sweep"
+"""Marks a sweep's run with the sweep's name."""
+
+TRIAL_OF_TAG = "sweep"
+"""Marks a trial's run with the sweep's name, so that it is found without the sweep's run."""
 
 TRIAL_TAG = "trial_id"
 STOPPED_TAG = "stopped"
@@ -27,6 +34,19 @@ KNOWN_TAGS = (TRIAL_TAG, STOPPED_TAG, _ATTEMPT_TAG, _DRIVER_TAG)
 
 _COMMIT_TAG = "mlflow.source.git.commit"
 _MAX_TAG_LENGTH = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRun:
+    """The run of a sweep, under which those of its trials are."""
+
+    run_id: str
+    sweep: str
+
+    @property
+    def child_tags(self) -> Mapping[str, str]:
+        """Tags by which a trial's run belongs to it."""
+        return {PARENT_TAG: self.run_id, TRIAL_OF_TAG: self.sweep}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +92,8 @@ def _attempt(status: str, end_ms: int | None, tags: Mapping[str, str]) -> Attemp
     ending = Ending.OPEN
     if status == FINISHED:
         ending = Ending.STOPPED if STOPPED_TAG in tags else Ending.ENDED
-    # Runs of earlier versions may lack their driver.
-    return Attempt(ending, int(tags.get(_ATTEMPT_TAG, 1)), end_ms, tags.get(_DRIVER_TAG, ""))
+    # Runs of earlier versions may lack their driver. Few drivers write many runs: each name is kept once.
+    return Attempt(ending, int(tags.get(_ATTEMPT_TAG, 1)), end_ms, sys.intern(tags.get(_DRIVER_TAG, "")))
 
 
 def supersedes(new: ChildRun | KnownRun, old: ChildRun | KnownRun | None) -> bool:

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.mlflow_view.runs import KNOWN_TAGS, PARENT_TAG, ChildRun, KnownRun, known_run
+from orchestrator.mlflow_view.runs import KNOWN_TAGS, PARENT_TAG, TRIAL_OF_TAG, ChildRun, KnownRun, SweepRun, known_run
 
 _TABLES = {
     "runs": (
@@ -29,8 +29,17 @@ _TABLES = {
     "metrics": ("key", "value", "timestamp", "step", "is_nan", "run_uuid"),
     "latest_metrics": ("key", "value", "timestamp", "step", "is_nan", "run_uuid"),
 }
-_BUSY_SECONDS = 30.0
+BUSY_SECONDS = 20.0
+"""How long another process may hold the lock of a SQLite database; MLflow waits as long."""
 
+_TABLES_DIFFER = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
+"""SQLite's codes for statements that do not fit the tables; any other code is about the file or the disk."""
+
+_ADOPT = """
+    UPDATE tags SET value = ? WHERE key = ? AND value <> ?
+    AND run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value = ?)
+    AND run_uuid IN (SELECT run_uuid FROM runs WHERE experiment_id = ?)
+"""
 _CHILDREN = """
     SELECT runs.run_uuid, runs.status, runs.end_time, trial.value, stopped.value, attempt.value, driver.value
     FROM tags AS parent
@@ -62,17 +71,30 @@ class SqliteRuns:
                 if found != set(columns):
                     raise UnknownSchemaError(f"{database}: table {table} has columns {sorted(found)}")
 
-    def children(self, parent_id: str) -> list[KnownRun]:
-        """Active runs under the parent, oldest first."""
+    def children(self, parent: SweepRun) -> list[KnownRun]:
+        """Active runs of the sweep's trials, oldest first; those that are not under `parent` are moved there."""
+        wanted = (PARENT_TAG, parent.run_id, TRIAL_OF_TAG, parent.sweep, int(self._experiment_id))
         with self._transaction() as connection:
-            found = connection.execute(_CHILDREN, (*KNOWN_TAGS, PARENT_TAG, parent_id))
+            connection.execute(_ADOPT, (parent.run_id, *wanted))
+            found = connection.execute(_CHILDREN, (*KNOWN_TAGS, PARENT_TAG, parent.run_id))
             return [
                 known_run(run_id, status, end_ms, _present(zip(KNOWN_TAGS, values, strict=True)))
                 for run_id, status, end_ms, *values in found
             ]
 
-    def insert(self, parent_id: str, runs: Sequence[ChildRun]) -> list[KnownRun]:
-        """Write the runs with everything in them, all or none."""
+    def insert(self, parent: SweepRun, runs: Sequence[ChildRun]) -> list[KnownRun]:
+        """Write the runs with everything in them, all or none.
+
+        Raises `UnknownSchemaError` if they do not fit the tables.
+        """
+        try:
+            return self._insert(parent, runs)
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _TABLES_DIFFER:
+                raise UnknownSchemaError(str(error)) from error
+            raise
+
+    def _insert(self, parent: SweepRun, runs: Sequence[ChildRun]) -> list[KnownRun]:
         written = []
         with self._transaction() as connection:
             artifacts = self._artifact_location(connection)
@@ -82,7 +104,7 @@ class SqliteRuns:
                     connection,
                     run,
                     run_id=run_id,
-                    parent_id=parent_id,
+                    parent=parent,
                     artifact_uri=f"{artifacts}/{run_id}/artifacts",
                     experiment_id=self._experiment_id,
                 )
@@ -113,9 +135,9 @@ class SqliteRuns:
         address = (
             f"{self._database.absolute().as_uri()}?mode=rw"  # a database deleted meanwhile is not created again, empty
         )
-        with closing(sqlite3.connect(address, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)) as connection:
+        with closing(sqlite3.connect(address, timeout=BUSY_SECONDS, isolation_level=None, uri=True)) as connection:
             connection.execute("PRAGMA synchronous = OFF")
-            connection.execute("PRAGMA cache_size = -65536")  # in KiB: a batch's pages stay in memory
+            connection.execute("PRAGMA cache_size = -16384")  # in KiB: most of a batch's pages stay in memory
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -131,12 +153,12 @@ def _present(tags: Iterable[tuple[str, str | None]]) -> dict[str, str]:
 
 
 def _insert_run(
-    connection: sqlite3.Connection, run: ChildRun, run_id: str, parent_id: str, artifact_uri: str, experiment_id: str
+    connection: sqlite3.Connection, run: ChildRun, run_id: str, parent: SweepRun, artifact_uri: str, experiment_id: str
 ) -> None:
     """The rows that `MlflowClient` writes for create_run, log_batch and set_terminated."""
     run_row = (run_id, run.name, "UNKNOWN", "", "", "unknown", run.status, run.start_ms, run.end_ms, None, "", "active")
     _insert(connection, "runs", [(*run_row, artifact_uri, int(experiment_id))])
-    tags = {**run.tags, PARENT_TAG: parent_id, "mlflow.runName": run.name}
+    tags = {**run.tags, **parent.child_tags, "mlflow.runName": run.name}
     _insert(connection, "tags", ((key, value, run_id) for key, value in tags.items()))
     _insert(connection, "params", ((key, value, run_id) for key, value in run.params.items()))
     metrics = []

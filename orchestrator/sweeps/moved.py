@@ -170,7 +170,7 @@ NAMES = {
     ("orchestrator.runner", "RunOptions"): "orchestrator.driver.options",
     ("orchestrator.runner", "RunSummary"): "orchestrator.driver.options",
     ("orchestrator.runner", "SweepStatus"): "orchestrator.driver.status",
-    ("orchestrator.runner", "export_mlflow"): "orchestrator.driver.exports",
+    ("orchestrator.runner", "export_mlflow"): "orchestrator.driver.mlflow_export",
     ("orchestrator.runner", "sweep_status"): "orchestrator.driver.status",
     ("orchestrator.search_run", "ROUNDS_AHEAD"): "orchestrator.schedulers.halving_cell",
     ("orchestrator.search_run", "Score"): "orchestrator.schedulers.halving_cell",

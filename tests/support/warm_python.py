@@ -61,6 +61,7 @@ _IMPORTED = (
     "orchestrator.commands.export",
     "orchestrator.commands.data",
     "orchestrator.driver.exports",
+    "orchestrator.driver.mlflow_export",
     "orchestrator.driver.run",
     "orchestrator.executors.inline",
     "orchestrator.figures.drawing",

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.mlflow_view.connection import default_tracking_uri
 from orchestrator.mlflow_view.view import MlflowView
 from tests.orchestrator.mlflow_view.test_view import add, children, trial
 from trainables.result import Outcome, TrialResult
@@ -14,11 +13,6 @@ from trainables.result import Outcome, TrialResult
 FULL = trial(outcome=Outcome.STUCK, finished_at=1_760_000_500.0)
 STOPPED = replace(FULL, epochs_done=10, trace=FULL.trace[:3], finished_at=1_760_000_000.0)
 FAILED = trial(outcome=Outcome.FAILED, error="ValueError: no")
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return default_tracking_uri(str(tmp_path_factory.mktemp("out")))
 
 
 def epochs_done(uri: str, sweep: str) -> float:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.driver.exports import export_mlflow
+from orchestrator.driver.mlflow_export import export_mlflow
 from orchestrator.driver.options import RunOptions
 from orchestrator.driver.run import run_sweep
 from orchestrator.errors import UserError
@@ -115,20 +115,6 @@ def history(uri: str, run: Run) -> dict[str, list[tuple[int, int, float]]]:
         name: sorted((m.step, m.timestamp, m.value) for m in client.get_metric_history(run.info.run_id, name))
         for name in run.data.metrics
     }
-
-
-@pytest.fixture(autouse=True)
-def no_tracking_uri(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for most tests, each with its own sweep: MLflow takes seconds to create a database."""
-    uri = default_tracking_uri(str(tmp_path_factory.mktemp("out 100%")))
-    MlflowView(uri, "first", "")
-    return uri
 
 
 @pytest.fixture
@@ -283,8 +269,8 @@ def plain(uri: str, run: Run, parent: Run) -> dict[str, Any]:
     """Everything of a run but the ids that MLflow generates."""
     info = {name: value for name, value in dict(run.info).items() if name not in ("run_id", "run_uuid")}
     info["artifact_uri"] = info["artifact_uri"].replace(run.info.run_id, "ID")
-    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    tags = {name: value for name, value in run.data.tags.items() if name != "mlflow.parentRunId"}
+    tags = dict(run.data.tags)
+    assert (tags.pop("mlflow.parentRunId"), tags.pop("sweep")) == (parent.info.run_id, parent.info.run_name)
     points = {
         name: [(step, at, "nan" if math.isnan(value) else value) for step, at, value in values]
         for name, values in history(uri, run).items()
@@ -444,7 +430,7 @@ def test_two_processes_create_one_database_and_print_nothing(tmp_path: Path) -> 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("not a database, but long enough to look like one" * 100)
-    with pytest.raises(MlflowUnavailable, match=r"mlflow\.db: file is not a database") as raised:
+    with pytest.raises(MlflowUnavailable, match=r"MLflow: file is not a database \(sqlite:///.*mlflow\.db\)") as raised:
         MlflowView(default_tracking_uri(str(tmp_path)), "sweep", "")
     assert isinstance(raised.value, UserError)
     assert "\n" not in str(raised.value)
@@ -460,14 +446,17 @@ def test_a_server_that_is_down_is_reported_without_its_password(closed_port: int
 
 @pytest.mark.timeout(120)
 def test_the_background_view_goes_on_without_a_server(closed_port: int) -> None:
-    with BackgroundView(f"http://127.0.0.1:{closed_port}", "sweep", "") as view:
+    address = f"http://127.0.0.1:{closed_port}"
+    with BackgroundView(address, "sweep", "", lambda ids: pytest.fail("nobody is there to ask")) as view:
         add(view, trial(0))
         view.finish([], finished=True)
         add(view, trial(1))
-        view.catch_up(lambda present: pytest.fail("nobody is there to ask"))
-    assert view.problem is not None
-    assert view.problem.startswith(f"MLflow at http://127.0.0.1:{closed_port}: ")
-    assert "\n" not in view.problem
+        view.catch_up([trial(1).trial_id])
+    assert view.problem == f"MLflow: [Errno 111] Connection refused ({address})"
+
+
+def nothing(trial_ids: Collection[str]) -> list[Any]:
+    return []
 
 
 def test_the_background_view_writes_all_before_it_finishes(uri: str, tmp_path: Path) -> None:
@@ -476,17 +465,17 @@ def test_the_background_view_writes_all_before_it_finishes(uri: str, tmp_path: P
     add(MlflowView(uri, "background", ""), trial(0))
     asked: list[set[str]] = []
 
-    def load(present: set[str]) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
-        asked.append(present)
-        return [trial(1).trial_row()], {trial(1).trial_id: trial(1).trace_rows()}
+    def load(trial_ids: Collection[str]) -> list[tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]]:
+        asked.append(set(trial_ids))
+        return [([trial(1).trial_row()], {trial(1).trial_id: trial(1).trace_rows()})]
 
-    with BackgroundView(uri, "background", "") as view:
-        view.catch_up(load)
+    with BackgroundView(uri, "background", "", load) as view:
+        view.catch_up([trial(0).trial_id, trial(1).trial_id])
         for seed in range(2, 5):
             add(view, trial(seed))
         view.finish([figure], finished=True, summary={"trials": 5})
     assert view.problem is None
-    assert asked == [{trial(0).trial_id}]
+    assert asked == [{trial(1).trial_id}]
     assert set(children(uri, "background")) == {trial(seed).trial_id for seed in range(5)}
     parent = parent_of(uri, "background")
     assert (parent.info.status, parent.data.metrics) == ("FINISHED", {"trials": 5.0})
@@ -494,14 +483,14 @@ def test_the_background_view_writes_all_before_it_finishes(uri: str, tmp_path: P
 
 
 def test_a_background_view_that_is_left_early_ends_as_killed(uri: str) -> None:
-    with BackgroundView(uri, "left", "") as view:
+    with BackgroundView(uri, "left", "", nothing) as view:
         add(view, trial())
     assert set(children(uri, "left")) == {trial().trial_id}
     assert parent_of(uri, "left").info.status == "KILLED"
 
 
 def test_a_row_that_breaks_the_view_becomes_its_problem(uri: str) -> None:
-    with BackgroundView(uri, "broken", "") as view:
+    with BackgroundView(uri, "broken", "", nothing) as view:
         view.add([{"workload": "two_layer_cnn"}], {})
         add(view, trial())
     assert view.problem == "MLflow view: KeyError: 'trial_id'"
