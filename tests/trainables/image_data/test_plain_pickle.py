@@ -87,7 +87,7 @@ def test_the_published_pickles_of_python_2_are_read() -> None:
         (Calls(getattr, "a", "upper"), "a pickle that names builtins.getattr"),
         (Path("/"), "a pickle that names pathlib"),
     ],
-    ids=str,
+    ids=lambda given: type(given).__name__ if not isinstance(given, str) else given,
 )
 def test_what_is_no_array_of_numbers_is_refused_unmade(value: Any, reason: str) -> None:
     """numpy would take bytes for addresses of objects: a process that makes the first one of these dies."""
