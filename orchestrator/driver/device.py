@@ -5,8 +5,8 @@ from __future__ import annotations
 from orchestrator.driver.options import AUTO, RunOptions
 from orchestrator.errors import SweepError
 from orchestrator.sweeps.value import Sweep
-from trainables.gpu import gpu_is_here
 from trainables.machine.cpus import usable_cpus
+from trainables.machine.gpu import gpu_is_here
 from trainables.registry import workload
 
 

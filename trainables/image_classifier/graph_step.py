@@ -13,8 +13,8 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from trainables.gpu import memory_ran_out
 from trainables.image_classifier.steps import EagerStep, put_back
+from trainables.machine.gpu import memory_ran_out
 
 _logger = logging.getLogger(__name__)
 

@@ -32,6 +32,7 @@ from trainables.image_classifier.models import (
 from trainables.image_classifier.precise_batchnorm import PreciseErrors
 from trainables.image_classifier.state import fill, flat, within
 from trainables.image_classifier.steps import EagerStep, Step
+from trainables.machine.torch_threads import torch_threads
 from trainables.optimizers import check_state, make_optimizer, set_moments
 from trainables.outcome import outcome
 from trainables.packs.saved_states import check_finite
@@ -39,7 +40,6 @@ from trainables.packs.trial_run import Digests, Trainer
 from trainables.provenance import provenance
 from trainables.random_streams import Purpose, digest
 from trainables.result import Outcome, Provenance, TracePoint
-from trainables.torch_threads import torch_threads
 
 _T = TypeVar("_T")
 

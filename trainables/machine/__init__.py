@@ -1,1 +1,1 @@
-"""What this process gets of its machine: the CPUs that it may use, and a folder for its caches."""
+"""What this process gets of its machine: CPUs, torch's threads, a GPU's memory, and a folder for its caches."""

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from trainables.config import TrialConfig
 from trainables.contract import Member, Report, State
-from trainables.gpu import memory_ran_out
+from trainables.machine.gpu import memory_ran_out
 from trainables.result import Outcome
 
 _threads = ThreadPoolExecutor(64, thread_name_prefix="member")

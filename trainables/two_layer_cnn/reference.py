@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from trainables.machine.torch_threads import torch_threads
 from trainables.optimizers import check_state, make_optimizer, set_moments
-from trainables.torch_threads import torch_threads
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig
 from trainables.two_layer_cnn.patch_data import PatchData, PatchSamples
 from trainables.two_layer_cnn.state import Floats, Probe, TrainState, epoch_orders

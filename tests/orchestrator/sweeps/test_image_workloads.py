@@ -40,8 +40,8 @@ from tests.support.launching import (
     wait_for,
 )
 from trainables.config import TrialConfig
-from trainables.gpu import gpu_is_here
 from trainables.image_classifier.config import ImageClassifierConfig, ImageTracePoint
+from trainables.machine.gpu import gpu_is_here
 from trainables.provenance import provenance
 from trainables.result import Outcome, TrialResult
 

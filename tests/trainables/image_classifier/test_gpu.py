@@ -16,12 +16,12 @@ import torch
 from tests.support.image_trials import VARIANTS, Synchronizes, assert_same, ended, make_config, trained
 from tests.support.images import image_folders
 from trainables.contract import Member
-from trainables.gpu import memory_ran_out
 from trainables.image_classifier import device as image_device
 from trainables.image_classifier import graph_step, trial
 from trainables.image_classifier.config import ImageClassifierConfig
 from trainables.image_classifier.models import initial_model
 from trainables.image_classifier.trial import ImageTrainer
+from trainables.machine.gpu import memory_ran_out
 from trainables.packs.pack_run import MemberPackRun
 from trainables.packs.trial_run import TrialRun
 from trainables.registry import workload

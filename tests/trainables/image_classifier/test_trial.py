@@ -28,11 +28,11 @@ from trainables.image_classifier.steps import EagerStep, batch_sums
 from trainables.image_data.cache import ImageData
 from trainables.image_data.images import open_images
 from trainables.image_data.selection import Selection
+from trainables.machine.torch_threads import torch_threads
 from trainables.optimizers import make_optimizer, set_moments
 from trainables.outcome import outcome
 from trainables.registry import config_from_values, workload
 from trainables.result import SATISFYING, Outcome, TrialResult
-from trainables.torch_threads import torch_threads
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from trainables.config import make_config
+from trainables.machine.torch_threads import torch_threads
 from trainables.random_streams import order_block
-from trainables.torch_threads import torch_threads
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig
 from trainables.two_layer_cnn.fused import FusedEngine
 from trainables.two_layer_cnn.patch_data import PatchData, patch_data
