@@ -161,7 +161,7 @@ def plant_seconds(out: str | Path, workload: str = WORKLOAD) -> dict[str, int]:
             continue
         with files.open_input_file(info.path) as file, np.load(io.BytesIO(file.read())) as archive:
             arrays: dict[str, Any] = dict(archive)
-        owners = {name.partition("/")[0] for name in arrays}
+        owners = {name.partition("/")[0] for name in arrays if "/" in name}
         for owner in owners:
             state = {name.partition("/")[2]: array for name, array in arrays.items() if name.startswith(f"{owner}/")}
             state["train_seconds"] = state["train_seconds"] + PLANTED_SECONDS

@@ -59,7 +59,7 @@ class ImageTrainer(Trainer):
         self._device, self._num_threads = device, num_threads
         self._epoch = self._step_count = self._position = 0
         self._lane: Lane | None = None
-        self._closing = ExitStack()
+        self._closing, self._step_closing = ExitStack(), ExitStack()
         self._precise: PreciseErrors | None = None
 
     @property
@@ -115,6 +115,7 @@ class ImageTrainer(Trainer):
 
     def close(self) -> None:
         """Release the recorded step's memory, then the lane."""
+        self._step_closing.close()
         self._closing.close()
 
     # --- starting and resuming ---
@@ -123,6 +124,7 @@ class ImageTrainer(Trainer):
         """Make the model, its optimizer and its step on the device, and restore `state` if given."""
         config = self.config
         self._trace = cast(Sequence[ImageTracePoint], trace)
+        self._step_closing.close()  # of a state that did not fit
         self._epoch = self._step_count = self._position = 0
         self._precise = None
         self._images = device_images(config, self._device)
@@ -134,7 +136,7 @@ class ImageTrainer(Trainer):
         self._parameters = list(self._model.parameters())
         self._optimizer = self._make_optimizer()
         self._step = self._make_step()
-        self._closing.callback(self._step.close)
+        self._step_closing.callback(self._step.close)
         self._evaluations = [
             SplitEvaluation(config, self._model, self._images, test=is_test) for is_test in (False, True)
         ]

@@ -342,6 +342,7 @@ def test_the_measured_trials_are_those_with_plain_or_hollow_marks(sweep: Tables)
     assert points(axes, "o") == set(zip(counted["weight_decay"], counted["test_error"], strict=True))
 
 
+@pytest.mark.slow
 def test_a_users_matplotlib_settings_change_no_figure(few: Tables, tmp_path: Path) -> None:
     (plain,) = (path.read_bytes() for path in draw("error_vs_batch_size", given(*few), tmp_path, "a note")[:1])
     settings = {"text.usetex": True, "font.family": "no such font", "savefig.bbox": "tight", "figure.dpi": 33}

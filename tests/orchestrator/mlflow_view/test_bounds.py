@@ -48,6 +48,7 @@ def test_a_server_that_never_answers_is_given_up(hanging_server: str) -> None:
     assert view.problem == f"MLflow did nothing for 0 s ({hanging_server})"
 
 
+@pytest.mark.slow
 def test_an_mlflow_that_is_far_behind_is_given_up_and_left_alone(uri: str) -> None:
     def endless(trial_ids: Collection[str]) -> Iterator[Batch]:
         return (batch_of(seed) for seed in count())

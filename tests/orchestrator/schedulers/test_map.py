@@ -371,6 +371,7 @@ def test_an_optuna_export_takes_the_forms_of_output_that_a_launch_takes(
     assert (tmp_path / "results" / "optuna.db").is_file()
 
 
+@pytest.mark.slow
 def test_a_results_folder_of_any_name_has_its_studies(undisturbed: Ledger, tmp_path: Path) -> None:
     shutil.copytree(undisturbed.root, tmp_path / "q?x=1")
     export_optuna(map_of(), str(tmp_path / "q?x=1"))
