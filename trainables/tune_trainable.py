@@ -151,7 +151,8 @@ class _FlatTrial:
     def load(self, path: Path) -> None:
         with np.load(path, allow_pickle=False) as arrays:
             self._open({name: arrays[name] for name in arrays.files} or None)
-        self._is_own = json.loads(path.with_name(_OWNER_FILE).read_text()) == self._config.trial_id
+        owner = path.with_name(_OWNER_FILE)  # checkpoints of earlier versions do not say whose they are
+        self._is_own = owner.exists() and json.loads(owner.read_text()) == self._config.trial_id
 
 
 def _assigned() -> tuple[bool, int]:

@@ -121,7 +121,6 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "negative": lambda state: {**state, "epoch": np.array(-5)},
     "epochs": lambda state: {**state, "epoch": np.arange(3)},
     "half an epoch": lambda state: {**state, "epoch": np.array(0.5)},
-    "no number": lambda state: _weights(state, lambda weights: np.full_like(weights, math.nan)),
     "wider": lambda state: _weights(state, lambda weights: weights.astype(np.float16)),
     "more": lambda state: _weights(state, lambda weights: np.concatenate([weights, weights])),
     "unknown array": lambda state: {**state, "third_moment": state["weights"]},

@@ -35,7 +35,6 @@ from trainables.image_classifier.steps import EagerStep, Step
 from trainables.machine.torch_threads import torch_threads
 from trainables.optimizers import check_state, make_optimizer, set_moments
 from trainables.outcome import outcome
-from trainables.packs.saved_states import check_finite
 from trainables.packs.trial_run import Digests, Trainer
 from trainables.provenance import provenance
 from trainables.random_streams import Purpose, digest
@@ -124,7 +123,7 @@ class ImageTrainer(Trainer):
         """Make the model, its optimizer and its step on the device, and restore `state` if given."""
         config = self.config
         self._trace = cast(Sequence[ImageTracePoint], trace)
-        self._step_closing.close()  # of a state that did not fit
+        self._release_network()
         self._epoch = self._step_count = self._position = 0
         self._precise = None
         self._images = device_images(config, self._device)
@@ -144,6 +143,12 @@ class ImageTrainer(Trainer):
             self._restore(state)
         self._begin_epoch()
         self._used_engine = self._step.engine
+
+    def _release_network(self) -> None:
+        """Give back the memory of the network that was made for a state that did not fit."""
+        self._step_closing.close()
+        for name in ("_model", "_parameters", "_optimizer", "_step", "_evaluations"):
+            self.__dict__.pop(name, None)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         is_cuda = self._device.type == "cuda"
@@ -173,7 +178,6 @@ class ImageTrainer(Trainer):
         return [*(w.detach() for w in self._parameters), *self._model.buffers(), *moments]
 
     def _restore(self, state: State) -> None:
-        check_finite(state, "weights", "buffers")
         fill(self._parameters, state["weights"])
         fill(self._float_buffers(), state["buffers"])
         self._epoch, self._step_count = int(state["epoch"]), int(state["step"])

@@ -66,13 +66,6 @@ def check_like(state: State, names: Iterable[str], shape: tuple[int, ...], dtype
             raise ValueError(f"{name} is {_kind(state[name])}, and the trial's is {np.dtype(dtype)} of shape {shape}")
 
 
-def check_finite(state: State, *names: str) -> None:
-    """Raise `ValueError` if one of these arrays has a number that is not finite: the trial had ended before that."""
-    for name in names:
-        if not np.isfinite(state[name]).all():
-            raise ValueError(f"{name} has numbers that are not finite")
-
-
 def _scalar(state: State, name: str, kind: type[np.integer[Any]] | type[np.floating[Any]]) -> Any:
     value = state[name]
     if value.shape != () or not np.issubdtype(value.dtype, kind):

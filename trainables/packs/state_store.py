@@ -12,7 +12,7 @@ import logging
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -53,19 +53,12 @@ class StateStore:
             self._delete(old)
 
     def index(self, pack_id: str | None = None) -> dict[str, str]:
-        """The file with the furthest state of each trial_id, among all files or those of one pack.
+        """The file with the last saved state of each trial_id, among all files or those of one pack.
 
-        Of two states in the same epoch, which may last hours, the later saved one counts as further.
+        A trial that did not resume from an earlier state, since it was damaged, has saved a state of an earlier epoch
+        later: that is the one to resume from.
         """
-        return self._furthest(self._paths(pack_id))
-
-    def _furthest(self, paths: Sequence[str]) -> dict[str, str]:
-        furthest: dict[str, tuple[int, str, str]] = {}
-        for path in paths:
-            saved_at = path.removesuffix(_SUFFIX).rpartition(".")[2]
-            for trial_id, epoch in self._epochs(path).items():
-                furthest[trial_id] = max(furthest.get(trial_id, (-1, "", "")), (epoch, saved_at, path))
-        return {trial_id: path for trial_id, (_, _, path) in furthest.items()}
+        return _last_saved({path: self._epochs(path) for path in self._paths(pack_id)})
 
     def find(self, pack_id: str) -> dict[str, str]:
         """Like `index`, but empty if the store does not answer, since trials can be trained without a saved state."""
@@ -104,7 +97,10 @@ class StateStore:
             return None
 
     def fault_of(self, path: str) -> str | None:
-        """Why a file cannot be resumed from, in one line; None if all its states are those that were saved."""
+        """Why a file cannot be resumed from, in one line; None if all its states are those that were saved.
+
+        Raises FileNotFoundError if it has been deleted, `OSError` if the store does not answer.
+        """
         try:
             with self._open(path) as arrays:
                 names: list[str] = arrays.files
@@ -114,10 +110,14 @@ class StateStore:
                         without_digest(saved)
             return None
         except Exception as error:  # as in `load`
+            if is_absent(error):
+                raise FileNotFoundError(path) from None
+            if _is_of_store(error):
+                raise OSError(_why(error)) from error
             return _why(error)
 
     def collect(self, recorded: Collection[str]) -> None:
-        """Keep only files with the furthest state of a trial that is not in `recorded`; delete all others.
+        """Keep files with the last state of a trial that is not in `recorded`, and damaged ones; delete all others.
 
         This deletes, e.g., the last save of a pack whose members all stopped early afterwards, and what killed writers
         left behind. Does nothing if the store does not answer.
@@ -128,10 +128,10 @@ class StateStore:
             _logger.warning("old states could not be deleted: %s", error)
 
     def _collect(self, recorded: Collection[str]) -> None:
-        paths = self._paths()  # listed first, so that files saved from here on are kept
-        needed = {path for trial_id, path in self._furthest(paths).items() if trial_id not in recorded}
-        for path in paths:
-            if path not in needed:
+        epochs = {path: self._epochs(path) for path in self._paths()}  # files saved from here on are kept
+        needed = {path for trial_id, path in _last_saved(epochs).items() if trial_id not in recorded}
+        for path, held in epochs.items():
+            if path not in needed and held is not None:
                 self._delete(path)
         for info in self._listing():
             if info.base_name.startswith(UNFINISHED) and time.time_ns() - (info.mtime_ns or 0) > _ABANDONED_NS:
@@ -145,18 +145,22 @@ class StateStore:
     def _listing(self) -> list[fs.FileInfo]:
         return self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
 
-    def _epochs(self, path: str) -> dict[str, int]:
-        """Epoch of each trial in a file; empty if the file was deleted meanwhile or is not a complete archive."""
+    def _epochs(self, path: str) -> dict[str, int] | None:
+        """Epoch of each trial in a file; empty if the file was deleted meanwhile, None if it is damaged.
+
+        Raises `OSError` if the store does not answer: then nothing is known of the file.
+        """
         try:
             with self._open(path) as arrays:
                 names = [name for name in arrays.files if name.endswith(f"/{_EPOCH}")]
                 return {name.removesuffix(f"/{_EPOCH}"): int(arrays[name]) for name in names}
         except Exception as error:  # as in `load`
-            if isinstance(error, OSError) and not is_absent(error):
-                raise
-            if not is_absent(error):
-                _logger.warning("the states in %s cannot be read, their trials start anew: %s", path, _why(error))
-            return {}
+            if is_absent(error):
+                return {}
+            if _is_of_store(error):
+                raise OSError(_why(error)) from error
+            _logger.warning("the states in %s cannot be read, their trials start anew: %s", path, _why(error))
+            return None
 
     @contextmanager
     def _open(self, path: str) -> Iterator[Any]:
@@ -186,6 +190,22 @@ def _check_plain(arrays: Any) -> None:
     num_trials = len({name.partition("/")[0] for name in names})
     if len(names) != int(arrays[_NUM_ARRAYS]) or not ends[_EPOCH] == ends[DIGEST] == num_trials:
         raise ValueError(f"has {len(names)} arrays of {num_trials} trials, not those that were saved")
+
+
+def _last_saved(files: Mapping[str, Mapping[str, int] | None]) -> dict[str, str]:
+    """The file with the last saved state of each trial, given the epochs that each file has."""
+    last: dict[str, tuple[str, int, str]] = {}
+    for path, epochs in files.items():
+        saved_at = path.removesuffix(_SUFFIX).rpartition(".")[2]
+        for trial_id, epoch in (epochs or {}).items():
+            last[trial_id] = max(last.get(trial_id, ("", -1, "")), (saved_at, epoch, path))
+    return {trial_id: path for trial_id, (_, _, path) in last.items()}
+
+
+def _is_of_store(error: BaseException) -> bool:
+    """Whether reading failed for another reason than what is in the file; some stores raise no `OSError`."""
+    is_arrows = isinstance(error, pa.ArrowException) and not isinstance(error, pa.ArrowInvalid)
+    return is_arrows or isinstance(error, (OSError, MemoryError))
 
 
 def _why(error: Exception) -> str:

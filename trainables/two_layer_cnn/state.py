@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trainables.packs.saved_states import check_finite, check_like
+from trainables.packs.saved_states import check_like
 from trainables.random_streams import ORDER_BLOCK_EPOCHS, Purpose, order_block, stream
 from trainables.two_layer_cnn.config import TwoLayerCNNConfig
 from trainables.two_layer_cnn.memory_placement import place
@@ -42,7 +42,6 @@ class TrainState:
         """Inverse of `arrays`; raises `ValueError` if they are not of a trial with this config."""
         names = ("weights", "first_moment", "second_moment")
         check_like(arrays, names, (config.dimension, 2 * config.num_filters), config.precision.value)
-        check_finite(arrays, "weights")
         matrices = [arrays[name] for name in names]
         return cls(int(arrays["epoch"]), int(arrays["step"]), *_placed(*matrices))
 

@@ -13,7 +13,7 @@ from trainables.contract import Member, State, Workload
 from trainables.errors import ConfigError, unknown_name
 from trainables.outcome import outcome
 from trainables.packs.pack_run import MemberPackRun
-from trainables.packs.saved_states import check_finite, check_like
+from trainables.packs.saved_states import check_like
 from trainables.packs.trial_run import Digests, Trainer, TrialRun
 from trainables.random_streams import ORDER_BLOCK_EPOCHS, Purpose, digest, order_block, stream
 from trainables.registry import register_workload
@@ -44,7 +44,6 @@ class ToyTrainer(Trainer):
         given = {"epoch": 0, "weights": _first_weights(c)} if state is None else state
         if state is not None:
             check_like(state, ("weights", *MOMENTS), (c.dimension,), np.float64)
-            check_finite(state, "weights")
         self._epoch, self._has_begun = int(given["epoch"]), bool(trace)
         self._weights = torch.from_numpy(np.array(given["weights"]))
         self._moments = [torch.from_numpy(np.array(given.get(name, np.zeros(c.dimension)))) for name in MOMENTS]

@@ -290,7 +290,7 @@ def test_a_certified_trial_that_diverges_all_the_same_is_a_wrong_stop() -> None:
     pack.advance(math.inf)
     state = dict(pack.states()[config.trial_id])
     assert state["certificate_epoch"] > 0
-    state["second_moment"] = np.full_like(state["weights"], np.nan)
+    state["weights"] = np.full_like(state["weights"], np.nan)
     result = run(config, may_stop=True, state=state)
     assert (result.outcome, result.certificate) == (Outcome.DIVERGED, Certificate.WEIGHT_BOX)
     audit = stop_audit(pd.DataFrame([result.trial_row()]))
