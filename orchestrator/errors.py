@@ -10,6 +10,10 @@ class LedgerError(UserError):
     """Results cannot be read or written; a truncated or foreign file is named and never overwritten."""
 
 
+class StoreError(LedgerError):
+    """A file cannot be read because its disk or store does not give it, whatever is in it."""
+
+
 class SweepError(UserError):
     """A sweep does not exist, cannot be expanded as asked, or is being run by another process."""
 

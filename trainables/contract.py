@@ -28,6 +28,7 @@ class Member:
             member can resume from its state.
         state: A state from a pack's `states()`, to resume from exactly. None starts from the initial weights.
         may_stop: Whether a certificate may end the trial before its last epoch. It never ends an audited trial.
+        pauses: Whether `advance` returns at each trace point, so that the state then is of that point.
 
     Example:
         >>> from trainables import Member, config_from_values, workload
@@ -47,6 +48,7 @@ class Member:
     state: State | None = None
     _: KW_ONLY
     may_stop: bool = False
+    pauses: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from trainables.result import Provenance
 
+NO_ENGINE = "none"
+"""The engine of a trial that was given up before anything could train it."""
+
 _PACKAGE = Path(__file__).resolve().parent
 
 

@@ -18,7 +18,7 @@ from ray import tune
 
 from trainables.config import TrialConfig
 from trainables.contract import Member
-from trainables.packs.worker import TUNE_STEP_SECONDS, PackWorker
+from trainables.packs.worker import REPORT_SECONDS, TUNE_STEP_SECONDS, PackWorker
 from trainables.redaction import guard_output
 from trainables.registry import config_from_values, workload
 from trainables.result import TrialResult
@@ -119,7 +119,7 @@ class _FlatTrial:
         self._open(None)
 
     def _open(self, state: dict[str, Any] | None) -> None:
-        member = Member(self._config, self._config.num_epochs, state)
+        member = Member(self._config, self._config.num_epochs, state, pauses=True)
         found = workload(self._config.workload)
         has_gpu, num_threads = _assigned()
         device = "cuda" if has_gpu and "cuda" in found.devices else "cpu"
@@ -127,7 +127,7 @@ class _FlatTrial:
 
     def step(self) -> dict[str, Any]:
         while not self._run.is_done:
-            (report,) = self._run.advance(0.0)  # one slice, which ends at the latest with a point
+            (report,) = self._run.advance(REPORT_SECONDS)  # at most to the next point
             ending = {} if report.result is None else self._end(report.result)
             if report.points or ending:
                 (*_, point) = report.points or report.result.trace  # type: ignore[union-attr]  # of a finished state

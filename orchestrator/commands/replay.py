@@ -33,8 +33,10 @@ def replay(
         typer.echo(f"different: {len(found.differences)} of {found.num_numbers} numbers of {trial_id}")
         for one in found.differences[:SHOWN_DIFFERENCES]:
             typer.echo(f"  {one.what}: {one.recorded!r} recorded, {one.now!r} now")
-        if not found.circumstances:
+        if not found.circumstances and not found.is_on_gpu:
             typer.echo("  code, versions, processor and device are those of the row: they do not explain it")
+        elif found.is_on_gpu:
+            typer.echo("  on a GPU the last digits depend on what trains beside a trial")
     for one in found.circumstances:
         typer.echo(f"  {one.what} is {one.now}, was {one.recorded}")
     if not found.is_identical:

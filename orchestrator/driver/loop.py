@@ -20,7 +20,7 @@ from trainables.contract import Report
 from trainables.packs.orders import MemberOrder
 from trainables.packs.state_store import StateStore
 from trainables.registry import workload
-from trainables.result import Outcome, TrialResult
+from trainables.result import SATISFYING, Outcome, TrialResult
 
 if TYPE_CHECKING:
     from orchestrator.mlflow_view.background import BackgroundView
@@ -51,6 +51,8 @@ class Training:
         self._configs: dict[str, TrialConfig] = {}
         self._running: dict[str, float] = {}
         self._outcomes: Counter[str] = Counter()
+        self.settled: set[str] = set()
+        """Ids of the trials that this launch has recorded and that need no more training."""
 
     def run(self, console: Console) -> tuple[Counter[str], bool]:
         """Train everything; returns the outcomes of this launch and whether it was interrupted."""
@@ -122,6 +124,8 @@ class Training:
     def _done(self, config: TrialConfig, outcome: Outcome) -> None:
         self._running.pop(config.trial_id, None)
         self._outcomes[outcome] += 1
+        if outcome in SATISFYING:
+            self.settled.add(config.trial_id)
         self._progress.trial_done(outcome, self._cost(config))
 
     def _show_recorded(self, trial_ids: Sequence[str]) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from orchestrator.errors import LedgerError, SweepError, last_line
 from orchestrator.ledger.ledger import Ledger
 from trainables.config import TrialConfig
 from trainables.contract import Member
+from trainables.provenance import NO_ENGINE
 from trainables.registry import WORKLOADS, config_from_values, workload
 from trainables.result import Outcome, Provenance, TrialResult
 
@@ -40,9 +41,11 @@ class Replay:
         num_numbers: How many numbers and digests were compared.
         differences: Those that differ, in the order of epochs.
         circumstances: What else differs, and may be the reason: code, versions, processor, device.
+        is_on_gpu: Whether it was trained on a GPU, where bits are not promised.
     """
 
     num_numbers: int
+    is_on_gpu: bool
     differences: Sequence[Difference]
     circumstances: Sequence[Difference]
 
@@ -59,13 +62,16 @@ def replay(ledger: Ledger, trial_id: str) -> Replay:
     """
     row, trace = recorded(ledger, trial_id)
     result = _trained(_config_of(row), row)
-    compared = [(name, row[name], result.trial_row()[name]) for name in _COMPARED]
-    if row["error"] or result.error:
-        compared.append(("error", last_line(row["error"] or ""), last_line(result.error or "")))
+    if result.error and not row["error"]:
+        raise SweepError(f"trial {trial_id} cannot be trained here: {last_line(result.error)}")
+    errors = [last_line(text) if text else None for text in (row["error"], result.error)]
+    compared = [("error", errors[0], errors[1])]
+    compared += [(name, row[name], result.trial_row()[name]) for name in _COMPARED]
     compared += _of_trace(trace, result)
     now = {field.name: getattr(result.provenance, field.name) for field in fields(Provenance)}
     return Replay(
         num_numbers=len(compared),
+        is_on_gpu=row["device"] == "cuda",
         differences=[Difference(*one) for one in compared if not _equal(*one[1:])],
         circumstances=[
             Difference(name, row[name], value)
@@ -103,11 +109,13 @@ def _trained(config: TrialConfig, row: Mapping[str, Any]) -> TrialResult:
     may_stop = row["outcome"] == Outcome.STUCK and row["epochs_done"] < config.num_epochs
     member = Member(config, config.num_epochs if settled else row["epochs_done"], may_stop=may_stop)
     found = workload(config.workload)
-    run = found.open([member], row["device"], row["engine"], num_threads=row["num_threads"])
+    engine = None if row["engine"] == NO_ENGINE else row["engine"]
+    run = found.open([member], row["device"], engine, num_threads=row["num_threads"])
     while True:
         for report in run.advance(math.inf):
             if report.result is not None:
-                return report.result
+                pruned = row["outcome"] == Outcome.PRUNED  # a search's verdict, which training cannot give
+                return replace(report.result, outcome=Outcome.PRUNED) if pruned else report.result
 
 
 def _of_trace(trace: Sequence[Mapping[str, Any]], result: TrialResult) -> list[tuple[str, Any, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -32,7 +32,7 @@ from orchestrator.sweeps.value import Sweep
 from trainables.packs.state_store import StateStore
 from trainables.redaction import redacted
 from trainables.registry import workload
-from trainables.result import SATISFYING, Outcome
+from trainables.result import Outcome
 
 if TYPE_CHECKING:
     from orchestrator.mlflow_view.background import BackgroundView
@@ -92,15 +92,17 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
             if view is not None:  # earlier launches may have met no MLflow, or it was deleted since
                 view.catch_up(plan.settled)
             ledger.wait_for_store(PATIENCE_SECONDS)
-            outcomes, interrupted = Counter[str](), False
+            outcomes, interrupted, settled = Counter[str](), False, set(plan.settled)
             if executor is not None:
-                outcomes, interrupted = _training(plan, ledger, executor, view, options).run(console)
+                training = _training(plan, ledger, executor, view, options)
+                outcomes, interrupted = training.run(console)
+                settled |= training.settled
             ledger.compact()
             now = plan if executor is None else plan_sweep(sweep, ledger)
             figures = _show(now, plan, ledger, options, console)
             if view is not None:
                 _finish_view(view, now, figures, console, interrupted)
-        _check_kept(plan, now, outcomes, options.out)
+        _check_kept(settled, now, options.out)
     return RunSummary(
         planned=plan.num_trials,
         already_done=plan.num_done,
@@ -112,10 +114,10 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
     )
 
 
-def _check_kept(before: Plan, now: Plan, outcomes: Mapping[str, int], out: str) -> None:
+def _check_kept(settled: Set[str], now: Plan, out: str) -> None:
     """Raise `LedgerError` if results that this launch recorded or found are no longer there: it is no success."""
-    lost = before.num_done + sum(outcomes.get(outcome, 0) for outcome in SATISFYING) - now.num_done
-    if lost > 0:
+    lost = len(settled - now.settled)
+    if lost:
         raise LedgerError(
             f"{lost} trials that were recorded in {out} are gone: something deleted or moved their files; "
             "the same command trains them again"

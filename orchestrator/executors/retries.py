@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from trainables.config import TrialConfig
 from trainables.packs.orders import MemberOrder
-from trainables.provenance import provenance
+from trainables.provenance import NO_ENGINE, provenance
 from trainables.registry import workload
 from trainables.result import Outcome, TrialResult
 
@@ -93,7 +93,7 @@ def _given_up(member: MemberOrder, pack_id: str, error: str) -> TrialResult:
         order_digest=None,
         train_seconds=0.0,
         finished_at=time.time(),
-        provenance=provenance("none"),
+        provenance=provenance(NO_ENGINE),
         pack_id=pack_id,
         attempt=member.attempt - 1,
         error=f"its pack was lost {MAX_LOSSES} times, the last ones alone: {error}",

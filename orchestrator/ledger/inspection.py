@@ -6,26 +6,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
-from orchestrator.errors import LedgerError
+from orchestrator.errors import LedgerError, StoreError
 from orchestrator.ledger.part_files import WORKLOAD_FOLDER
 from orchestrator.ledger.parts import read_or_name
 from orchestrator.ledger.schema import ASKS, TableName, fault_of_marker
 from orchestrator.ledger.sealed_parquet import SealedParquet
-from orchestrator.ledger.storage import Storage
+from orchestrator.ledger.storage import STORE_REMEDY, Storage, reason
 from trainables.packs.state_store import StateStore
 
 STATES = "states"
 _SEARCH_FOLDER = "search="
+_DELETED = "it was deleted while it was read"
 
 
 class Verdict(StrEnum):
     """What a file is to the readers of a results folder."""
 
     SOUND = "sound"
-    UNSEALED = "sound, without checksums"
+    UNSEALED = "sound without checksums"
     """Of an earlier version: it can be read, but changed numbers would not be noticed."""
     UNUSED = "unused"
     FOREIGN = "foreign"
@@ -42,7 +42,10 @@ class Finding:
 
 
 def inspect(storage: Storage) -> Iterator[Finding]:
-    """Read every part, ask and state under the folder or URI, and check it; the files of each kind in their order."""
+    """Read every part, ask and state under the folder or URI, and check it; the files of each kind in their order.
+
+    Raises `StoreError` if the store does not answer: that says nothing of a file.
+    """
     for table in (*TableName, ASKS):
         for path in _files(storage, table):
             why = _why_unused(storage, table, path)
@@ -52,8 +55,7 @@ def inspect(storage: Storage) -> Iterator[Finding]:
         if not path.endswith(".npz"):
             yield Finding(path, Verdict.UNUSED, "no saved state has this name")
             continue
-        fault = store.fault_of(path)
-        yield Finding(path, Verdict.DAMAGED, fault) if fault else Finding(path, Verdict.SOUND)
+        yield _state(store, path)
 
 
 def unused(storage: Storage) -> list[Finding]:
@@ -83,16 +85,30 @@ def _why_unused(storage: Storage, table: str, path: str) -> str:
     return "" if name.endswith(".parquet") else "names of parts end in .parquet"
 
 
+def _state(store: StateStore, path: str) -> Finding:
+    try:
+        fault = store.fault_of(path)
+    except FileNotFoundError:
+        return Finding(path, Verdict.UNUSED, _DELETED)
+    except OSError as error:
+        raise StoreError(f"cannot read {path} ({reason(error)}); {STORE_REMEDY}") from None
+    return Finding(path, Verdict.DAMAGED, fault) if fault else Finding(path, Verdict.SOUND)
+
+
 def _part(storage: Storage, table: str, path: str) -> Finding:
     def seal_and_marker(file: SealedParquet) -> tuple[bool, str | None]:
-        file.read()
-        return file.is_sealed, fault_of_marker(file.schema.metadata, table)
+        foreign = fault_of_marker(file.schema.metadata, table)
+        if foreign is None:
+            file.read()
+        return file.is_sealed, foreign
 
     try:
         is_sealed, foreign = read_or_name(storage, path, seal_and_marker)
     except FileNotFoundError:
-        return Finding(path, Verdict.UNUSED, "it was deleted while it was read")
-    except (LedgerError, pa.ArrowException) as error:
+        return Finding(path, Verdict.UNUSED, _DELETED)
+    except StoreError:
+        raise
+    except LedgerError as error:
         return Finding(path, Verdict.DAMAGED, str(error).removeprefix(f"{path} "))
     if foreign:
         return Finding(path, Verdict.FOREIGN, foreign)

@@ -101,7 +101,7 @@ class Ledger:
             self._storage.write(probe, pa.py_buffer(b"writable"))
             self._storage.delete(probe)
 
-    def warn_of_unused(self, workload: str) -> None:
+    def check_files(self, workload: str) -> None:
         """Warn of files that look like results and are not read; raises `LedgerError` for a trace part that was cut."""
         for found in unused(self._storage):
             _warn_once(found.path, found.why)

@@ -25,6 +25,8 @@ _READERS = 16  # an object store answers slowly, but many at once
 _LISTINGS = 10
 _READS = 100
 WORKLOAD_FOLDER = "workload="
+_checked: set[str] = set()
+"""Parts whose footers this process has checked: they never change, and `status all` opens a folder for each sweep."""
 
 
 class PartFiles:
@@ -95,9 +97,11 @@ class PartFiles:
         def check(part: str) -> None:
             with suppress(FileNotFoundError):  # compacted meanwhile
                 count_rows(self.storage, part)
+                _checked.add(f"{self.storage.root} {part}")
 
+        new = [part for part in self.parts(table, workload) if f"{self.storage.root} {part}" not in _checked]
         with ThreadPoolExecutor(_READERS) as pool:
-            list(pool.map(check, self.parts(table, workload)))
+            list(pool.map(check, new))
 
     def delete(self, part: str) -> None:
         """Remove one part."""

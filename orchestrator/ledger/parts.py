@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.errors import LedgerError
+from orchestrator.errors import LedgerError, StoreError
 from orchestrator.ledger import schema as rules
 from orchestrator.ledger.schema import TableName
 from orchestrator.ledger.sealed_parquet import SealedParquet
@@ -83,7 +83,9 @@ def _row_groups(metadata: pq.FileMetaData, trial_ids: Sequence[str] | None) -> l
 def unreadable(part: str, error: BaseException) -> LedgerError:
     """The error for a part that could not be read: the store failed, or the file is damaged."""
     if is_store_fault(error):
-        return LedgerError(f"cannot read {part} ({reason(error)}); {STORE_REMEDY}")
+        return StoreError(f"cannot read {part} ({reason(error)}); {STORE_REMEDY}")
+    if getattr(error, "errno", None):
+        return StoreError(f"cannot read {part} ({reason(error)})")
     return bad_part(part, f"is truncated, damaged or not a Parquet file ({reason(error)})")
 
 

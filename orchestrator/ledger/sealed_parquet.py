@@ -46,6 +46,7 @@ def seal(content: pa.Buffer) -> pa.Buffer:
     file = memoryview(content)
     footer_start = _footer_start(file[-_END.size :], len(file))
     metadata = pq.read_metadata(pa.BufferReader(content))
+    assert metadata.num_columns == len(metadata.schema.to_arrow_schema().names), "no column has columns in it"
     chunks = [_chunk(metadata, g, c) for g in range(metadata.num_row_groups) for c in range(metadata.num_columns)]
     assert sum(chunk.size for chunk in chunks) == footer_start - len(_PARQUET), "all bytes belong to a chunk"
     sums = np.array([crc32(file[c.start : c.start + c.size]) for c in chunks], "<u4").tobytes()
@@ -64,22 +65,13 @@ class SealedParquet:
         self._file, self._size = file, file.size()
         tail = self._tail(_TAIL)
         footer_start = _footer_start(tail[-_END.size :], self._size)
-        tail = self._tail(self._size - footer_start + _SEAL.size, tail)
+        tail = self._tail(min(self._size, self._size - footer_start + _SEAL.size), tail)
         footer = tail[footer_start - self._size :]
         self._sums = self._checked_sums(tail, footer)
         self.metadata = pq.read_metadata(pa.BufferReader(footer))
-        num_chunks = self.metadata.num_row_groups * self.metadata.num_columns
-        if self._sums is not None and len(self._sums) != num_chunks:
-            raise pa.ArrowInvalid(f"its seal is of {len(self._sums)} column chunks, but it has {num_chunks}")
-        # A copy of the file in which only those bytes are filled in that were read; the others take no memory.
-        self._bytes = np.zeros(self._size, np.uint8)
-        self._bytes[self._size - len(tail) :] = np.frombuffer(tail, np.uint8)
-        self._first_read = self._size - len(tail)
-        copy = pa.BufferReader(pa.py_buffer(self._bytes.data))
-        self._parquet = pq.ParquetFile(copy, metadata=self.metadata, page_checksum_verification=True)
+        source = file if self._sums is None else self._copy(tail)
+        self._parquet = pq.ParquetFile(source, metadata=self.metadata, page_checksum_verification=True)
         self.schema: pa.Schema = self._parquet.schema_arrow
-        self._position = {name: position for position, name in enumerate(self.schema.names)}
-        assert len(self._position) == self.metadata.num_columns, "no column has columns in it"
 
     @property
     def is_sealed(self) -> bool:
@@ -90,20 +82,30 @@ class SealedParquet:
         """The rows of these row groups (None: all), with these columns (None: all)."""
         groups = range(self.metadata.num_row_groups) if groups is None else groups
         names = self.schema.names if columns is None else list(columns)
-        positions = [self._position[name] for name in names]
-        self._fetch([_chunk(self.metadata, group, column) for group in groups for column in sorted(positions)])
+        if self._sums is not None:
+            position = {name: number for number, name in enumerate(self.schema.names)}
+            numbers = sorted(position[name] for name in names)
+            self._fetch(self._sums, [_chunk(self.metadata, group, number) for group in groups for number in numbers])
         return self._parquet.read_row_groups(list(groups), columns=names, use_threads=len(groups) > 1)
 
-    def _fetch(self, chunks: Sequence[_Chunk]) -> None:
+    def _copy(self, tail: bytes) -> pa.BufferReader:
+        """A copy of the file in which those bytes are filled in that were read; the others take no memory."""
+        self._bytes = np.zeros(self._size, np.uint8)
+        self._first_read = self._size - len(tail)
+        self._bytes[self._first_read :] = np.frombuffer(tail, np.uint8)
+        return pa.BufferReader(pa.py_buffer(self._bytes.data))
+
+    def _fetch(self, sums: Sequence[int], chunks: Sequence[_Chunk]) -> None:
         """Read these chunks, which are in file order, into the copy, and check them."""
+        num_chunks = self.metadata.num_row_groups * self.metadata.num_columns
+        if len(sums) != num_chunks:
+            raise pa.ArrowInvalid(f"its seal is of {len(sums)} column chunks, but it has {num_chunks}")
         for start, stop in _spans(chunk for chunk in chunks if chunk.start < self._first_read):
             stop = min(stop, self._first_read)
             self._bytes[start:stop] = np.frombuffer(self._read_at(start, stop - start), np.uint8)
-        if self._sums is None:
-            return
         content = self._bytes.data
         for number, start, size in chunks:
-            if crc32(content[start : start + size]) != self._sums[number]:
+            if crc32(content[start : start + size]) != sums[number]:
                 group, column = divmod(number, self.metadata.num_columns)
                 name = self.schema.names[column]
                 raise pa.ArrowInvalid(f"column {name!r} of row group {group} is not what was written")
@@ -116,7 +118,10 @@ class SealedParquet:
                 raise pa.ArrowInvalid("its footer does not begin after its seal")
             return None
         num_chunks, check, _ = _SEAL.unpack(before[-_SEAL.size :])
-        whole = self._tail(len(footer) + _SEAL.size + 4 * num_chunks, tail)
+        size = len(footer) + _SEAL.size + 4 * num_chunks
+        if size > self._size:
+            raise pa.ArrowInvalid("its seal is longer than the file")
+        whole = self._tail(size, tail)
         sums = whole[len(whole) - len(footer) - _SEAL.size - 4 * num_chunks :][: 4 * num_chunks]
         if check != _check(sums, num_chunks, footer):
             raise pa.ArrowInvalid("its footer or its seal is not what was written")
@@ -124,8 +129,6 @@ class SealedParquet:
 
     def _tail(self, size: int, known: bytes = b"") -> bytes:
         """At least the last `size` bytes, of which `known` are the last ones."""
-        if size > self._size and known:
-            raise pa.ArrowInvalid("its seal is longer than the file")
         size = min(size, self._size)
         return known if len(known) >= size else self._read_at(self._size - size, size - len(known)) + known
 

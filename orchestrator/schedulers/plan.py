@@ -51,7 +51,7 @@ def ledger_of(sweep: Sweep, out: str) -> Ledger:
     It warns of what looks like results and is not used: a part that was renamed or moved would be trained again.
     """
     ledger = Ledger(out, accept_certificates=sweep.accepts_certificates)
-    ledger.warn_of_unused(sweep.workload)
+    ledger.check_files(sweep.workload)
     return ledger
 
 

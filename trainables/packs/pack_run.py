@@ -73,6 +73,7 @@ class MemberPackRun:
         self._waiting = list(reversed(members))
         self._open_member, self._concurrency = open_member, concurrency
         self._most = len(members)
+        self._pauses = any(member.pauses for member in members)
         self._crowd = 0
         self._active: dict[str, tuple[Member, MemberRun]] = {}
         self._kept: dict[str, State] = {}
@@ -89,7 +90,7 @@ class MemberPackRun:
         reports: list[Report] = []
         while not self.is_done:
             reports += self._advance_active(deadline)
-            if reports and time.monotonic() >= deadline:
+            if reports and (self._pauses or time.monotonic() >= deadline):
                 break
         return reports
 

@@ -124,6 +124,7 @@ class TrialRun:
         self.has_begun = False
         self._trainer = trainer
         self._until_epoch = min(member.until_epoch, member.config.num_epochs)
+        self._pauses = member.pauses
         self._may_stop = may_end(member.config.trial_id, is_accepted=member.may_stop)
         self._given_state = member.state
         self._train_seconds = 0.0
@@ -198,7 +199,7 @@ class TrialRun:
             if point is not None:
                 self._trace.append(point)
             now = time.monotonic()
-            if now >= deadline:
+            if now >= deadline or (point is not None and self._pauses):
                 break
             # Slices grow while they are short beside the remaining time, so the clock is read often only near the end.
             if self._trainer.slices_grow:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,39 @@ def test_a_trial_that_was_trained_on_another_processor_says_so(finished: Path, t
     last = found.differences[-1]
     assert (last.what, last.recorded) == (f"weight_norm at epoch {epoch}", 1.0)
     assert last.now == ledger.traces(WORKLOAD, trial_ids=[trial_id])["weight_norm"][-1].as_py()
+
+
+def kept(folder: Path, out: Path, **changed: Any) -> tuple[Ledger, str]:
+    """A ledger with one of the trials, whose row has other values."""
+    (trial_id, *_) = ids(folder)
+    ledger = Ledger(str(folder / "results"))
+    rows, traces = ledger.trials(WORKLOAD, trial_ids=[trial_id]), ledger.traces(WORKLOAD, trial_ids=[trial_id])
+    other = Ledger(str(out))
+    parts = PartFiles(other._storage, "other")
+    parts.commit(TableName.TRACES, WORKLOAD, traces)
+    parts.commit(TableName.TRIALS, WORKLOAD, with_values(rows, changed))
+    return other, trial_id
+
+
+def test_a_pruned_trial_is_identical_up_to_where_it_was_stopped(finished: Path, tmp_path: Path) -> None:
+    found = replay(*kept(finished, tmp_path / "out", outcome="pruned"))
+    assert found.differences == []
+
+
+def test_a_failed_trial_that_trains_now_says_how_it_failed(finished: Path, tmp_path: Path) -> None:
+    changed = {"outcome": "failed", "error": "Traceback ...\nOSError: the disk is gone", "engine": "none"}
+    found = replay(*kept(finished, tmp_path / "out", **changed))
+    first, second, *_ = found.differences
+    assert (first.what, first.recorded, first.now) == ("error", "OSError: the disk is gone", None)
+    assert (second.what, second.recorded) == ("outcome", "failed")
+
+
+def test_a_trial_whose_images_are_gone_is_one_line(finished: Path, tmp_path: Path) -> None:
+    trial_id = ids(finished, "image_classifier")[0]
+    done = launch(finished, "replay", trial_id, "--data", str(tmp_path), LAMBDA_ATLAS_CACHE=str(tmp_path))
+    assert done.returncode == 2, done.stdout
+    assert done.stderr.startswith(f"error: trial {trial_id} cannot be trained here: ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -106,6 +106,38 @@ def test_no_flipped_bit_becomes_a_number(kind: str, num: int, out: Path, caplog:
     assert found.count("noticed") > num / 2, found.count("noticed")
 
 
+def test_a_flipped_bit_of_an_earlier_version_ends_no_process(out: Path, tmp_path: Path) -> None:
+    """Without a seal other numbers may be read, but whatever happens is a table or one error."""
+    (path,) = (out / "trials").rglob("*.parquet")
+    content = bytearray(written(pq.read_table(path)).to_pybytes())
+    rng, outcomes = random.Random(1), set()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    for _ in range(300):
+        position, bit = rng.randrange(footer, len(content)), 1 << rng.randrange(8)
+        content[position] ^= bit
+        try:
+            outcomes.add(type(opened(bytes(content)).read()).__name__)
+        except (OSError, pa.ArrowException, UnicodeDecodeError, KeyError, ValueError) as error:
+            outcomes.add(type(error).__name__)
+        content[position] ^= bit
+    assert len(outcomes) > 1
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"a": [{"x": 1, "y": 2}]}),
+        pa.table({}),
+        pa.table([pa.array([1]), pa.array([2])], names=["same", "same"]),
+    ],
+    ids=["nested", "without columns", "with two of one name"],
+)
+def test_a_file_of_another_program_is_opened_to_see_that_it_is_foreign(table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    assert opened(sink.getvalue()).schema.names == table.schema.names
+
+
 # --- sealed files ---
 
 TABLE = pa.table(

@@ -102,7 +102,7 @@ def test_verify_says_of_each_file_what_it_is_and_changes_nothing(folder: Path) -
     assert verify(folder) == (0, ["2 sound"])
     trials, traces = part_of(folder, "trials"), part_of(folder, "traces")
     foreign = trials.with_name("part-x-000001.parquet")
-    pq.write_table(pa.table({"trial_id": ["a"]}), foreign)
+    pq.write_table(pa.table({"trial_id": ["a"], "nested": [{"a": 1, "b": 2}]}), foreign)
     unsealed = trials.with_name("part-y-000001.parquet")
     pq.write_table(pq.read_table(trials), unsealed)
     (folder / "results/states").mkdir(exist_ok=True)
@@ -116,7 +116,7 @@ def test_verify_says_of_each_file_what_it_is_and_changes_nothing(folder: Path) -
     assert code == 1
     assert contents(folder) == before
     *named, counts = lines
-    assert counts == "1 sound, 1 sound, without checksums, 1 unused, 1 foreign, 2 damaged"
+    assert counts == "1 sound, 1 sound without checksums, 1 unused, 1 foreign, 2 damaged"
     starts = {
         f"foreign: {foreign} (is a Parquet file that lambda-atlas did not write)",
         f"unused: {traces.parent / 'notes.txt'} (names of parts end in .parquet)",

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from trainables.atomic_files import UNFINISHED
 from trainables.packs.state_store import StateStore
@@ -32,7 +33,7 @@ def test_round_trip_keeps_dtypes_and_values(tmp_path: Path) -> None:
     assert str(loaded["engine"]) == "fused-cpu"
 
 
-def test_a_pack_keeps_one_file_and_the_furthest_state_wins(tmp_path: Path) -> None:
+def test_a_pack_keeps_one_file_and_the_last_state_wins(tmp_path: Path) -> None:
     store = StateStore(str(tmp_path))
     store.save("p1", {"a": state(1)})
     store.save("p1", {"a": state(5)})
@@ -40,7 +41,7 @@ def test_a_pack_keeps_one_file_and_the_furthest_state_wins(tmp_path: Path) -> No
     store.save("p2", {"a": state(3)})
     best = store.load(store.index()["a"], "a")
     assert best is not None
-    assert int(best["epoch"]) == 5
+    assert int(best["epoch"]) == 3
 
 
 def test_of_two_states_in_the_same_epoch_the_later_one_wins(tmp_path: Path) -> None:
@@ -151,3 +152,31 @@ def test_a_writer_killed_at_any_moment_leaves_whole_files_only(tmp_path: Path) -
     at_work.touch()
     store.collect({"a"})
     assert list(tmp_path.iterdir()) == [at_work]
+
+
+def test_the_state_saved_last_counts_also_if_an_earlier_one_got_further(tmp_path: Path) -> None:
+    """A trial that could not resume has started anew: its first states are of earlier epochs."""
+    store = StateStore(str(tmp_path))
+    store.save("first", {"a": state(epoch=50)})
+    (damaged,) = tmp_path.glob("first.*")
+    content = damaged.read_bytes()
+    damaged.write_bytes(content.replace(b"weights", b"weighty"))
+    store.save("second", {"a": state(epoch=10)})
+    index = store.index()
+    assert "second" in index["a"]
+    store.collect(())
+    assert store.index() == index
+    assert store.load(index["a"], "a") is not None
+
+
+def test_a_store_that_does_not_answer_is_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = StateStore(str(tmp_path))
+    store.save("pack", {"a": state(epoch=1)})
+    (path,) = tmp_path.glob("*.npz")
+    path.rename(tmp_path / "kept")
+    path.mkdir()  # opening it fails as a disk may
+    with pytest.raises(OSError, match="directory"):
+        store.index()
+    store.collect(())
+    assert path.is_dir()
+    assert "could not be deleted" in caplog.text
