@@ -11,8 +11,9 @@ Not covered:
 
 - among the values that are searched for: plain words, small numbers (`atlas`, `batch_size`, `2026`), less than six
   characters, and a password that is its user's name, as all of them are in ordinary text;
-- among parameters: numbers of up to four digits, true, false and none, and names such as `token_size` or `key_id`;
-  beside a blank (`password: hunter2`) what is not quoted, unless it has six characters, and letters and digits;
+- among parameters: numbers of up to four digits, true, false and none, names such as `token_size` or `key_id`, and
+  what follows `,`, `;`, `&` or `)` in a value without quotes; beside a blank (`password: hunter2`) all but words of six
+  characters that are letters and digits, and what is quoted after `=`;
 - in URLs, passwords that begin as `HOST:PORT/` goes on (`12/...`); in those of the environment, what follows a blank,
   a quote, a comma or a semicolon in a password;
 - secrets that are only in files, that are encoded in other ways than in URLs and Python's texts, or that two writes
@@ -60,7 +61,7 @@ _NO_PORT = r"(?!\[)[^\s/@:]*:(?!\d{1,5}(?!\w))"
 _NAME = rf"(?![\w.-]{{0,120}}{_NO_SECRETS}(?![\w.-]))[\w.-]{{0,60}}{_WORDS}[\w.-]{{0,60}}"
 _QUERY = rf"(?P<kept>[?&;](?:{_NAME}|[\w.-]{{0,60}}(?:pwd|key|signature|auth(?!or))[\w.-]{{0,60}}|sig|odbc_connect)=)"
 _QUOTED = r"[bru]?(?:'[^'\n]+'|\"[^\"\n]+\")"
-_UNQUOTED = r"['\"]?[^\s'\"&,;)]"
+_UNQUOTED = r"[^\s'\"&,;)]"
 _MIXED = rf"(?={_UNQUOTED}{{0,200}}(?<=\d))(?={_UNQUOTED}{{0,200}}(?<=[a-z]))"
 _PLAIN_VALUE = r"(?:\d{1,4}(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+|true|false|none|null)(?![^\s&,;)\]}/'\"])"
 _RULES = [
@@ -72,13 +73,10 @@ _RULES = [
         # What is left, as s3://KEY:SECRET/path, but neither HOST:PORT nor an IPv6 address
         (_SCHEME, rf"{_NO_PORT}[^\s'\"]+"),
         (_QUERY, r"[^&\s'\"]+"),
-        (rf"(?P<kept>(?<![\w.-]){_NAME}=)(?!{_PLAIN_VALUE})", rf"(?:{_QUOTED}|{_UNQUOTED}+)"),
-        # As in INI and YAML files, and in source: beside a blank a value is a quoted text, or letters and digits.
+        (rf"(?P<kept>(?<![\w.-]){_NAME}=)(?!{_PLAIN_VALUE})", rf"(?:{_QUOTED}|['\"]?{_UNQUOTED}+)"),
+        # As in INI and YAML files, and in source: beside a blank not every word is a value.
         (rf"(?P<kept>(?<![\w.-]){_NAME} {{0,9}}= {{0,9}})(?!{_PLAIN_VALUE})", _QUOTED),
-        (
-            rf"(?P<kept>(?<![\w.-]){_NAME} {{0,9}}[:=] {{1,9}}){_MIXED}",
-            rf"(?:{_QUOTED}|{_UNQUOTED}{{6,}})",
-        ),
+        (rf"(?P<kept>(?<![\w.-]){_NAME} {{0,9}}[:=] {{1,9}}['\"]?){_MIXED}", rf"{_UNQUOTED}{{6,}}"),
         (rf"(?P<kept>(['\"]){_NAME}\2: *(['\"]))", r"(?:(?!\3).)+(?=\3)"),
         (r"(?P<kept>\bauthorization['\"]?\s*[:=]\s*b?['\"]?(?:\w+ +)?|\bbearer +)", r"[^\s'\"]{8,}"),
     )
