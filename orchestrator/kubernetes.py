@@ -22,7 +22,7 @@ import yaml
 from orchestrator.errors import SubmitError, unknown_name
 from orchestrator.ledger.storage import check_uri
 from orchestrator.sweeps.value import Sweep
-from trainables.redaction import shows_secret
+from trainables.redaction import redacted, shows_secret
 from trainables.registry import workload
 
 K8S = Path(__file__).resolve().parent.parent / "k8s"
@@ -63,7 +63,8 @@ def run_arguments(name: str, sets: Sequence[str], seeds: str | None, workload_na
 def job_of(submission: Submission) -> Document:
     """The RayJob that runs the sweep; raises `SubmitError` if overlay or component are unknown or cannot run it.
 
-    It also raises `SubmitError` if an argument shows a secret: so would the job, to everybody who may look at it.
+    It also raises `SubmitError` if an argument, or the overlay, shows a secret: so would the job, to everybody who may
+    look at it.
     """
     for given in (*submission.arguments, submission.image or ""):
         if shows_secret(given):
@@ -98,7 +99,15 @@ def job_of(submission: Submission) -> Document:
     for container in _containers(job):
         container["image"] = submission.image or _image_of_checkout(container["image"])
     job["metadata"]["name"] = _name(submission.sweep.name, job)
+    _check_shows_no_secret(as_yaml(job))
     return job
+
+
+def _check_shows_no_secret(text: str) -> None:
+    """Raises `SubmitError` with the first line of a job that shows a secret, or one of this process's environment."""
+    for line in text.splitlines():
+        if redacted(line) != line:
+            raise SubmitError(f"the job shows a secret to everybody who may look at it: {line.strip()}")
 
 
 def render(overlay: str, components: Sequence[str] = ()) -> list[Document]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from orchestrator.commands.options import (
     is_from_environment,
 )
 from orchestrator.errors import DataError
+from trainables.redaction import unguarded
 
 
 @command()
@@ -134,4 +136,7 @@ def submit(
     )
     if beside := kubernetes.needs(overlay, component or ()):
         typer.echo(f"needs {', '.join(beside)} in the cluster: see k8s/README.md, Components", err=True)
-    typer.echo(kubernetes.as_yaml(job) if dry_run else kubernetes.create(job))
+    if dry_run:  # as it is: `job_of` has refused a job that shows a secret
+        typer.echo(kubernetes.as_yaml(job), file=unguarded(sys.stdout))
+    else:
+        typer.echo(kubernetes.create(job))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
+import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,7 +17,8 @@ import pytest
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.sweeps.registry import find_sweep
-from tests.support.launching import environment, launch, run_launch
+from tests.support.launching import environment, kill_tree, launch, run_launch, start, wait_for
+from tests.support.warm_python import run_python
 from trainables.provenance import provenance
 from trainables.redaction import redacted, shows_secret
 from trainables.result import Outcome, TrialResult
@@ -97,6 +103,18 @@ SHOWN = [
     ("{'user': 'me', 'db_password': 'p\"w'}", "{'user': 'me', 'db_password': '***'}"),
     ("host=h password='p w' user=me", "host=h password=*** user=me"),
     ("Authorization: Bearer 0123456789", "Authorization: Bearer ***"),
+    ("postgresql://me@corp:s3cretpw@corp.net/db", "postgresql://***@corp.net/db"),
+    ("mysql://a@b@c:pw@h:3306/db", "mysql://***@h:3306/db"),
+    ("password = 'abcd'", "password = ***"),
+    ('token="p w", x=1', "token=***, x=1"),
+    ("password=b'abc'", "password=***"),
+    ("password='abc", "password=***"),
+    ("db_pass=abc, pass=d)", "db_pass=***, pass=***)"),
+    ("password: hunter2, user: me", "password: ***, user: me"),
+    ("api_key = hunter2", "api_key = ***"),
+    ("password: 'hunter2'", "password: '***'"),
+    ("token=12345; token=1x", "token=***; token=***"),
+    ("secret_id=x1", "secret_id=***"),
 ]
 
 
@@ -116,6 +134,16 @@ def test_a_secret_is_replaced_and_the_rest_kept(text: str, shown: str) -> None:
         "this cluster refuses this token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file",
         "num_tokens=5 tokenizer=bpe key=value author=me",
         "secretName: database, automountServiceAccountToken: false",
+        "http://h:5000/x, http://h:5000, me@x.org and https://h:8080/wiki/grid_bsz/x me@x.org",
+        "docker://registry:5000/team/results@sha256:0123456789ab",
+        '{"url":"http://h:5000","user":"me@x.org"} {"url":"http://host","user":"me@x.org"}',
+        "postgresql://atlas@127.0.0.1:5432/db?owner=me@x.org",
+        "token_size=3; known: token_size, token_dim",
+        "max_token_len=128 token_dim=64,128 token_ids=[15496] access_key_id=AKIA",
+        "access_key=None, token=false) {password=null}",
+        "/data/token=3/x.jpg secret_weight=1e-05 shared_key=.5",
+        "unexpected token: 'x1', token: 12 of 123456, first pass: 1000000 images",
+        "token = tokenizer.next()",
     ],
 )
 def test_text_without_a_secret_stays_as_it_is(text: str) -> None:
@@ -126,15 +154,136 @@ def test_text_without_a_secret_stays_as_it_is(text: str) -> None:
 def test_a_secret_of_the_environment_is_found_in_each_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_TOKEN", "to ke/n'x")
     monkeypatch.setenv("SERVICE_TOKEN_FILE", "/run/token")
-    monkeypatch.setenv("SERVICE_URL", "db://me:first@second@host/x")
-    text = "to ke/n'x, to%20ke%2Fn%27x in /run/token; cannot translate second, first@second, seconds"
-    assert redacted(text) == "***, *** in /run/token; cannot translate ***, ***, seconds"
+    monkeypatch.setenv("SERVICE_URL", "db://me:first@sec0nd@host/x")
+    text = "to ke/n'x, to%20ke%2Fn%27x, to+ke%2Fn%27x in /run/token; cannot translate sec0nd, first@sec0nd, sec0nds"
+    assert redacted(text) == "***, ***, *** in /run/token; cannot translate ***, ***, sec0nds"
 
 
-@pytest.mark.parametrize("part", ["a", "a.b-", "x://a:", "?secret"])
+@pytest.mark.parametrize("name", ["DB_PASS", "PASS", "PAT", "GITHUB_PAT", "SORT_KEY", "HF_TOKEN"])
+@pytest.mark.parametrize(
+    ("value", "text", "shown"),
+    [
+        ("pl4nted\n", "said pl4nted, pl4nteds", "said ***, pl4nteds"),
+        ("pl4nted", "\x1b[31mpl4nted\x1b[0m %20pl4nted 'a\\npl4nted'", "\x1b[31m***\x1b[0m %20*** 'a\\n***'"),
+        ("pl4nted+twelve", "xpl4nted+twelvex", "x***x"),
+        ("correcthorsebattery", "correcthorsebattery", "***"),
+    ],
+    ids=range(4),
+)
+def test_a_variable_named_as_a_secret_is_searched_for(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, text: str, shown: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert redacted(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://atlas:atlas@db/atlas"),
+        ("DATABASE_URL", "postgresql://batch_2:batch_2@db/atlas"),
+        ("DATABASE_URL", "postgresql://me:optimizer/atlas@db/x"),
+        ("SORT_KEY", "optimizer"),
+        ("PARTITION_KEY", "weight_decay"),
+        ("DB_PASSWORD", "2026"),
+        ("DB_PASSWORD", "ATLAS"),
+        ("TOKEN_SIZE", "batch_2"),
+        ("REGISTRY", "docker://registry:5000/team/results@sha256:0123456789ab"),
+        ("WIKI", "https://h:8080/wiki/batch_2/optimizer me@x.org"),
+        ("SERVICE", '{"url":"http://h:5000","user":"me@x.org"}'),
+    ],
+    ids=range(11),
+)
+def test_a_weak_or_ordinary_value_does_not_mutilate_text(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    text = "lambda-atlas, optimizer weight_decay batch_2 2026: ATLAS, team/results me, wiki, 5000"
+    assert redacted(text) == text
+
+
+def test_each_password_of_several_urls_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTS", '["redis://:pl4nted@h/0", "redis://me@corp:pl5nted@h/1"],s3://KEY:pl6nted/x')
+    assert redacted("pl4nted, pl5nted and pl6nted") == "***, *** and ***"
+
+
+@pytest.mark.parametrize("part", ["a", "a.b-", "x://a:", "?secret", "secret ", "token_size", "://a:b@", "password= "])
 @pytest.mark.timeout(20)
 def test_long_text_takes_no_long_time(part: str) -> None:
     assert redacted(part * 10_000)
+
+
+def test_long_values_of_the_environment_cost_each_line_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIRRORS", " ".join(f"https://mirror{i}:8080/x/{i}?a=b" for i in range(1500)))
+    redacted("a line")
+    began = time.perf_counter()
+    for _ in range(20):
+        redacted("a line")
+    assert time.perf_counter() - began < 1.0
+
+
+def test_another_thread_may_change_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`os.environ.items()` raises KeyError if a variable is deleted while it is read."""
+    names = [f"ATLAS_{i}" for i in range(50)]
+    is_done = threading.Event()
+
+    def change() -> None:
+        while not is_done.is_set():
+            for name in names:
+                os.environ[name] = "x"
+            for name in names:
+                os.environ.pop(name, None)
+
+    thread = threading.Thread(target=change)
+    previous = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    thread.start()
+    try:
+        for _ in range(500):
+            assert redacted("password=x1") == "password=***"
+    finally:
+        is_done.set()
+        thread.join()
+        sys.setswitchinterval(previous)
+    assert not set(names) & set(os.environ)
+
+
+# --- streams ---
+
+
+STREAMS = """
+import sys
+import click
+from trainables.redaction import guard_output
+before = sys.stdout
+guard_output()
+sys.stdout.reconfigure(line_buffering=True)
+assert (sys.stdout.name, sys.stdout.mode, sys.stdout.line_buffering) == (before.name, before.mode, True)
+assert sys.stdout.encoding == before.encoding and not sys.stdout.isatty()
+print("printed", "password=pl4nted", end="\\n \\n")
+click.echo(b"bytes password=pl4nted \\xff")
+sys.stdout.buffer.write(memoryview(b"buffer password=pl4nted\\n"))
+sys.stdout.writelines(["lines ", "password=pl4nted\\n"])
+click.echo(b"error password=pl4nted", err=True)
+try:
+    sys.stdout.no_such_attribute
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_a_guarded_stream_is_as_an_ordinary_one(tmp_path: Path) -> None:
+    run = run_python("-c", STREAMS, cwd=tmp_path, env=environment())
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == "error password=***\n"
+    assert run.stdout.splitlines() == [
+        "printed password=***",
+        " ",
+        "bytes password=*** \ufffd",
+        "buffer password=***",
+        "lines password=***",
+        "'_io.TextIOWrapper' object has no attribute 'no_such_attribute'",
+    ]
 
 
 # --- launches ---
@@ -156,12 +305,25 @@ def test_a_launch_shows_no_secret_of_a_failing_trial_or_a_warning(folder: Path, 
 @pytest.mark.slow
 def test_rays_workers_log_no_secret_of_a_failing_trial_or_a_warning(folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="atlas-ray-", ignore_cleanup_errors=True) as files:
-        arguments = ("telling", "--no-mlflow", "--no-figures", "--out", "out")
-        run = launch(folder, *arguments, RAY_TMPDIR=files, RAY_DEDUP_LOGS="0", **VARIABLES)
-        assert run.returncode == 1, run.stderr
-        assert "no connection: ***" in run.stderr
-        check_nothing_shown(folder, run)
-        check_nothing_shown(Path(files))
+        endless = ("telling", "--set", "num_epochs=1000000000", "--no-mlflow", "--no-figures", "--out", "out")
+        process = start(folder, *endless, RAY_TMPDIR=files, RAY_DEDUP_LOGS="0", **VARIABLES)
+        try:  # Ray's files are there as long as the launch
+            for said in (b"warned: ***", b"logged: ", b"printed: ***"):
+                wait_for(lambda said=said: says_in_worker_log(Path(files), said), process, seconds=200)
+            wait_for(lambda: any((folder / "out").rglob("*.parquet")), process)  # the failed trial's row
+            check_nothing_shown(Path(files))
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=120)
+        finally:
+            kill_tree(process)
+    assert process.returncode == 130, stderr
+    assert "warned: ***" in stderr
+    check_nothing_shown(folder, subprocess.CompletedProcess(process.args, 130, stdout, stderr))
+
+
+def says_in_worker_log(files: Path, said: bytes) -> bool:
+    """Whether one of the files in which Ray keeps what its workers write has these words."""
+    return any(said in path.read_bytes() for path in files.rglob("worker-*") if path.is_file())
 
 
 @pytest.mark.slow
@@ -236,8 +398,9 @@ def test_an_output_uri_with_a_secret_is_refused_without_it(folder: Path, command
     [
         ("--image", f"https://me:{SECRET}@registry/x:1"),
         ("--set", f"dataset=https://h/x?token={SECRET}"),
+        ("--out", f"/mnt/{VARIABLES['HF_TOKEN']}"),
     ],
-    ids=["image", "setting"],
+    ids=["image", "setting", "environment"],
 )
 def test_a_job_with_a_secret_in_it_is_refused(folder: Path, given: tuple[str, str]) -> None:
     run = launch_submit(folder, *given)
@@ -245,9 +408,17 @@ def test_a_job_with_a_secret_in_it_is_refused(folder: Path, given: tuple[str, st
     check_nothing_shown(folder, run)
 
 
-def launch_submit(folder: Path, *given: str) -> subprocess.CompletedProcess[str]:
+def test_a_job_is_printed_as_it_is(folder: Path) -> None:
+    plain = launch_submit(folder)
+    assert (plain.returncode, plain.stderr) == (0, "")
+    assert "namespace: lambda-atlas" in plain.stdout
+    weak = {"DATABASE_URL": "postgresql://atlas:atlas@db/atlas", "SORT_KEY": "optimizer", "DB_PASSWORD": "grid-bsz"}
+    assert launch_submit(folder, **weak).stdout == plain.stdout
+
+
+def launch_submit(folder: Path, *given: str, **more: str) -> subprocess.CompletedProcess[str]:
     words = ("submit", "grid_bsz", "--overlay", "gke", "--dry-run", *given)
-    return run_launch(*words, cwd=folder, env=environment(**VARIABLES))
+    return run_launch(*words, cwd=folder, env=environment(**{**VARIABLES, **more}))
 
 
 @pytest.mark.slow
