@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import typer
 
 from orchestrator.commands.app import app
-from orchestrator.commands.options import EXIT_USER_ERROR
+from orchestrator.commands.options import EXIT_LOST_OUTPUT, EXIT_USER_ERROR
 from orchestrator.commands.streams import forgive_output
 from orchestrator.errors import UserError
+from orchestrator.sweeps.reserved import RESERVED
 from trainables.machine.home import ensure_home
 from trainables.redaction import guard_output
 
@@ -19,9 +21,24 @@ from orchestrator.commands import run, show, verify, replay, export, data  # iso
 
 def exit_code(arguments: Sequence[str]) -> int:
     """Run a command; a user's mistake is one line and exit code 2. Raises `KeyboardInterrupt` for Ctrl-C."""
-    forgive_output()
+    output = forgive_output()
     guard_output()
     ensure_home()
+    code = _exit_code(arguments)
+    sys.stdout.flush()
+    if output is None or output.fault is None or _runs_sweep(arguments):
+        return code
+    typer.echo(f"error: standard output was not written to its end: {output.fault.strerror}", err=True)
+    return code or EXIT_LOST_OUTPUT
+
+
+def _runs_sweep(arguments: Sequence[str]) -> bool:
+    """Whether this is a launch that trains: its results are in the ledger, whatever becomes of its output."""
+    first = arguments[0] if arguments else "--help"
+    return first == "run" or not (first.startswith("-") or first in RESERVED)
+
+
+def _exit_code(arguments: Sequence[str]) -> int:
     try:
         return app(list(arguments) or ["--help"], standalone_mode=False) or 0
     except typer.Abort:

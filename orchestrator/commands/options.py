@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from orchestrator.sweeps.value import Sweep
 
 EXIT_FAILED_TRIALS, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
-EXIT_DAMAGED = EXIT_DIFFERS = 1
-"""Exit codes of `verify` where something is damaged, and of `replay` where a number differs."""
+EXIT_DAMAGED = EXIT_DIFFERS = EXIT_LOST_OUTPUT = 1
+"""Exit codes of `verify` where something is damaged, of `replay` where a number differs, and of any command but `run`
+whose output was not all written."""
 
 ALL_SWEEPS = "all"
 SHOWN_ERRORS, SHOWN_KINDS_OF_ERROR = 20, 5

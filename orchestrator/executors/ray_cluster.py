@@ -118,7 +118,7 @@ def _join(address: str) -> None:
         ours = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
         environment = {"runtime_env": {"env_vars": ours}} if ours else {}
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **environment)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
         if _TOKEN_FAULT in str(error.__cause__):
             raise ClusterError(
                 f"the Ray cluster at --address {address} refuses this token: set RAY_AUTH_MODE=token, and "

@@ -66,6 +66,11 @@ def _fault(place: Path, prefix: str) -> str | None:
     free = shutil.disk_usage(place).free
     if free < _FREE_BYTES:
         return f"has {free // 1_000_000} MB free, of {_FREE_BYTES // 1_000_000} that Ray needs"
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:  # as of some network file systems
+        return f"has no locks ({error.strerror})"
     return None
 
 

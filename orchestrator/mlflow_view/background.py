@@ -48,7 +48,7 @@ class BackgroundView:
         self.num_written = 0
         self._load = load
         self._jobs: queue.SimpleQueue[Callable[[MlflowView], object] | None] = queue.SimpleQueue()
-        self._num_waiting = 0
+        self._num_added = self._num_taken = 0  # rows by `add`, and by the thread: each changes one number alone
         self._left_out: set[str] = set()
         self._is_given_up = False
         self._last_progress = time.monotonic()
@@ -66,10 +66,10 @@ class BackgroundView:
         """As `MlflowView.add`; returns at once. The ledger must have the rows."""
         if self.error is not None:
             return
-        if self._num_waiting + len(rows) > _MOST_WAITING:
+        if self._num_added - self._num_taken + len(rows) > _MOST_WAITING:
             self._left_out.update(str(row["trial_id"]) for row in rows)
             return
-        self._num_waiting += len(rows)
+        self._num_added += len(rows)
         self._jobs.put(lambda view: self._add_waiting(view, rows, traces))
 
     def catch_up(self, trial_ids: Collection[str]) -> None:
@@ -140,7 +140,7 @@ class BackgroundView:
 
     def _add_waiting(self, view: MlflowView, rows: Sequence[Row], traces: Traces) -> None:
         self.num_written += view.add(rows, traces)
-        self._num_waiting -= len(rows)
+        self._num_taken += len(rows)
 
     def _add_missing(self, view: MlflowView, trial_ids: Collection[str]) -> None:
         batches = iter(self._load(set(trial_ids) - view.present()))

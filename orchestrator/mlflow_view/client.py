@@ -35,7 +35,7 @@ class ClientRuns:
         self._client, self._experiment_id, self._progress = client, experiment_id, progress
 
     def find_sweep(self, sweep: str, title: str) -> SweepRun:
-        """The sweep's run, running again: the oldest one, else the one that was deleted last, else a new one."""
+        """The sweep's run, running again: the oldest, else the deleted one that was started last, else a new one."""
         found = list(self._search({SWEEP_TAG: sweep}, deleted=True))
         active = [run for run in found if run.info.lifecycle_stage == "active"]
         if not found:

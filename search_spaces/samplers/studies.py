@@ -95,9 +95,10 @@ def _kept(name: str, wanted: Mapping[str, Tried], storage: BaseStorage) -> dict[
         return missing
     notes = study.user_attrs or storage.get_study_system_attrs(storage.get_study_id_from_name(name))
     if num_foreign or notes or any(trial.system_attrs or set(trial.user_attrs) - {TRIAL_ID} for trial in found):
+        outdated = "1 trial that is" if num_outdated == 1 else f"{num_outdated} trials that are"
         raise StudyError(
-            f"study {name!r} has {num_outdated} trials that are no longer so, and trials or notes of yours that would "
-            "be deleted with them: name another storage, or delete the study"
+            f"study {name!r} has {outdated} no longer so, and trials or notes of yours that would be deleted with "
+            "the study: name another storage, or delete the study"
         )
     optuna.delete_study(study_name=name, storage=storage)
     return dict(wanted)
@@ -105,21 +106,29 @@ def _kept(name: str, wanted: Mapping[str, Tried], storage: BaseStorage) -> dict[
 
 def _compared(found: Sequence[FrozenTrial], wanted: Mapping[str, Tried]) -> tuple[dict[str, Tried], int, int]:
     """The wanted trials that are not found; how many of the found ones are no longer wanted, and how many a user's."""
-    missing, unnamed, num_outdated, num_foreign = dict(wanted), [], 0, 0
+    missing, unnamed, num_outdated = dict(wanted), [], 0
     for trial in found:
         if TRIAL_ID not in trial.user_attrs:
             unnamed.append(trial)
-        elif missing.get(trial.user_attrs[TRIAL_ID]) == (trial.params, trial.value):
-            del missing[trial.user_attrs[TRIAL_ID]]
+        elif wanted.get(trial.user_attrs[TRIAL_ID]) == (trial.params, trial.value):
+            missing.pop(trial.user_attrs[TRIAL_ID], None)  # one that two exports wrote at once is there twice
         else:
             num_outdated += 1
+    others = []
     for trial in unnamed:  # of a user, or of an earlier version's export: that named no trials
         same = next((tid for tid, tried in missing.items() if tried == (trial.params, trial.value)), None)
         if same is None:
-            num_foreign += 1
+            others.append(trial)
         else:
             del missing[same]
-    return missing, num_outdated, num_foreign
+    points = [params for params, _ in missing.values()]
+    exported = [trial for trial in others if trial.params in points and _is_as_exported(trial)]
+    return missing, num_outdated + len(exported), len(others) - len(exported)
+
+
+def _is_as_exported(trial: FrozenTrial) -> bool:
+    """Whether an export may have written the trial: its value is 0 or 1, and it took no time, as if never run here."""
+    return trial.value in (0.0, 1.0) and trial.datetime_start == trial.datetime_complete
 
 
 @contextmanager

@@ -280,7 +280,7 @@ def closed_pipe():
     os.close(read)
     return write
 outlets = {"closed pipe": closed_pipe, "full disk": lambda: os.open("/dev/full", os.O_WRONLY)}
-sys.stdout = os.fdopen(outlets[sys.argv[1]](), "w")
+sys.stdout = outlet = os.fdopen(outlets[sys.argv[1]](), "w")  # held: it would be closed when another takes its place
 sys.argv = ["launch", *sys.argv[2:]]
 from orchestrator.launch import main
 main()
@@ -297,6 +297,28 @@ def test_a_launch_goes_on_when_nobody_can_read_it(outlet: str, tmp_path: Path) -
     refused = run_python("-c", NOWHERE_TO_PRINT, outlet, "no_such_sweep", cwd=folder, env=environment())
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("arguments", [("list",), pytest.param(("--help",), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    ("outlet", "code", "line"),
+    [
+        ("full disk", 1, "error: standard output was not written to its end: No space left on device\n"),
+        ("closed pipe", 0, ""),
+    ],
+)
+def test_a_command_that_is_no_launch_says_that_it_could_not_print(
+    outlet: str, code: int, line: str, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = run_python("-c", NOWHERE_TO_PRINT, outlet, *arguments, cwd=tmp_path, env=environment())
+    assert (done.returncode, done.stderr) == (code, line)
+
+
+def test_a_command_that_fails_and_cannot_print_keeps_its_exit_code(tmp_path: Path) -> None:
+    done = run_python("-c", NOWHERE_TO_PRINT, "full disk", "plan", "no_such_sweep", cwd=tmp_path, env=environment())
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, "nothing was printed, so nothing was lost"
 
 
 ON_ONE_CPU = """

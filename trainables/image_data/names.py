@@ -12,7 +12,7 @@ IDX_FILES = tuple(f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kin
 TRAIN_NAMES, TEST_NAMES = ("train",), ("test", "val", "validation", "valid")
 
 
-def few(names: list[str], at_most: int = 3) -> str:
-    """The first of these names, and how many more there are."""
-    more = len(names) - at_most
+def few(names: list[str], at_most: int = 3, num_names: int | None = None) -> str:
+    """The first of these names, and how many more there are; `num_names` is how many, if `names` are not all."""
+    more = (num_names or len(names)) - at_most
     return ", ".join(names[:at_most]) + (f" and {more} more" if more > 0 else "")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from trainables.errors import DataError
 from trainables.image_data.names import TEST_NAMES, TRAIN_NAMES, few
 
 _WORDS = "of|part|shard|chunk|batch|snappy|gz|gzip|zst|zstd|lz4|brotli"
-_AFTER_SPLIT = rf"(?:[-_.]?(?:\d+|{_WORDS}|c\d+|(?=[a-f]*\d)[0-9a-f]{{4,}}))*"
-"""What a shard's name may have after the split's: numbers, digests, compressions, but no other word."""
+_PIECE = re.compile(rf"\d*(?:(?:{_WORDS})\d*)*|c\d+|(?=[a-f]*\d)[0-9a-f]{{4,}}")
+"""What a shard's name may have after the split's, between `-`, `_` or `.`: numbers, digests, compressions, but no other
+word. Each piece is matched alone: one expression for all of them takes years for a long name."""
 
 
 def parquet_files(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -57,7 +59,8 @@ def of_no_split(folder: Path) -> list[Path]:
 
 
 def _is_of(split: str, path: Path) -> bool:
-    return re.fullmatch(split + _AFTER_SPLIT, path.name.removesuffix(".parquet")) is not None
+    first, *others = re.split("[-_.]", path.name.removesuffix(".parquet").removeprefix(split))
+    return all(others) and all(_PIECE.fullmatch(piece) for piece in (first, *others))
 
 
 def _check_numbers(split: str, files: Sequence[Path]) -> None:
@@ -73,13 +76,14 @@ def _check_numbers(split: str, files: Sequence[Path]) -> None:
     count = Counter(int(number[2]) for number in numbered)
     total = int(first[5])
     begin = 1 if total in count and 0 not in count else 0
-    missing = [
-        f"{split}{first[1]}{i:0{len(first[2])}}{first[3]}of{first[4]}{first[5]}.parquet"
-        for i in range(begin, begin + total)
-        if i not in count
-    ]
-    if missing:
-        raise DataError(f"{place} lacks {few(missing)}: complete the folder")
+    num_missing = total - sum(begin <= i < begin + total for i in count)
+    if num_missing:  # of any number, as where a date stands in the place of the total
+        missing = (
+            f"{split}{first[1]}{i:0{len(first[2])}}{first[3]}of{first[4]}{first[5]}.parquet"
+            for i in range(begin, begin + total)
+            if i not in count
+        )
+        raise DataError(f"{place} lacks {few(list(islice(missing, 3)), num_names=num_missing)}: complete the folder")
     if max(count.values()) > 1:
         twice = [file.name for file, number in zip(files, numbered, strict=True) if count[int(number[2])] > 1]
         raise DataError(f"{place} has the same shard of {split} twice ({few(twice)}): keep one of each")

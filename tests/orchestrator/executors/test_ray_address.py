@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import grpc
 import pytest
@@ -15,6 +18,7 @@ import pytest
 from orchestrator.errors import ClusterError
 from orchestrator.executors import ray_address
 from orchestrator.executors.ray_address import check_address
+from tests.support.launching import environment
 
 HTTP1 = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 
@@ -60,10 +64,21 @@ def test_where_something_else_listens(answer: bytes | None, monkeypatch: pytest.
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:99999", "127.0.0.1:0", "no.such.host.invalid:6379"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:99999",
+        "127.0.0.1:0",
+        "no.such.host.invalid:6379",
+        "head..svc:6379",
+        f"{'head' * 16}.svc:6379",
+        "\udc80:6379",
+    ],
+    ids=ascii,
+)
 def test_where_nothing_can_listen(address: str) -> None:
     began = time.monotonic()
-    with pytest.raises(ClusterError, match=f"no Ray cluster at --address {address}: "):
+    with pytest.raises(ClusterError, match=f"^no Ray cluster at --address {address}: .+$"):
         check_address(address)
     assert time.monotonic() - began < 30
 
@@ -78,6 +93,32 @@ def test_where_another_service_of_grpc_listens() -> None:
     server.stop(0)
 
 
-@pytest.mark.parametrize("address", ["auto", "local"])
+PROBE = """
+import sys
+from orchestrator.executors.ray_address import ClusterError, check_address
+try:
+    check_address(sys.argv[1])
+except ClusterError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "token", ["missing", *(pytest.param(one, marks=pytest.mark.slow) for one in ("empty", "a folder"))]
+)
+def test_without_a_readable_token(token: str, tmp_path: Path) -> None:
+    """Ray's client would end the process; the mode is read when Ray is imported."""
+    (tmp_path / "empty").touch()
+    (tmp_path / "a folder").mkdir()
+    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / token)}
+    with listener(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])) as address:  # as a server of gRPC begins
+        command = [sys.executable, "-c", PROBE, address]
+        done = subprocess.run(command, env=environment(**variables), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"--address {address}: RAY_AUTH_TOKEN_PATH is set but ")
+    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("address", ["auto", "local", "head:²"])
 def test_words_are_left_to_ray(address: str) -> None:
     check_address(address)

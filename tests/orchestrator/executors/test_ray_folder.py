@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import shutil
@@ -12,6 +14,7 @@ import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -92,6 +95,24 @@ def test_a_temporary_folder_that_ray_cannot_use_is_passed_over(
     with launch_folder() as folder:
         assert str(folder).startswith("/tmp/atlas-")
     assert not list(long.iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_temporary_folder_without_locks_is_passed_over(
+    code: int, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def flock_elsewhere(file: IO[bytes], operation: int) -> None:
+        if os.readlink(f"/proc/self/fd/{file.fileno()}").startswith(f"{place}/"):  # noqa: PTH115
+            raise OSError(code, os.strerror(code))
+        flock(file, operation)
+
+    monkeypatch.setattr("fcntl.flock", flock_elsewhere)
+    assert ray_folder._fault(place, "atlas-") == f"has no locks ({os.strerror(code)})"
+    with launch_folder() as folder:
+        assert folder.parent == Path("/tmp")
+    assert not list(place.iterdir())
 
 
 def test_sockets_of_the_longest_folder_that_is_taken_can_be_bound(place: Path) -> None:

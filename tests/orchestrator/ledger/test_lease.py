@@ -23,7 +23,7 @@ from tests.support.launching import environment, run_launch
 HOLDER = """
 import errno, fcntl, sys
 from orchestrator.ledger import lease
-lease.BEAT_SECONDS, lease.SILENT_SECONDS = 0.2, 1.5
+lease.BEAT_SECONDS, lease.SILENT_SECONDS = 0.2, 5.0
 
 def flock(*_):
     raise OSError(getattr(errno, sys.argv[2]), "no locks here")
@@ -139,7 +139,7 @@ def test_a_launch_says_what_is_in_its_way(tmp_path: Path) -> None:
 
 def test_a_file_system_without_locks_has_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(leases, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(leases, "SILENT_SECONDS", 5.0)
     for code in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
 
         def flock(*_: object, code: int = code) -> None:

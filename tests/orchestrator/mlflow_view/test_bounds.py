@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from orchestrator.driver.mlflow_export import recorded
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.mlflow_view import background
 from orchestrator.mlflow_view.background import BackgroundView
-from orchestrator.mlflow_view.view import MlflowView
+from orchestrator.mlflow_view.view import MlflowView, Row
 from tests.benchmarks.mlflow_export import sweep_of, write
 from tests.orchestrator.mlflow_view.test_view import add, children, nothing, trial
 from tests.support.launching import WORKLOAD
@@ -31,6 +31,13 @@ Batch = tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]
 def batch_of(seed: int) -> Batch:
     result = trial(seed)
     return [result.trial_row()], {result.trial_id: result.trace_rows()}
+
+
+def await_written(view: BackgroundView) -> None:
+    deadline = time.monotonic() + 60
+    while view.num_written == 0:
+        assert time.monotonic() < deadline, view.problem
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -55,10 +62,10 @@ def test_an_mlflow_that_is_far_behind_is_given_up_and_left_alone(uri: str) -> No
 
     with BackgroundView(uri, "behind", "", endless) as view:
         view.catch_up(["any"])
+        await_written(view)
         view.finish([], finished=True, longest_seconds=3)
     assert view.problem == f"MLflow is not done after 3 s ({uri})"
     written = view.num_written
-    assert written > 0
     view._thread.join(20)
     assert not view._thread.is_alive()
     assert len(children(uri, "behind")) <= written + 1
@@ -81,6 +88,31 @@ def test_what_waits_for_mlflow_is_read_from_the_ledger_beyond_a_bound(
     assert view.problem is None
     assert asked == [{trial(seed).trial_id for seed in (2, 3, 4)}]
     assert set(children(uri, "backlog")) == {trial(seed).trial_id for seed in range(5)}
+
+
+class SlowRows(list[Row]):
+    """Rows that the view writes while `add` counts them."""
+
+    def __init__(self, rows: Sequence[Row], view: BackgroundView) -> None:
+        super().__init__(rows)
+        self._view, self._num_counted = view, 0
+
+    def __len__(self) -> int:
+        self._num_counted += 1
+        if self._num_counted == 2:  # the first is for the bound
+            await_written(self._view)
+            time.sleep(0.1)
+        return super().__len__()
+
+
+def test_what_is_written_while_more_is_added_waits_no_longer(uri: str) -> None:
+    first, second = batch_of(0), batch_of(1)
+    with BackgroundView(uri, "counted", "", nothing) as view:
+        view.add(*first)
+        view.add(SlowRows(second[0], view), second[1])
+        view.finish([], finished=True)
+    assert (view.problem, view.num_written) == (None, 2)
+    assert view._num_added == view._num_taken == 2
 
 
 def test_rows_and_traces_come_a_few_trials_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

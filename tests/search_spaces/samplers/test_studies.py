@@ -51,10 +51,49 @@ def test_an_export_adds_what_is_missing_and_keeps_a_users_trials(url: str) -> No
 def test_a_study_that_lacks_names_is_completed_not_doubled(url: str) -> None:
     """Exports of earlier versions named no trials."""
     study = optuna.create_study(study_name="map", storage=url, direction="maximize")
-    distributions = {name: axis.distribution() for name, axis in SPACE.items()}
-    for params, value in (TRIALS["a"], TRIALS["b"]):
-        study.add_trial(optuna.create_trial(params=dict(params), distributions=distributions, value=value))
+    add_as_exported(study, TRIALS["a"], TRIALS["b"])
     assert values(exported(url, TRIALS)) == [(None, 1.0), (None, 0.0), ("c", 1.0)]
+
+
+def add_as_exported(study: optuna.Study, *trials: Tried, **attributes: str) -> None:
+    distributions = {name: axis.distribution() for name, axis in SPACE.items()}
+    study.add_trials(
+        [
+            optuna.create_trial(
+                params=dict(params), distributions=distributions, value=value, user_attrs=dict(attributes)
+            )
+            for params, value in trials
+        ]
+    )
+
+
+def test_a_trial_that_two_exports_wrote_at_once_is_not_outdated(url: str) -> None:
+    study = exported(url, TRIALS)
+    add_as_exported(study, TRIALS["b"], trial_id="b")
+    add_trial(study)
+    before = values(study)
+    assert values(exported(url, TRIALS)) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (0.0, [("a", 1.0), ("b", 0.0), ("c", 1.0)]),
+        # of a user: exports write only 0 and 1
+        pytest.param(0.5, [(None, 0.0), (None, 0.5), ("a", 1.0), ("c", 1.0)], marks=pytest.mark.slow),
+    ],
+)
+def test_a_trial_without_a_name_and_with_another_value_is_outdated(value: float, found: object, url: str) -> None:
+    study = optuna.create_study(study_name="map", storage=url, direction="maximize")
+    add_as_exported(study, TRIALS["b"], (TRIALS["a"][0], value))
+    assert values(exported(url, TRIALS)) == found
+
+
+def test_a_trial_that_a_user_ran_at_the_point_of_another_stays(url: str) -> None:
+    study = optuna.create_study(study_name="map", storage=url, direction="maximize")
+    study.enqueue_trial(dict(TRIALS["a"][0]))
+    study.tell(own_trial(study), 0.0)
+    assert values(exported(url, TRIALS)) == [(None, 0.0), ("a", 1.0), ("b", 0.0), ("c", 1.0)]
 
 
 @pytest.mark.slow
@@ -86,7 +125,7 @@ def test_what_a_user_added_is_not_deleted_with_outdated_trials(add: Any, url: st
     study = exported(url, TRIALS)
     add(study)
     before = values(study)
-    with pytest.raises(StudyError, match=r"^study 'map' has 1 trials that are no longer so, and trials or notes of "):
+    with pytest.raises(StudyError, match=r"^study 'map' has 1 trial that is no longer so, and trials or notes of "):
         exported(url, TRIALS | {"b": (TRIALS["b"][0], 1.0)})
     kept = optuna.load_study(study_name="map", storage=url)
     assert (values(kept), kept.user_attrs) == (before, study.user_attrs)

@@ -10,8 +10,10 @@ import pytest
 from tests.trainables.image_data.test_images import file_of, forget, in_turn, noise, refused, write_parquet
 from trainables.image_data.images import manifest
 from trainables.image_data.selection import Selection
+from trainables.image_data.shard_names import split_files
 
 TEST = ["test-00000-of-00001"]
+SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 
 def write(folder: Path, names: Sequence[str]) -> None:
@@ -29,6 +31,9 @@ def write(folder: Path, names: Sequence[str]) -> None:
         (["train", "test-00000-of-00002"], "lacks test-00001-of-00002.parquet: complete the folder"),
         (["train", "val_0_of_2"], "lacks val_1_of_2.parquet: complete the folder"),
         (["train-00001-of-00002-0a1b2c3d", *TEST], "lacks train-00000-of-00002.parquet: complete the folder"),
+        (["train-0-of-20240101", *TEST], "lacks train-1-of-20240101.parquet, train-2-of-20240101.parquet, train-3-of-"),
+        (["train-0-of-20240101", *TEST], "train-3-of-20240101.parquet and 20240097 more: complete the folder"),
+        (["train-0-of-999999999999999999999", *TEST], " and 999999999999999999995 more: complete the folder"),
         (["train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002", *TEST], "train images in two"),
         (["train", "train-00000-of-00001", *TEST], "the train images in two versions (train-00000-of-00001.parquet, "),
         (["train-00000-of-00001-0a1b2c3d", "train-00000-of-00001-4e5f6a7b", *TEST], "the same shard of train twice ("),
@@ -60,6 +65,8 @@ def test_a_missing_or_second_shard_is_named(data: Path, names: Sequence[str], wh
         ["train-00000-of-00001.snappy", "test-00000-of-00001.snappy"],
         ["train-0", "train-1", "train-5", "val-0"],
         ["train0", "train_part_1", "valid.0"],
+        ["train0of2", "train1of2", "test_shard0of1"],
+        [f"train-{SHA256}", "test"],
         ["train-00000-3f2504e0-4f89-41d3-9a0c-0305e82c3301-c000.snappy", "test_0001"],
     ],
     ids=str,
@@ -82,6 +89,8 @@ def test_usual_names_of_shards_are_those_of_their_split(data: Path, names: Seque
         "train-00000-of-00001 copy",
         "test_hard-00000-of-00001",
         "testing",
+        "train--0",
+        "train-",
     ],
 )
 def test_other_splits_are_left_out_and_named(data: Path, other: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -90,6 +99,13 @@ def test_other_splits_are_left_out_and_named(data: Path, other: str, caplog: pyt
     assert (held.num_train, held.num_test) == (8, 8)
     (said,) = caplog.records
     assert said.getMessage() == f"files left out of 'own': 1 of no split (data/{other}.parquet)"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", [f"{SHA256}_orig", "0" * 150 + "_orig", "-".join(["0000"] * 40) + "_orig"], ids=len)
+def test_a_long_name_of_another_split_is_told_at_once(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"train-{name}.parquet").touch()
+    assert split_files(tmp_path, "train") == []
 
 
 def test_val_is_not_mixed_with_validation(data: Path) -> None:
