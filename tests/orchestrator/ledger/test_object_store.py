@@ -309,8 +309,8 @@ def test_states_in_the_store(store: ObjectStore, bucket: str) -> None:
     states = StateStore(f"s3://{bucket}/states")
     assert states.index() == {}
     states.save("run-1", {f"member-{number}": state(number) for number in range(50)})
-    states.save("run-12", {"member-3": state(7)})
     states.save("run-1", {f"member-{number}": state(number + 1) for number in range(50)})
+    states.save("run-12", {"member-3": state(7)})
     before = len(requests(store, bucket))
     index = states.index()
     assert len(requests(store, bucket)) - before <= 1 + 2 * 6  # by file and not by member
