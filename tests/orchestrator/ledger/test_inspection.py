@@ -61,7 +61,10 @@ def packed(folder: Path) -> Path:
     return part.rename(part.with_name(f"{part.name}.gz"))
 
 
-@pytest.mark.parametrize("change", [renamed, moved_up, kept_aside, moved_down, packed])
+@pytest.mark.parametrize(
+    "change",
+    [renamed, moved_up, *(pytest.param(change, marks=pytest.mark.slow) for change in (kept_aside, moved_down, packed))],
+)
 def test_a_part_that_no_reader_finds_is_named(change: Callable[[Path], Path], folder: Path) -> None:
     path = change(folder)
     for command in (("status", "small"), ("plan", "small"), ("small", *INLINE, "--max-trials", "1")):

@@ -71,6 +71,7 @@ def test_an_mlflow_that_is_far_behind_is_given_up_and_left_alone(uri: str) -> No
     assert len(children(uri, "behind")) <= written + 1
 
 
+@pytest.mark.slow
 def test_what_waits_for_mlflow_is_read_from_the_ledger_beyond_a_bound(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

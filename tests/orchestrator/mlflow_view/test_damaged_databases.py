@@ -48,6 +48,7 @@ def lock(uri: str) -> sqlite3.Connection:
     return connection
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_said_to_be_locked(own_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "BUSY_SECONDS", 0.1)
     uri = moved_to_a_long_name(own_uri)
