@@ -16,8 +16,8 @@ from orchestrator.errors import UserError
 from orchestrator.mlflow_view.connection import MlflowUnavailable, one_line
 from orchestrator.mlflow_view.view import NO_SUMMARY, MlflowView, Row, Traces
 
-IDLE_SECONDS = 30.0
-"""How long `finish` waits for an MLflow that does nothing: longer than for a locked SQLite database, which says so."""
+IDLE_SECONDS = 60.0
+"""How long `finish` waits for an MLflow that does nothing: longer than another launch takes to create its database."""
 LONGEST_SECONDS = 120.0
 """How long `finish` waits for an MLflow that is slow, or far behind."""
 STOP_SECONDS = 10.0
