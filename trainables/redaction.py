@@ -117,10 +117,29 @@ def guard_output() -> None:
 
 def unguarded(stream: TextIO) -> TextIO:
     """The stream behind a guard, for text that must be written as it is, and that the caller has checked."""
-    return stream.guarded if isinstance(stream, _GuardedStream) else stream
+    guarded: TextIO = stream.guarded if isinstance(stream, _GuardedStream) else stream
+    return guarded
 
 
-class _GuardedStream(io.TextIOBase):
+class _Passing:
+    """What a stream does not change of the one behind it; `io`'s own classes define these as doing nothing."""
+
+    guarded: Any
+
+    def flush(self) -> None:
+        self.guarded.flush()
+
+    def fileno(self) -> int:
+        return int(self.guarded.fileno())
+
+    def isatty(self) -> bool:
+        return bool(self.guarded.isatty())
+
+    def writable(self) -> bool:
+        return True
+
+
+class _GuardedStream(_Passing, io.TextIOBase):
     """Writes redacted text to another stream, and is otherwise as that."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -137,49 +156,26 @@ class _GuardedStream(io.TextIOBase):
     def buffer(self) -> _GuardedBuffer:
         return _GuardedBuffer(self)
 
-    def flush(self) -> None:
-        self.guarded.flush()
-
-    def fileno(self) -> int:
-        return self.guarded.fileno()
-
-    def isatty(self) -> bool:
-        return self.guarded.isatty()
-
-    def writable(self) -> bool:
-        return True
-
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        return self.guarded.encoding
+        return str(self.guarded.encoding)
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]
-        return self.guarded.errors
+        found: str | None = self.guarded.errors
+        return found
 
 
-class _GuardedBuffer(io.BufferedIOBase):
+class _GuardedBuffer(_Passing, io.BufferedIOBase):
     """Takes bytes of text for a guarded stream: its own buffer would lead around the guard."""
 
     def __init__(self, stream: _GuardedStream) -> None:
-        self._stream = stream
+        self.guarded = stream
 
     def write(self, data: Any) -> int:
         written = bytes(data)
-        self._stream.write(written.decode(self._stream.encoding or "utf-8", errors="replace"))
+        self.guarded.write(written.decode(self.guarded.encoding or "utf-8", errors="replace"))
         return len(written)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def writable(self) -> bool:
-        return True
 
 
 def _given() -> tuple[tuple[str, str], ...]:

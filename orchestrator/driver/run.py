@@ -92,25 +92,30 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
             if view is not None:  # earlier launches may have met no MLflow, or it was deleted since
                 view.catch_up(plan.settled)
             ledger.wait_for_store(PATIENCE_SECONDS)
-            outcomes, interrupted, settled = Counter[str](), False, set(plan.settled)
+            outcomes, interrupted, settled = Counter[str](), False, frozenset[str]()
             if executor is not None:
                 training = _training(plan, ledger, executor, view, options)
                 outcomes, interrupted = training.run(console)
-                settled |= training.settled
+                settled = frozenset(training.settled)
             ledger.compact()
             now = plan if executor is None else plan_sweep(sweep, ledger)
             figures = _show(now, plan, ledger, options, console)
             if view is not None:
                 _finish_view(view, now, figures, console, interrupted)
-        _check_kept(settled, now, options.out)
+        _check_kept(plan.settled | settled, now, options.out)
+    return _summary(plan, ledger, outcomes, interrupted)
+
+
+def _summary(plan: Plan, ledger: Ledger, outcomes: Counter[str], interrupted: bool) -> RunSummary:
+    num_failed = outcomes[Outcome.FAILED]
     return RunSummary(
         planned=plan.num_trials,
         already_done=plan.num_done,
         finished=outcomes.total(),
-        failed=outcomes[Outcome.FAILED],
+        failed=num_failed,
         outcomes=outcomes,
         interrupted=interrupted,
-        errors=errors_of_launch(sweep, ledger) if outcomes[Outcome.FAILED] else {},
+        errors=errors_of_launch(plan.sweep, ledger) if num_failed else {},
     )
 
 

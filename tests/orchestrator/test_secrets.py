@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,10 +19,10 @@ import pytest
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.sweeps.registry import find_sweep
 from tests.support.launching import environment, kill_tree, launch, run_launch, start, wait_for
+from tests.support.made_results import made_result
 from tests.support.warm_python import run_python
-from trainables.provenance import provenance
 from trainables.redaction import redacted, shows_secret
-from trainables.result import Outcome, TrialResult
+from trainables.result import Outcome
 
 SECRET = "pl4nted"
 """A part of every secret of these tests, so that one search finds what is left of any."""
@@ -331,20 +332,8 @@ def test_a_row_of_an_earlier_version_is_shown_without_its_secrets(
 ) -> None:
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
-    config = find_sweep("grid_bsz").configs()[0]
-    result = TrialResult(
-        config=config,
-        outcome=Outcome.FAILED,
-        epochs_done=0,
-        trace=(),
-        data_digest=None,
-        init_digest=None,
-        order_digest=None,
-        train_seconds=0.1,
-        finished_at=1.0,
-        provenance=provenance("reference"),
-        error="RuntimeError: " + " ".join(SAID),
-    )
+    failed = made_result(find_sweep("grid_bsz").configs()[0], Outcome.FAILED)
+    result = replace(failed, error="RuntimeError: " + " ".join(SAID))
     assert SECRET not in str(result.error)
     object.__setattr__(result, "error", "RuntimeError: no connection " + " ".join(SAID))
     Ledger(str(folder / "old")).append([result])

@@ -7,8 +7,6 @@ import os
 import pwd
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,43 +17,14 @@ from orchestrator.errors import LedgerError, SweepError
 from orchestrator.ledger import lease as leases
 from orchestrator.ledger.lease import lease
 from tests.support.launching import environment, run_launch
-
-HOLDER = """
-import errno, fcntl, sys
-from orchestrator.ledger import lease
-lease.BEAT_SECONDS, lease.SILENT_SECONDS = 0.2, 5.0
-
-def flock(*_):
-    raise OSError(getattr(errno, sys.argv[2]), "no locks here")
-
-if sys.argv[2] != "locks":
-    fcntl.flock = flock  # as a file system without it
-try:
-    with lease.lease(sys.argv[1], "sweep"):
-        print("held", flush=True)
-        sys.stdin.read()
-except lease.SweepError as error:
-    print(error, flush=True)
-"""
+from tests.support.lease_holder import Holder
 
 
-class Holder:
-    """A process that requests the lease of one sweep, and holds it until it is ended."""
-
-    def __init__(self, out: Path, kind: str) -> None:
-        command = [sys.executable, "-c", HOLDER, str(out), kind]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment())
-        assert self.process.stdout is not None
-        self.said = self.process.stdout.readline().strip()
-
-    def end(self) -> None:
-        self.process.communicate(timeout=60)
-        assert self.process.returncode == 0
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+def holder(out: Path, kind: str) -> Holder:
+    """A process that has answered: the next one comes later."""
+    made = Holder(str(out), kind, beat=0.2, silent=5.0)
+    assert made.said
+    return made
 
 
 @pytest.fixture
@@ -157,11 +126,11 @@ def test_a_file_system_without_locks_has_leases(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["locks", "ENOSYS"])
 def test_a_killed_driver_holds_nothing(kind: str, tmp_path: Path) -> None:
-    first, second = Holder(tmp_path, kind), Holder(tmp_path, kind)
+    first, second = holder(tmp_path, kind), holder(tmp_path, kind)
     assert first.said == "held"
     assert f"by process {first.process.pid} of " in second.said
     first.kill()
-    third = Holder(tmp_path, kind)
+    third = holder(tmp_path, kind)
     assert third.said == "held"
     third.end()
     second.end()

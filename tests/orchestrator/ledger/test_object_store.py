@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from tests.support.launching import (
     start,
     wait_for,
 )
+from tests.support.lease_holder import HELD, Holder
 from tests.support.servers import ObjectStore, Way, free_port, object_store
 from trainables.atomic_files import is_absent
 from trainables.packs.state_store import StateStore
@@ -354,65 +355,38 @@ def test_an_upload_that_is_cut_leaves_nothing_to_be_seen(store: ObjectStore, buc
     assert int(loaded["epoch"]) == 1
 
 
-HOLDER = """
-import sys
-from orchestrator.ledger import lease
-lease.BEAT_SECONDS, lease.SILENT_SECONDS = 0.5, 3.0
-try:
-    with lease.lease(sys.argv[1], "sweep"):
-        print("held", flush=True)
-        sys.stdin.read()
-except lease.SweepError as error:
-    print(error, flush=True)
-"""
-
-
-def holders(out: str, count: int) -> Sequence[subprocess.Popen[str]]:
-    """Processes that request the lease of one sweep, and hold it until their standard input ends."""
-    command = [sys.executable, "-c", HOLDER, out]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    return [subprocess.Popen(command, text=True, **pipes) for _ in range(count)]
-
-
-def said(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def end(*processes: subprocess.Popen[str]) -> None:
-    for process in processes:
-        process.communicate(timeout=60)
-        assert process.returncode == 0
+def holder(out: str) -> Holder:
+    return Holder(out, beat=0.5, silent=3.0)
 
 
 @pytest.mark.slow
 def test_one_driver_at_a_time_until_it_ends_or_is_killed(store: ObjectStore, bucket: str) -> None:
     out = f"s3://{bucket}/p"
-    (first,) = holders(out, 1)
-    assert said(first) == "held"
-    (second,) = holders(out, 1)
-    refusal = said(second)
-    assert refusal.startswith(f"sweep 'sweep' is being run into '{out}' by process {first.pid} of ")
-    assert f"(it holds {out}/.leases/sweep/" in refusal
-    end(second, first)
+    first = holder(out)
+    assert first.said == HELD
+    second = holder(out)
+    assert second.said.startswith(f"sweep 'sweep' is being run into '{out}' by process {first.process.pid} of ")
+    assert f"(it holds {out}/.leases/sweep/" in second.said
+    second.end()
+    first.end()
     assert store.keys(bucket) == {}
-    (third,) = holders(out, 1)
-    assert said(third) == "held"
+    third = holder(out)
+    assert third.said == HELD
     third.kill()
-    third.communicate()
     assert len(store.keys(bucket)) == 1
-    (fourth,) = holders(out, 1)
-    assert said(fourth) == "held"
-    end(fourth)
+    fourth = holder(out)
+    assert fourth.said == HELD
+    fourth.end()
     assert store.keys(bucket) == {}
 
 
 @pytest.mark.slow
 def test_of_drivers_that_start_together_at_most_one_goes_on(store: ObjectStore, bucket: str) -> None:
     for _ in range(3):
-        crowd = holders(f"s3://{bucket}/p", 4)
-        assert [said(process) for process in crowd].count("held") <= 1
-        end(*crowd)
+        crowd = [holder(f"s3://{bucket}/p") for _ in range(4)]
+        assert [one.said for one in crowd].count(HELD) <= 1
+        for one in crowd:
+            one.end()
         assert store.keys(bucket) == {}
 
 
