@@ -180,3 +180,22 @@ def test_a_store_that_does_not_answer_is_no_damage(tmp_path: Path, caplog: pytes
     store.collect(())
     assert path.is_dir()
     assert "could not be deleted" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["weights", "epoch"])
+def test_a_sound_archive_of_other_numbers_is_not_used(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a program leaves it that unpacks, changes and packs again: the archive's own checksums fit."""
+    store = StateStore(str(tmp_path))
+    store.save("pack", {"a": state(epoch=3), "b": state(epoch=4)})
+    (path,) = tmp_path.glob("*.npz")
+    assert store.fault_of(str(path)) is None
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays[f"a/{name}"] = arrays[f"a/{name}"] + 1
+    np.savez(path, **arrays)
+    assert store.load(str(path), "a") is None
+    assert store.load(str(path), "b") is not None
+    assert caplog.text.count("trial a starts anew, its state in ") == 1
+    assert store.fault_of(str(path)) == "its arrays are not those that were saved"
