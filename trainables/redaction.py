@@ -10,7 +10,7 @@ wherever it occurs, the value of an environment variable that is named as one (`
 Not covered:
 
 - among the values that are searched for: plain words, small numbers (`atlas`, `batch_size`, `2026`), less than six
-  characters, and a password that is its user's name, as all of them are in ordinary text;
+  characters, the path of a file that exists, and a password that is its user's name, as all are in ordinary text;
 - among parameters: numbers of up to four digits, true, false and none, names such as `token_size` or `key_id`, and
   what follows `,`, `;`, `&` or `)` in a value without quotes; beside a blank (`password: hunter2`) all but words of six
   characters that are letters and digits, and what is quoted after `=`;
@@ -52,7 +52,7 @@ _NO_SECRETS = (
     r"|(?<!secret)[_-]ids?)"
 )
 """How names end that tell where a secret is, or how long or of what kind."""
-_SECRET_VARIABLE = re.compile(rf"{_WORDS}|(?:^|_)(?:key|pwd|pat|sas)$", re.IGNORECASE)
+_SECRET_VARIABLE = re.compile(rf"{_WORDS}|(?:^|_)(?:key|pat|sas)$|_pwd$", re.IGNORECASE)
 _ORDINARY_VARIABLE = re.compile(rf"(?:{_NO_SECRETS}|_credentials)$", re.IGNORECASE)
 
 _SCHEME = r"(?P<kept>(?<![\w+.-])[a-z][\w+.-]{0,30}://)"
@@ -226,4 +226,5 @@ def _password_and_pieces(password: str) -> Iterator[str]:
 
 
 def _is_searched_for(value: str, shortest: int = _SHORTEST) -> bool:
-    return len(value) >= shortest and not _PLAIN.fullmatch(value)
+    is_place = value.startswith(("/", "~")) and os.path.exists(os.path.expanduser(value))  # noqa: PTH110, PTH111
+    return len(value) >= shortest and not is_place and not _PLAIN.fullmatch(value)

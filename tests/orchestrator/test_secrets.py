@@ -422,3 +422,25 @@ def test_the_storage_of_an_optuna_export_is_named_without_its_password(folder: P
     refused = launch(folder, "export-optuna", "map_wd", *sets, "--storage", f"postgresql://u:{SECRET}@127.0.0.1:1/db")
     assert refused.returncode
     check_nothing_shown(folder, ran, exported, refused)
+
+
+SHELL = {
+    "OLDPWD": "{folder}",
+    "PWD": "{folder}",
+    "INIT_PWD": "{folder}",
+    "SSH_KEY": "{folder}",
+    "PROJECT_TOKEN": "{folder}",
+}
+"""Variables as a shell and a CI set them, some of them named as secrets, to the folder that the user is in."""
+
+
+@pytest.mark.parametrize("names", [("PWD",), tuple(SHELL)], ids=["a shell's", "all"])
+def test_paths_are_shown_whole_whatever_the_environment_names_them(names: tuple[str, ...], folder: Path) -> None:
+    """A shell's own PWD was taken for a password: each path that a launch printed began with ***."""
+    variables = {name: SHELL[name].format(folder=folder) for name in names}
+    arguments = ("grid_bsz", "--set", "num_epochs=1", "--set", "batch_size=200", "--seeds", "0", "--executor", "inline")
+    done = launch(folder, *arguments, "--no-figures", **variables)
+    assert done.returncode == 0, done.stderr
+    assert f"parquet  {folder}/results/trials, {folder}/results/traces" in done.stdout
+    assert f"sqlite:///{folder}/results/mlflow.db" in done.stdout
+    assert "***" not in done.stdout + done.stderr
