@@ -157,8 +157,9 @@ class _GuardedStream(_Passing, io.TextIOBase):
         return _GuardedBuffer(self)
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return str(self.guarded.encoding)
+    def encoding(self) -> str | None:  # type: ignore[override]
+        found: str | None = self.guarded.encoding  # None for a stream of text alone, such as io.StringIO
+        return found
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from orchestrator.sweeps.registry import find_sweep
 from tests.support.launching import environment, kill_tree, launch, run_launch, start, wait_for
 from tests.support.made_results import made_result
 from tests.support.warm_python import run_python
-from trainables.redaction import redacted, shows_secret
+from trainables.redaction import guard_output, redacted, shows_secret
 from trainables.result import Outcome
 
 SECRET = "pl4nted"
@@ -285,6 +287,15 @@ def test_a_guarded_stream_is_as_an_ordinary_one(tmp_path: Path) -> None:
         "lines password=***",
         "'_io.TextIOWrapper' object has no attribute 'no_such_attribute'",
     ]
+
+
+def test_a_guarded_stream_of_text_alone_has_no_encoding_either() -> None:
+    text = io.StringIO()
+    with redirect_stdout(text):
+        guard_output()
+        assert sys.stdout.encoding is text.encoding is None
+        print("│ password=pl4nted")
+    assert text.getvalue() == "│ password=***\n"
 
 
 # --- launches ---
