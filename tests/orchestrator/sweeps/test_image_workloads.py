@@ -242,6 +242,7 @@ def test_a_torn_image_is_named(folder: Path) -> None:
 # --- runs ---
 
 
+@pytest.mark.slow
 def test_the_best_rate_of_each_point_makes_one_line_of_them_and_tables_tell_only_what_was_set(folder: Path) -> None:
     settings = ["num_epochs=2", "batch_size=16,48", "normalization=batch,group", "learning_rate=1e-2,1e-3"]
     sweep = find_sweep("grid_bsz", workload="tiny_resnet8").with_overrides(settings, "0-1")
