@@ -9,5 +9,6 @@ import pytest
 
 
 def rest_slow(values: Iterable[Any], quick: int = 1) -> list[Any]:
-    """The values, those after the first `quick` marked as slow: they differ in what seldom breaks alone."""
-    return [value if at < quick else pytest.param(value, marks=pytest.mark.slow) for at, value in enumerate(values)]
+    """The values, or tuples of values, those after the first `quick` marked as slow."""
+    cases = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*case, marks=() if at < quick else pytest.mark.slow) for at, case in enumerate(cases)]

@@ -403,7 +403,7 @@ def test_a_driver_without_images_plans_by_the_manifest(folder: Path) -> None:
 def test_rows_equal_the_inline_executors_to_the_bit_also_when_workers_and_drivers_are_killed(folder: Path) -> None:
     # Some seconds a trial: states are saved between reports, a second apart, and a shorter trial would leave none.
     sizes = ("num_epochs=240", "batch_size=16,48", "learning_rate=1e-3")
-    longer = ("--workload", "tiny_resnet8", "--seeds", "0-1", *(part for one in sizes for part in ("--set", one)))
+    longer = ("--workload", "tiny_resnet8", "--seeds", "0", *(part for one in sizes for part in ("--set", one)))
     checked(folder, "grid_bsz", *longer, *INLINE, "--out", "inline")
     on_ray = (*longer, *PLAIN, "--out", "ray", "--checkpoint-seconds", "0.2")
     process = start(folder, "grid_bsz", *on_ray)
