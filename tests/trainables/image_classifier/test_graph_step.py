@@ -28,13 +28,8 @@ FEW_IMAGES = {"num_train": 12, "num_test": 3, "batch_size": 5, "num_epochs": 1}
 SMALL, LARGE = VARIANTS[:6], VARIANTS[6:]
 KINDS = [
     *({**values, **SHORT, "precision": "float32"} for values in SMALL),
-    *(
-        pytest.param(values, marks=pytest.mark.slow)
-        for values in (
-            *({**values, **SHORT, "precision": "bfloat16"} for values in SMALL),
-            *({**values, **FEW_IMAGES, "precision": "float32"} for values in LARGE),
-        )
-    ),
+    *({**values, **SHORT, "precision": "bfloat16"} for values in SMALL),
+    *({**values, **FEW_IMAGES, "precision": "float32"} for values in LARGE),
 ]
 
 
