@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 from orchestrator.errors import ClusterError, first_line, last_line
 from orchestrator.executors.ray_address import check_address
 from orchestrator.executors.ray_private import on_loopback, private_settings
+from orchestrator.executors.ray_signals import handlers_kept, own_session
 from trainables.machine.cpus import usable_cpus
 from trainables.provenance import code_digest, code_place
 
@@ -84,7 +85,7 @@ def _start(folder: Path) -> None:
     """Start a Ray on this machine."""
     try:
         settings = {**_LOCAL_SETTINGS, **private_settings(os.environ)}
-        with default_environment(settings), on_loopback(), _without_uv_hook():
+        with default_environment(settings), on_loopback(), _without_uv_hook(), own_session(), handlers_kept():
             # "local": otherwise Ray would join any cluster that it finds, without the checks below
             ray.init(
                 address="local",
@@ -117,7 +118,8 @@ def _join(address: str) -> None:
     try:
         ours = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
         environment = {"runtime_env": {"env_vars": ours}} if ours else {}
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **environment)
+        with handlers_kept():
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **environment)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
         if _TOKEN_FAULT in str(error.__cause__):
             raise ClusterError(
