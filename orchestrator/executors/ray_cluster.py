@@ -76,7 +76,8 @@ class Cluster:
 
 def _shut_down() -> None:
     try:
-        ray.shutdown()
+        with handlers_kept():
+            ray.shutdown()
     finally:
         gc.enable()
 

@@ -11,44 +11,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.stopping import SIGNALS
+from tests.support.endless import make_endless, saved
 from tests.support.launching import environment
 from tests.support.warm_python import run_python
-from trainables.packs.state_store import StateStore
-
-ENDLESS = """
-import subprocess, sys, time
-from pathlib import Path
-from typing import Literal
-
-from orchestrator.sweeps.registry import sweep
-from orchestrator.sweeps.value import Grid, Sweep
-from trainables.registry import register_workload
-from trainables.two_layer_cnn.config import TwoLayerCNNConfig
-from trainables.two_layer_cnn.workload import TwoLayerCNN
-
-class EndlessConfig(TwoLayerCNNConfig):
-    workload: Literal["endless"] = "endless"
-
-@register_workload("endless")
-class Endless(TwoLayerCNN):
-    "Says that a pack is about to be trained; a trial with a batch size of 3 then hangs, beside a child process."
-    config_type = EndlessConfig
-
-    def open(self, members, device="cpu", engine=None, num_threads=1):
-        run = super().open(members, device, engine, num_threads=num_threads)
-        hangs = any(member.config.batch_size == 3 for member in members)
-        child = subprocess.Popen(["sleep", "1000"]) if hangs else None
-        Path(f"training-{child.pid if child else 0}").touch()
-        if hangs:
-            time.sleep(1000)
-        return run
-
-@sweep
-def endless() -> Sweep:
-    sizes = {"num_train": 20, "num_test": 50, "dimension": 30, "noise_sparsity": 5, "num_filters": 2}
-    grid = Grid({"adam": {}, "adamw": {}}, {"batch_size": (2,)}, {**sizes, "weight_decay": 1e-3, "num_epochs": 10**9})
-    return Sweep("endless", "two packs that do not end", (grid,), seeds=(0,), workload="endless")
-"""
 
 ASKED = """
 import os, signal, sys, threading, time
@@ -75,8 +40,7 @@ NAMES = [number.name for number in SIGNALS]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "endless_sweeps.py").write_text(ENDLESS)
-    return tmp_path
+    return make_endless(tmp_path)
 
 
 def asked(
@@ -84,11 +48,14 @@ def asked(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that gets the signals once a file exists: names with the seconds before each, 0.2 unless given."""
     program = f"{ASKED}{setting}\n{main}"
-    return run_python("-c", program, *arguments, cwd=folder, env=environment(SIGNALS=signals, WHEN=when), timeout=60)
-
-
-def saved(folder: Path) -> set[str]:
-    return set(StateStore(f"{folder}/results/states").index())
+    return run_python(
+        "-c",
+        program,
+        *arguments,
+        cwd=folder,
+        env=environment(SIGNALS=signals, WHEN=when, LAMBDA_ATLAS_ENDLESS=str(folder)),
+        timeout=60,
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
