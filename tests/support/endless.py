@@ -58,7 +58,7 @@ def endless() -> Sweep:
 
 
 def make_endless(folder: Path) -> Path:
-    """A user's current folder with the module `endless_sweeps`; launches need it as `LAMBDA_ATLAS_ENDLESS` in their environment."""
+    """A user's current folder with the module `endless_sweeps`; in the environment it is `LAMBDA_ATLAS_ENDLESS`."""
     (folder / "endless_sweeps.py").write_text(_MODULE)
     return folder
 
