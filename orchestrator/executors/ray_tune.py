@@ -5,6 +5,7 @@ Tune sees only a pack's id and whether the pack continues; its files are scratch
 
 from __future__ import annotations
 
+import signal
 import threading
 import uuid
 from collections.abc import Collection, Iterator
@@ -25,7 +26,7 @@ from orchestrator.executors.pack_queue import PackQueue
 from orchestrator.executors.ray_capacity import GPU_NODES, ClusterRoom
 from orchestrator.executors.ray_cluster import Cluster
 from orchestrator.executors.ray_private import keys_not_sent
-from orchestrator.stopping import SAVE_SECONDS, Stopped, requested, seconds_left
+from orchestrator.stopping import SAVE_SECONDS, Stopped, requested, seconds_left, take_back
 from trainables.packs.exchange import PackExchange
 from trainables.packs.orders import PackOrder
 from trainables.packs.state_store import StateStore
@@ -272,6 +273,7 @@ class _PackEnds(_DriverOnly, FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """End the loop if it is not to continue; Tune calls this in every round."""
+        take_back(signal.SIGUSR1)  # of which Tune would end the loop as if all were done
         self._executor.check_continues()
         return super().choose_trial_to_run(tune_controller)
 

@@ -34,8 +34,8 @@ threading.Thread(target=ask, daemon=True).start()
 MAIN = "from orchestrator.launch import main\nmain()\n"
 RUN = ("endless", "--executor", "inline", "--module", "endless_sweeps", "--checkpoint-seconds", "1000", "--no-figures")
 RESUMES = ": the same command resumes where this one stopped"
-SAYS = {"SIGINT": "interrupted", "SIGTERM": "interrupted by SIGTERM", "SIGHUP": "interrupted by SIGHUP"}
 NAMES = [number.name for number in SIGNALS]
+SAYS = {name: "interrupted" if name == "SIGINT" else f"interrupted by {name}" for name in NAMES}
 
 
 @pytest.fixture

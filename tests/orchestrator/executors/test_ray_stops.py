@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 RUN = ("endless", "--module", "endless_sweeps", "--checkpoint-seconds", "1000", "--no-figures")
 RESUMES = ": the same command resumes where this one stopped"
 NAMES = [number.name for number in SIGNALS]
-SAYS = {"SIGINT": "interrupted", "SIGTERM": "interrupted by SIGTERM", "SIGHUP": "interrupted by SIGHUP"}
+SAYS = {name: "interrupted" if name == "SIGINT" else f"interrupted by {name}" for name in NAMES}
 
 
 @pytest.fixture
