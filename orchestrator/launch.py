@@ -1,25 +1,42 @@
 """The command line, `python -m orchestrator.launch SWEEP`: finds the commands, and answers Ctrl-C in one line.
 
-Everything is imported in `main`, where Ctrl-C is heeded from the first moment. Each command imports what it needs when
-it is called, so that `--help` and `plan` start fast.
+Everything is imported in `main`, where signals are heeded from the first moment. Each command imports what it needs
+when it is called, so that `--help` and `plan` start fast.
 """
 
 import os
 import sys
 
 _OTHER_PACKAGES = ("trainables", "search_spaces")
+_INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line: a user's mistake ends as one line and exit code 2, Ctrl-C as exit code 130."""
+    """Run the command line: a user's mistake ends as one line and exit code 2, a signal as 128 and its number."""
     try:
-        code = _run(sys.argv[1:])
-    except KeyboardInterrupt:
-        code = 130
-    if code == 130:
-        _say("interrupted: the same command resumes where this one stopped")
+        code, stopped = _stoppable(sys.argv[1:])
+    except KeyboardInterrupt:  # before signals are heeded
+        code, stopped = _INTERRUPTED, "interrupted"
+    if stopped:
+        _say(f"{stopped}: the same command resumes where this one stopped")
         exec("")  # else Python ends by the signal if code made from a string, as of a dataclass, was interrupted
     sys.exit(code)
+
+
+def _stoppable(arguments: list[str]) -> tuple[int, str]:
+    """The exit code, and in a few words what stopped the command, if anything did."""
+    from orchestrator import stopping
+
+    stopping.own_process()
+    try:
+        code = _run(arguments)
+        stopping.defer()  # nothing is left to be stopped
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    if code != _INTERRUPTED:
+        return code, ""
+    number = stopping.requested()
+    return (code, "interrupted") if number is None else (stopping.exit_code(number), stopping.described(number))
 
 
 def _run(arguments: list[str]) -> int:

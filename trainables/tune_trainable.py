@@ -100,7 +100,12 @@ class _ExchangedPack:
         deadline = time.monotonic() + TUNE_STEP_SECONDS
         while not self._worker.is_done and time.monotonic() < deadline:
             reports = self._worker.step()
-            self._worker.forget(ray.get(self._exchange.report.remote(self._pack_id, reports)))
+            answer = ray.get(self._exchange.report.remote(self._pack_id, reports))
+            self._worker.forget(answer.recorded)
+            if answer.stops:
+                self._worker.save()
+                ray.get(self._exchange.stopped.remote(self._pack_id))
+                return {"done": True}
         return {"done": self._worker.is_done}
 
     def save(self, path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from orchestrator import stopping
 from orchestrator.driver.progress import ProgressDisplay
 from orchestrator.driver.recorder import Recorder
 from orchestrator.executors.executor import Executor
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Training:
-    """One launch's training; `run` returns when the scheduler is finished, or on Ctrl-C."""
+    """One launch's training; `run` returns when the scheduler is finished, or when a signal has stopped it."""
 
     def __init__(
         self,
@@ -60,8 +61,8 @@ class Training:
         self._progress = ProgressDisplay(
             plan.sweep.name, plan.num_trials, plan.num_done, plan.forecast_core_seconds, console
         )
-        interrupted = False
         with (
+            stopping.deferred(),
             self._progress,
             Recorder(self._ledger, self._recorded, self._moved, lambda: self._queue.is_idle) as recorder,
         ):
@@ -70,11 +71,13 @@ class Training:
                 recorder.put([r for r in reports if r.result is None or self._queue.ended(r.result)])
 
             self._feed()
+            interrupted = False
             try:
                 self._executor.run(self._queue, sink)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt:  # of a user's program, which handles signals itself
                 interrupted = True
-                self._ledger.wait_for_store(0)  # Ctrl-C must not take minutes
+            if interrupted := interrupted or stopping.requested() is not None:
+                self._ledger.wait_for_store(0)  # a stop must not take minutes
         self._executor.close()
         self._states.collect(self._ledger.settled(self._workload))
         return self._outcomes, interrupted
@@ -119,7 +122,8 @@ class Training:
                 self._done(result.config, result.outcome)
         if self._view is not None:
             self._view.add([self._ledger.row(r) for r in ended], {r.trial_id: r.trace_rows() for r in ended})
-        self._feed(results)
+        if not stopping.requested():  # a search may think for long about what comes next
+            self._feed(results)
 
     def _done(self, config: TrialConfig, outcome: Outcome) -> None:
         self._running.pop(config.trial_id, None)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.filesize import decimal
 
+from orchestrator import stopping
 from orchestrator.driver.device import chosen_device
 from orchestrator.driver.loop import Training
 from orchestrator.driver.mlflow_export import recorded
@@ -46,7 +47,11 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
 
     It writes to `options.out`: results as Parquet under `trials` and `traces`, states of trials in training, figures,
     and an MLflow database. A launch that was killed can be repeated: it trains only what is missing, and resumes
-    trials from their saved states. Ctrl-C ends it cleanly; the summary then says `interrupted`.
+    trials from their saved states.
+
+    Ctrl-C, SIGTERM and SIGHUP end the training within `stopping.DRAIN_SECONDS`, with the states of all trials saved; no
+    tables or figures follow, and the summary says `interrupted`. In a program of yours this holds in its main thread;
+    afterwards its own handler of SIGTERM or SIGHUP is called, which by default ends the program.
 
     Args:
         sweep: What to run.
@@ -62,6 +67,7 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         LedgerError: `out` cannot be read or written.
         ClusterError: The Ray cluster cannot be reached or has no room for a trial.
         UserError: The sweep names a figure that is unknown, or that it cannot have. It is the base class of the above.
+        KeyboardInterrupt: A signal came before or after the training.
 
     Example:
         >>> from orchestrator import Grid, RunOptions, Sweep, run_sweep
@@ -75,6 +81,11 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         >>> summary.finished, summary.failed
         (4, 0)
     """
+    with stopping.heeded():
+        return _run(sweep, options)
+
+
+def _run(sweep: Sweep, options: RunOptions) -> RunSummary:
     console = _console()
     check_place(options)
     if options.figures or sweep.best_over:  # the best values are chosen by the errors that figures show
@@ -92,18 +103,28 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
             if view is not None:  # earlier launches may have met no MLflow, or it was deleted since
                 view.catch_up(plan.settled)
             ledger.wait_for_store(PATIENCE_SECONDS)
-            outcomes, interrupted, settled = Counter[str](), False, frozenset[str]()
+            outcomes, interrupted, settled = Counter[str](), False, set[str]()
             if executor is not None:
                 training = _training(plan, ledger, executor, view, options)
                 outcomes, interrupted = training.run(console)
-                settled = frozenset(training.settled)
-            ledger.compact()
-            now = plan if executor is None else plan_sweep(sweep, ledger)
-            figures = _show(now, plan, ledger, options, console)
-            if view is not None:
-                _finish_view(view, now, figures, console, interrupted)
-        _check_kept(plan.settled | settled, now, options.out)
+                settled = training.settled
+            if not interrupted:
+                now = _conclude(plan, ledger, view, options, console)
+            elif view is not None:
+                _finish_view(view, (), console, finished=False)
+        if not interrupted:
+            _check_kept(plan.settled | settled, now, options.out)
     return _summary(plan, ledger, outcomes, interrupted)
+
+
+def _conclude(plan: Plan, ledger: Ledger, view: BackgroundView | None, options: RunOptions, console: Console) -> Plan:
+    """Show what the ledger has after the training; returns the plan of what is left."""
+    ledger.compact()
+    now = plan if plan.is_complete else plan_sweep(plan.sweep, ledger)
+    figures = _show(now, plan, ledger, options, console)
+    if view is not None:
+        _finish_view(view, figures, console, finished=now.is_complete)
+    return now
 
 
 def _summary(plan: Plan, ledger: Ledger, outcomes: Counter[str], interrupted: bool) -> RunSummary:
@@ -225,13 +246,8 @@ def _mlflow(sweep: Sweep, options: RunOptions, ledger: Ledger) -> AbstractContex
     return BackgroundView(default_tracking_uri(options.out), sweep.name, sweep.title, load)
 
 
-def _finish_view(
-    view: BackgroundView, plan: Plan, figures: Sequence[Path], console: Console, interrupted: bool
-) -> None:
-    from orchestrator.mlflow_view.background import LONGEST_SECONDS, STOP_SECONDS
-
-    longest = STOP_SECONDS if interrupted else LONGEST_SECONDS
-    view.finish(figures, finished=plan.is_complete, longest_seconds=longest)
+def _finish_view(view: BackgroundView, figures: Sequence[Path], console: Console, *, finished: bool) -> None:
+    view.finish(figures, finished=finished)
     if view.problem is not None:
         console.print(
             f"{view.problem}: `launch export-mlflow` with this launch's sweep and options writes what is missing",

@@ -32,7 +32,10 @@ class Executor(Protocol):
         ...
 
     def run(self, queue: PackQueue, sink: ReportSink) -> None:
-        """Run every pack of the queue; returns when the queue is finished."""
+        """Run every pack of the queue; returns when the queue is finished.
+
+        If `stopping.requested`, it has the states of its packs saved and returns within `stopping.SAVE_SECONDS`.
+        """
         ...
 
     def acknowledge(self, trial_ids: Collection[str]) -> None:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, closing
 from orchestrator.executors.executor import Executor, ReportSink, given_up_reports
 from orchestrator.executors.pack_queue import PackQueue
 from orchestrator.executors.registry import ExecutorSettings
+from orchestrator.stopping import requested
 from trainables.packs.worker import PackWorker
 
 _WAIT_SECONDS = 1.0
@@ -23,8 +24,8 @@ class InlineExecutor:
         self._recorded: set[str] = set()
 
     def run(self, queue: PackQueue, sink: ReportSink) -> None:
-        """Run every pack of the queue; returns when the queue is finished."""
-        while not queue.is_finished:
+        """Run every pack of the queue; returns when the queue is finished, or when a stop is requested."""
+        while not (queue.is_finished or requested()):
             order = queue.next_pack(self.slots)
             if order is None:
                 queue.wait(_WAIT_SECONDS)
@@ -34,6 +35,9 @@ class InlineExecutor:
             while not worker.is_done:
                 sink(worker.step())
                 worker.forget(tuple(self._recorded))
+                if requested():
+                    worker.save()
+                    return
             sink(given_up_reports(queue.completed(order.pack_id)))
 
     def acknowledge(self, trial_ids: Collection[str]) -> None:

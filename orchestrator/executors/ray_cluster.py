@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from ray.exceptions import RayError
 from orchestrator.errors import ClusterError, first_line, last_line
 from orchestrator.executors.ray_address import check_address
 from orchestrator.executors.ray_private import on_loopback, private_settings
+from orchestrator.executors.ray_signals import handlers_kept, own_session
+from orchestrator.stopping import requested
 from trainables.machine.cpus import usable_cpus
 from trainables.provenance import code_digest, code_place
 
@@ -27,6 +30,7 @@ _VARIABLES = "LAMBDA_ATLAS_"
 """Environment variables with this prefix are passed from the driver to the workers of a cluster that it joins."""
 _TOKEN_FAULT = "InvalidAuthToken"
 _CODE_CHECK_SECONDS = 120.0
+_LOOK_SECONDS = 0.2
 
 
 @contextmanager
@@ -75,7 +79,8 @@ class Cluster:
 
 def _shut_down() -> None:
     try:
-        ray.shutdown()
+        with handlers_kept():
+            ray.shutdown()
     finally:
         gc.enable()
 
@@ -84,7 +89,7 @@ def _start(folder: Path) -> None:
     """Start a Ray on this machine."""
     try:
         settings = {**_LOCAL_SETTINGS, **private_settings(os.environ)}
-        with default_environment(settings), on_loopback(), _without_uv_hook():
+        with default_environment(settings), on_loopback(), _without_uv_hook(), own_session(), handlers_kept():
             # "local": otherwise Ray would join any cluster that it finds, without the checks below
             ray.init(
                 address="local",
@@ -117,7 +122,8 @@ def _join(address: str) -> None:
     try:
         ours = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
         environment = {"runtime_env": {"env_vars": ours}} if ours else {}
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **environment)
+        with handlers_kept():
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **environment)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
         if _TOKEN_FAULT in str(error.__cause__):
             raise ClusterError(
@@ -132,7 +138,12 @@ def _check_same_code(address: str | None) -> None:
     """Raise `ClusterError` if workers have another `trainables`: they would write wrong rows under right ids."""
     where = "the workers of a local Ray" if address is None else f"the nodes of the cluster at {address}"
     try:
-        digest, place = ray.get(ray.remote(num_cpus=0)(_code).remote(), timeout=_CODE_CHECK_SECONDS)
+        answer = ray.remote(num_cpus=0)(_code).remote()
+        deadline = time.monotonic() + _CODE_CHECK_SECONDS
+        while not ray.wait([answer], timeout=_LOOK_SECONDS)[0] and time.monotonic() < deadline:
+            if requested():  # the launch waits for this thread, to leave the cluster
+                return
+        digest, place = ray.get(answer, timeout=0)
     except RayError as error:
         raise ClusterError(
             f"lambda-atlas does not run on {where}: {last_line(str(error) or type(error).__name__)}"

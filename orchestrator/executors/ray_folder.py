@@ -36,7 +36,11 @@ def launch_folder() -> Iterator[Path]:
     with (folder / "new").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         (folder / "new").rename(folder / _ALIVE)  # locked from the moment that others can see it
-        yield folder
+        try:
+            yield folder
+        except KeyboardInterrupt:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         shutil.rmtree(folder, ignore_errors=True)  # after a failure its logs stay until the next launch
 
 

@@ -5,10 +5,11 @@ Tune sees only a pack's id and whether the pack continues; its files are scratch
 
 from __future__ import annotations
 
+import signal
 import threading
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 import ray
@@ -25,6 +26,7 @@ from orchestrator.executors.pack_queue import PackQueue
 from orchestrator.executors.ray_capacity import GPU_NODES, ClusterRoom
 from orchestrator.executors.ray_cluster import Cluster
 from orchestrator.executors.ray_private import keys_not_sent
+from orchestrator.stopping import SAVE_SECONDS, Stopped, requested, seconds_left, take_back
 from trainables.packs.exchange import PackExchange
 from trainables.packs.orders import PackOrder
 from trainables.packs.state_store import StateStore
@@ -32,7 +34,7 @@ from trainables.tune_trainable import EXCHANGE, EXCHANGE_NAMESPACE, PACK_ID, Pac
 
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no log files for each trial
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends fit() at once
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are heeded by this module
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # no snapshots of what the ledger already describes
     "RAY_AIR_NEW_OUTPUT": "0",  # no configuration box
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -87,6 +89,7 @@ class RayExecutor:
         )
         self._drain_lock = threading.Lock()
         self._problem: BaseException | None = None
+        self._is_stopped = threading.Event()
 
     @property
     def slots(self) -> int:
@@ -94,9 +97,9 @@ class RayExecutor:
         return self._room.wanted
 
     def run(self, queue: PackQueue, sink: ReportSink) -> None:
-        """Run every pack of the queue; returns when the queue is finished."""
+        """Run every pack of the queue; returns when the queue is finished, or when packs have saved and stopped."""
         try:
-            with self._draining(sink), keys_not_sent():
+            with self._draining(sink), keys_not_sent(), suppress(Stopped):
                 self._tuner(queue, sink).fit()
         except Exception:
             self.raise_problem()  # the cause, if Tune wrapped it or failed because of it
@@ -158,10 +161,11 @@ class RayExecutor:
         """Handle the end of a pack or the death of its worker: take its reports, and requeue unfinished members."""
         try:
             self._drain(sink)
-            given_up = (
-                queue.completed(pack_id) if error is None else queue.lost(pack_id, error, self._store.find(pack_id))
-            )
-            sink(given_up_reports(given_up))
+            if not requested():  # otherwise its members have not ended, and are not lost
+                given_up = (
+                    queue.completed(pack_id) if error is None else queue.lost(pack_id, error, self._store.find(pack_id))
+                )
+                sink(given_up_reports(given_up))
         except BaseException as problem:
             self._problem = problem  # Tune turns an exception raised here into text
             raise
@@ -180,6 +184,8 @@ class RayExecutor:
         def drain_until_stopped() -> None:
             try:
                 while not stop.is_set():
+                    if requested():
+                        self._have_packs_stopped()
                     ray.get(self._exchange.news.remote(_NEWS_SECONDS))
                     self._drain(sink)
             except BaseException as problem:  # raised in the driver's thread, by the searcher
@@ -196,10 +202,22 @@ class RayExecutor:
             self.raise_problem()
             self._drain(sink)
 
+    def _have_packs_stopped(self) -> None:
+        """Let packs save their states and end; `raise_problem` ends the run once they have, or after `SAVE_SECONDS`."""
+        self._exchange.stop.remote()
+        if seconds_left(SAVE_SECONDS) < 0 or not ray.get(self._exchange.num_training.remote()):
+            self._is_stopped.set()
+
     def raise_problem(self) -> None:
         """Raise the failure that occurred while recording results, such as a full disk: the sweep cannot continue."""
         if self._problem is not None:
             raise self._problem
+
+    def check_continues(self) -> None:
+        """Raise what ends Tune's loop: such a failure, or `Stopped` when packs have stopped as requested."""
+        self.raise_problem()
+        if self._is_stopped.is_set():
+            raise Stopped
 
 
 class _DriverOnly:
@@ -222,7 +240,9 @@ class _PackSearcher(_DriverOnly, Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The Tune config of the next pack; None while none can be started, FINISHED when the queue is."""
-        self._executor.raise_problem()
+        self._executor.check_continues()
+        if requested():
+            return None
         slots = self._executor.slots
         order = self._queue.next_pack(slots) if len(self._in_flight) < slots else None
         if order is None:
@@ -252,8 +272,9 @@ class _PackEnds(_DriverOnly, FIFOScheduler):
         self._queue, self._executor, self._sink = queue, executor, sink
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Raise a failure to record results; Tune calls this in every round of its loop."""
-        self._executor.raise_problem()
+        """End the loop if it is not to continue; Tune calls this in every round."""
+        take_back(signal.SIGUSR1)  # of which Tune would end the loop as if all were done
+        self._executor.check_continues()
         return super().choose_trial_to_run(tune_controller)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from orchestrator import stopping
 from orchestrator.errors import UserError
 from orchestrator.mlflow_view.connection import MlflowUnavailable, one_line
 from orchestrator.mlflow_view.view import NO_SUMMARY, MlflowView, Row, Traces
@@ -22,6 +23,8 @@ LONGEST_SECONDS = 120.0
 """How long `finish` waits for an MLflow that is slow, or far behind."""
 STOP_SECONDS = 10.0
 """How long an interrupted launch waits, at most."""
+_END_SECONDS = 2.0
+"""What such a launch needs to end after that."""
 
 _MOST_WAITING = 2000
 """Runs that wait for MLflow in memory, with all their numbers; of further ones only the ids are kept."""
@@ -87,7 +90,8 @@ class BackgroundView:
     ) -> None:
         """Have everything written, the figures copied and the sweep's run ended; wait for it, but not for ever.
 
-        It is given up when MLflow has done nothing for `idle_seconds`, or after `longest_seconds`.
+        It is given up when MLflow has done nothing for `idle_seconds`, or after `longest_seconds`; sooner if the launch
+        was asked to stop.
         """
         if not self._thread.is_alive() or self._is_given_up:
             return
@@ -96,6 +100,8 @@ class BackgroundView:
         self._jobs.put(lambda view: view.close(finished=finished, summary=summary))
         self._jobs.put(lambda view: view.add_artifacts(figures))
         self._jobs.put(None)
+        if stopping.requested():
+            longest_seconds = max(0.0, min(longest_seconds, STOP_SECONDS, stopping.seconds_left() - _END_SECONDS))
         deadline = time.monotonic() + longest_seconds
         while self._thread.is_alive():
             left = min(self._last_progress + idle_seconds, deadline) - time.monotonic()

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from trainables.contract import Report
-from trainables.packs.orders import PackOrder
+from trainables.packs.orders import Answer, PackOrder
 
 
 class PackExchange:
@@ -19,6 +19,8 @@ class PackExchange:
         self._reports: list[Report] = []
         self._news = asyncio.Event()
         self._recorded: set[str] = set()
+        self._training: set[str] = set()
+        self._stops = False
 
     async def put(self, order: PackOrder) -> None:
         """Offer an order until `close`."""
@@ -32,11 +34,26 @@ class PackExchange:
             await self._offered.wait_for(lambda: pack_id in self._orders)
             return self._orders[pack_id]
 
-    async def report(self, pack_id: str, reports: Sequence[Report]) -> list[str]:
-        """Take a pack's reports; returns the trial_ids of its members that the driver has recorded so far."""
+    async def report(self, pack_id: str, reports: Sequence[Report]) -> Answer:
+        """Take a pack's reports; the answer says which of its members the driver has recorded so far."""
+        self._training.add(pack_id)
         self._reports.extend(reports)
         self._news.set()
-        return [m.config.trial_id for m in self._orders[pack_id].members if m.config.trial_id in self._recorded]
+        ids = [member.config.trial_id for member in self._orders[pack_id].members]
+        return Answer([trial_id for trial_id in ids if trial_id in self._recorded], self._stops)
+
+    async def stop(self) -> None:
+        """Have every pack save its states and end, at its next report."""
+        self._stops = True
+
+    async def stopped(self, pack_id: str) -> None:
+        """Note that the states of a pack are saved, and that it trains no more."""
+        self._training.discard(pack_id)
+        self._news.set()
+
+    async def num_training(self) -> int:
+        """Number of packs that have reported and have not ended."""
+        return len(self._training)
 
     async def news(self, wait_seconds: float) -> None:
         """Wait until there are reports to drain, `wake` is called or `wait_seconds` have passed."""
@@ -60,6 +77,7 @@ class PackExchange:
 
     async def close(self, pack_id: str) -> None:
         """Forget an order that has ended."""
+        self._training.discard(pack_id)
         order = self._orders.pop(pack_id, None)
         if order is not None:
             self._recorded.difference_update(m.config.trial_id for m in order.members)

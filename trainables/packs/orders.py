@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trainables.config import TrialConfig
@@ -46,3 +47,11 @@ class PackOrder:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "workload", place_of(self.members[0].config))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a worker hears when it reports: its members that the driver has `recorded`, and whether it is to stop."""
+
+    recorded: Sequence[str]
+    stops: bool

@@ -42,10 +42,15 @@ class PackWorker:
         """Train for about `seconds`, and save the states once `checkpoint_seconds` have passed since the last save."""
         reports = [self._completed(report) for report in self._run.advance(seconds)]
         self._keep_unfinished(reports)
-        if not self.is_done and time.monotonic() - self._saved_at >= self._order.checkpoint_seconds:
+        if time.monotonic() - self._saved_at >= self._order.checkpoint_seconds:
+            self.save()
+        return reports
+
+    def save(self) -> None:
+        """Save the states of the pack's members, unless all have ended."""
+        if not self.is_done:
             self._save(self._order.pack_id, self._run.states())
             self._saved_at = time.monotonic()
-        return reports
 
     def forget(self, trial_ids: Collection[str]) -> None:
         """Drop the states of members whose results are safely recorded."""
