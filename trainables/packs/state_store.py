@@ -60,12 +60,12 @@ class StateStore:
         """
         return _last_saved({path: self._epochs(path) for path in self._paths(pack_id)})
 
-    def find(self, pack_id: str) -> dict[str, str]:
+    def find(self, pack_id: str | None = None) -> dict[str, str]:
         """Like `index`, but empty if the store does not answer, since trials can be trained without a saved state."""
         try:
             return self.index(pack_id)
         except OSError as error:
-            _logger.warning("states of %s could not be looked up: %s", pack_id, error)
+            _logger.warning("states of %s could not be looked up: %s", pack_id or "any pack", error)
             return {}
 
     def sizes(self, trial_ids: Collection[str]) -> dict[str, int]:
