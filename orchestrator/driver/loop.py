@@ -44,8 +44,20 @@ class Training:
         self._plan, self._ledger, self._executor, self._view = plan, ledger, executor, view
         self._workload = plan.sweep.workload
         self._states = StateStore(states_root)
+        self._collect()
+        self._attempts = ledger.attempts(self._workload)
+        # A failed trial starts from its beginning: its saved state may be why it failed.
+        failed = ledger.failed(self._workload)
+        self._state_paths = {tid: path for tid, path in self._states.index().items() if tid not in failed}
         settings = PackSettings(states_root, checkpoint_seconds, executor.device, executor.num_threads)
-        self._sharing = Sharing(ledger, self._workload, self._states, self._found, self._queue_again)
+        self._sharing = Sharing(
+            ledger,
+            self._workload,
+            self._states,
+            on_recorded=self._found,
+            on_free=lambda orders: self._queue.add(orders),
+            is_idle=lambda: self._queue.is_idle,
+        )
         self._queue = PackQueue(settings, self._sharing.claim)
         self._lock = threading.RLock()
         self._configs: dict[str, TrialConfig] = {}
@@ -63,35 +75,26 @@ class Training:
             plan.sweep.name, plan.num_trials, plan.num_done, plan.forecast_core_seconds, console
         )
         interrupted = False
-        with self._ledger.claims.held():
-            self._prepare()
-            with (
-                self._progress,
-                Recorder(self._ledger, self._recorded, self._moved, lambda: self._queue.is_idle) as recorder,
-                self._sharing,
-            ):
+        with (
+            self._progress,
+            self._ledger.claims.held(),
+            Recorder(self._ledger, self._recorded, self._moved, lambda: self._queue.is_idle) as recorder,
+            self._sharing,
+        ):
 
-                def sink(reports: Sequence[Report]) -> None:
-                    self._sharing.check()
-                    recorder.put([r for r in reports if r.result is None or self._queue.ended(r.result)])
+            def sink(reports: Sequence[Report]) -> None:
+                self._sharing.check()
+                recorder.put([r for r in reports if r.result is None or self._queue.ended(r.result)])
 
-                self._feed()
-                try:
-                    self._executor.run(self._queue, sink)
-                except KeyboardInterrupt:
-                    interrupted = True
-                    self._ledger.wait_for_store(0)  # Ctrl-C must not take minutes
-            self._executor.close()
-            self._collect()
-        return self._outcomes, interrupted
-
-    def _prepare(self) -> None:
-        """Read how often each open trial was tried, and where its latest state is."""
+            self._feed()
+            try:
+                self._executor.run(self._queue, sink)
+            except KeyboardInterrupt:
+                interrupted = True
+                self._ledger.wait_for_store(0)  # Ctrl-C must not take minutes
+        self._executor.close()
         self._collect()
-        self._attempts = self._ledger.attempts(self._workload)
-        # A failed trial starts from its beginning: its saved state may be why it failed.
-        failed = self._ledger.failed(self._workload)
-        self._state_paths = {tid: path for tid, path in self._states.index().items() if tid not in failed}
+        return self._outcomes, interrupted
 
     def _collect(self) -> None:
         """Delete saved states that nobody needs: another launch may train on what is settled for this one."""
@@ -149,9 +152,6 @@ class Training:
             if self._view is not None:
                 self._view.add([found.row for found in ended], {f.result.trial_id: f.trace for f in ended})
             self._feed(results)
-
-    def _queue_again(self, orders: Sequence[MemberOrder]) -> None:
-        self._queue.add(orders)
 
     def _take(self, results: Sequence[TrialResult]) -> None:
         for result in results:

@@ -18,7 +18,7 @@ from orchestrator.driver.device import chosen_device
 from orchestrator.driver.loop import Training
 from orchestrator.driver.mlflow_export import recorded
 from orchestrator.driver.options import RunOptions, RunSummary, check_place
-from orchestrator.driver.status import errors_of_launch
+from orchestrator.driver.status import errors_of
 from orchestrator.errors import LedgerError
 from orchestrator.executors.executor import Executor
 from orchestrator.executors.registry import ExecutorSettings, connected
@@ -92,30 +92,30 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
             if view is not None:  # earlier launches may have met no MLflow, or it was deleted since
                 view.catch_up(plan.settled)
             ledger.wait_for_store(PATIENCE_SECONDS)
-            outcomes, interrupted, settled = Counter[str](), False, frozenset[str]()
+            outcomes, interrupted = Counter[str](), False
+            settled = failed = frozenset[str]()
             if executor is not None:
                 training = _training(plan, ledger, executor, view, options)
                 outcomes, interrupted = training.run(console)
-                settled = frozenset(training.settled)
+                settled, failed = frozenset(training.settled), frozenset(training.failed)
             ledger.compact()
             now = plan if executor is None else plan_sweep(sweep, ledger)
             figures = _show(now, plan, ledger, options, console)
             if view is not None:
                 _finish_view(view, now, figures, console, interrupted)
         _check_kept(plan.settled | settled, now, options.out)
-    return _summary(plan, ledger, outcomes, interrupted)
+    return _summary(plan, ledger, outcomes, failed, interrupted)
 
 
-def _summary(plan: Plan, ledger: Ledger, outcomes: Counter[str], interrupted: bool) -> RunSummary:
-    num_failed = outcomes[Outcome.FAILED]
+def _summary(plan: Plan, ledger: Ledger, outcomes: Counter[str], failed: Set[str], interrupted: bool) -> RunSummary:
     return RunSummary(
         planned=plan.num_trials,
         already_done=plan.num_done,
         finished=outcomes.total(),
-        failed=num_failed,
+        failed=outcomes[Outcome.FAILED],
         outcomes=outcomes,
         interrupted=interrupted,
-        errors=errors_of_launch(plan.sweep, ledger) if num_failed else {},
+        errors=errors_of(plan.sweep, ledger, failed) if failed else {},
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
+from orchestrator.ledger.claims import Claim
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.recorded import Recorded, recorded
 from trainables.packs.orders import MemberOrder
@@ -31,7 +32,8 @@ _logger = logging.getLogger(__name__)
 class Sharing:
     """Context manager: `claim` is called by the queue; a thread waits for the trials that are trained elsewhere.
 
-    `on_recorded` is called in that thread with results of other launches, `on_free` with orders to be queued again.
+    `on_recorded` is called in that thread with results of other launches, `on_free` with orders to be queued again;
+    `is_idle` says whether this launch has nothing to train.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class Sharing:
         states: StateStore,
         on_recorded: Callable[[Sequence[Recorded]], None],
         on_free: Callable[[Sequence[MemberOrder]], None],
+        is_idle: Callable[[], bool],
     ) -> None:
         self._ledger, self._workload, self._states = ledger, workload, states
-        self._on_recorded, self._on_free = on_recorded, on_free
+        self._on_recorded, self._on_free, self._is_idle = on_recorded, on_free, is_idle
+        self._has_said = False
         self._lock = threading.Lock()
         self._awaited: dict[str, MemberOrder] = {}
         self._seen_elsewhere: set[str] = set()
@@ -75,13 +79,20 @@ class Sharing:
 
         The ledger is asked after the claim: another launch may have recorded a trial since this one planned it.
         """
+        try:
+            return self._claimed(members)
+        except Exception as problem:  # Tune turns an exception raised here into text; `check` raises it
+            self._problem = problem
+            raise
+
+    def _claimed(self, members: Sequence[MemberOrder]) -> list[MemberOrder]:
         orders = {member.config.trial_id: member for member in members}
         mine = self._ledger.claims.claim(orders)
         self._await([orders[trial_id] for trial_id in orders.keys() - mine])
         rows = self._rows(mine)
         answered = {trial_id for trial_id, row in rows.items() if _answers(row, orders[trial_id])}
-        self._ledger.claims.release(answered)
         if answered:
+            self._ledger.claims.release(answered)
             self._inbox.put(self._recorded([orders[trial_id] for trial_id in answered], rows))
         return self._renewed([member for trial_id, member in orders.items() if trial_id in mine - answered], rows)
 
@@ -156,6 +167,16 @@ class Sharing:
             self._on_recorded(self._recorded([awaited[trial_id] for trial_id in answered], rows))
         if free:
             self._on_free([awaited[trial_id] for trial_id in free])
+        self._say_waiting([claim for trial_id, claim in claims.items() if trial_id in awaited.keys() - answered])
+
+    def _say_waiting(self, claims: Sequence[Claim]) -> None:
+        """Say once why this launch has nothing to do."""
+        if claims and not self._has_said and self._is_idle():
+            self._has_said = True
+            trials = "1 trial" if len(claims) == 1 else f"{len(claims)} trials"
+            _logger.warning(
+                "waiting for %s that %s trains into %s as well", trials, claims[0].holder, self._ledger.root
+            )
 
 
 def _is_news(row: Mapping[str, Any] | None, member: MemberOrder) -> bool:
