@@ -110,10 +110,10 @@ class Training:
         if stopped:
             # A killed launch may have left some unmarked: this launch has not queued all of them.
             self._configs.update((config.trial_id, config) for config in self._plan.scheduler.configs())
-            marked = self._ledger.mark_pruned(self._workload, stopped)
-            for trial_id in marked:
+            self._ledger.mark_pruned(self._workload, stopped)
+            for trial_id in stopped:  # also what another launch of the same search has marked before
                 self._done(self._configs[trial_id], Outcome.PRUNED)
-            self._show_recorded(marked)
+            self._show_recorded(stopped)
         if self._plan.scheduler.is_finished:
             self._queue.close()
 

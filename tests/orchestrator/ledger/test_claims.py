@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from orchestrator.errors import LedgerError
@@ -75,8 +76,6 @@ def test_a_trial_is_claimed_by_one_driver(out: str) -> None:
 def test_what_a_damaged_object_claims_is_not_known_and_stops_nobody(out: str) -> None:
     storage = Storage(out)
     for number, content in enumerate((b"", b"{", b"[1]", b'{"trials": null}')):
-        import pyarrow as pa
-
         storage.write(f"{storage.path}/.claims/damaged{number}.json", pa.py_buffer(content))
     claims = Ledger(out).claims
     with claims.held():
@@ -150,7 +149,7 @@ def test_no_trial_is_held_by_two_drivers_at_once(out: str) -> None:
     holders: dict[str, int] = {}
     num_held = [0] * 4
     guard = threading.Lock()
-    until = time.monotonic() + 1.5
+    until = time.monotonic() + 1.0
 
     def drive(number: int) -> None:
         chance = random.Random(number)
