@@ -160,7 +160,7 @@ class Claims:
         """Write the own object, and find out whether this driver was taken for dead if that may be."""
         begun = liveness.now()
         self._num_writes += 1  # else two beats could be equal, and their times too on a coarse clock
-        content = {**self._holder, "beat": self._num_writes, "trials": sorted(self._own)}
+        content = {**self._holder, "beat": self._num_writes, "trials": list(self._own)}
         storage.write(
             self._path(self._driver_id, _CLAIMS), pa.py_buffer(json.dumps(content).encode()), is_lasting=False
         )
@@ -204,17 +204,18 @@ class Claims:
                 if not locked(file):
                     return False
                 self._storage.delete(self._path(driver_id, _CLAIMS))
-                path.unlink(missing_ok=True)
+                self._unlock(driver_id)
                 return True
         except OSError:  # locked by the living driver, or removed by one that ended
             return False
 
     def _forget(self) -> None:
-        """Delete the markers of drivers that were taken for dead long ago."""
+        """Delete what drivers that were taken for dead long ago have left."""
         for info in self._storage.infos(self._folder):
             is_old = info.mtime_ns is not None and time.time() - info.mtime_ns / 1e9 > _FORGOTTEN_SECONDS
             if is_old and info.base_name.endswith(_VOID):
                 self._storage.delete(info.path)
+                self._unlock(info.base_name.removesuffix(_VOID))
 
     def _end(self) -> None:
         """Remove what this driver has left in the folder, the marker last: it voids the object as long as that is."""
@@ -223,8 +224,11 @@ class Claims:
         with suppress(LedgerError):  # a store that is away: others find the object silent
             for ending in endings:
                 self._beat_storage.delete(self._path(self._driver_id, ending))
+        self._unlock(self._driver_id)
+
+    def _unlock(self, driver_id: str) -> None:
         if self._storage.is_local:
-            self._lock_path(self._driver_id).unlink(missing_ok=True)
+            self._lock_path(driver_id).unlink(missing_ok=True)
 
 
 def _trials(content: bytes) -> list[str]:

@@ -52,7 +52,7 @@ class Watch:
         passed = min(looked_at - self._looked_at, BEAT_SECONDS)
         self._looked_at = looked_at
         self._silence = {
-            driver: self._silence[driver] + passed if self._seen.get(driver) == mark else 0.0
+            driver: self._silence[driver] + passed if driver in self._seen and self._seen[driver] == mark else 0.0
             for driver, mark in files.items()
         }
         self._seen = dict(files)

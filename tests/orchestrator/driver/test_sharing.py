@@ -30,9 +30,11 @@ from tests.support.launching import WORKLOAD, check_went_on, plant_seconds
 from tests.support.made_results import made_result
 from tests.support.scheduling import trained
 from trainables.config import TrialConfig
+from trainables.contract import Member
 from trainables.packs.orders import MemberOrder, PackOrder
 from trainables.packs.state_store import StateStore
 from trainables.packs.worker import PackWorker
+from trainables.registry import workload
 from trainables.result import Outcome
 
 SMALL: dict[str, Any] = {"num_train": 40, "num_test": 50, "dimension": 60, "noise_sparsity": 10, "num_filters": 4}
@@ -166,6 +168,21 @@ def test_a_state_is_kept_while_another_driver_trains_on_it(tmp_path: Path) -> No
         assert set(store.index()) == {config.trial_id}
     launch_once()
     assert store.index() == {}
+
+
+def test_a_state_that_was_saved_anew_meanwhile_is_the_one_to_go_on_from(tmp_path: Path) -> None:
+    """The worker of a launch that was stopped trains on, and replaces its file after another launch has chosen it."""
+    (config, *_), store = SWEEP.configs(), StateStore(str(tmp_path))
+    run = workload(config.workload).open([Member(config, until_epoch=4)])
+    run.advance(math.inf)
+    store.save("pack", run.states())
+    chosen = store.index()[config.trial_id]
+    store.save("pack", run.states())
+    found = store.load(chosen, config.trial_id)
+    assert found is not None
+    assert int(found["epoch"]) == 4
+    store.save("pack", {})
+    assert store.load(chosen, config.trial_id) is None
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
