@@ -38,32 +38,37 @@ def is_absent(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) or any(kind in str(error) for kind in _ABSENT)
 
 
-def write_whole(files: fs.FileSystem, path: str, content: pa.Buffer) -> None:
+def write_whole(files: fs.FileSystem, path: str, content: pa.Buffer, *, is_lasting: bool = True) -> None:
     """Create or replace a file so that no reader ever sees a part of it; raises `OSError`.
 
     A local file is written under a hidden name and then renamed. An object store shows an upload only once it is
-    complete, and a rename there would be a copy.
+    complete, and a rename there would be a copy. After a power cut, too, a lasting file is complete or absent.
     """
     if isinstance(files, fs.LocalFileSystem):
-        _write_locally(Path(path), content)
+        _write_locally(Path(path), content, is_lasting)
     else:
         with files.open_output_stream(path) as stream:
             stream.write(content)
 
 
-def _write_locally(path: Path, content: pa.Buffer) -> None:
-    """After a power cut, too, the file is complete or absent."""
+def _write_locally(path: Path, content: pa.Buffer, is_lasting: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     hidden = path.with_name(f"{UNFINISHED}{path.name}.part")
     try:
         with hidden.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if is_lasting:
+                file.flush()
+                os.fsync(file.fileno())
         hidden.rename(path)
     finally:
         hidden.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    if is_lasting:
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

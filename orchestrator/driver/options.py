@@ -56,8 +56,8 @@ class RunOptions:
 class RunSummary:
     """What a launch did: trials `planned`, `already_done` before it, and `finished` in it, with their `outcomes`.
 
-    The `failed` trials are among the finished. `errors` counts them by the last line of their tracebacks, the most
-    frequent first.
+    Trials that another launch trained meanwhile are among the finished, and so are the `failed` ones. `errors` counts
+    those by the last line of their tracebacks, the most frequent first.
     """
 
     planned: int

@@ -19,7 +19,7 @@ from orchestrator.driver.device import chosen_device
 from orchestrator.driver.loop import Training
 from orchestrator.driver.mlflow_export import recorded
 from orchestrator.driver.options import RunOptions, RunSummary, check_place
-from orchestrator.driver.status import errors_of_launch
+from orchestrator.driver.status import errors_of
 from orchestrator.errors import LedgerError
 from orchestrator.executors.executor import Executor
 from orchestrator.executors.registry import ExecutorSettings, connected
@@ -103,18 +103,19 @@ def _run(sweep: Sweep, options: RunOptions) -> RunSummary:
             if view is not None:  # earlier launches may have met no MLflow, or it was deleted since
                 view.catch_up(plan.settled)
             ledger.wait_for_store(PATIENCE_SECONDS)
-            outcomes, interrupted, settled = Counter[str](), False, set[str]()
+            outcomes, interrupted = Counter[str](), False
+            settled, failed = set[str](), set[str]()
             if executor is not None:
                 training = _training(plan, ledger, executor, view, options)
                 outcomes, interrupted = training.run(console)
-                settled = training.settled
+                settled, failed = training.settled, training.failed
             if not interrupted:
                 now = _conclude(plan, ledger, view, options, console)
             elif view is not None:
                 _finish_view(view, (), console, finished=False)
         if not interrupted:
             _check_kept(plan.settled | settled, now, options.out)
-    return _summary(plan, ledger, outcomes, interrupted)
+    return _summary(plan, ledger, outcomes, failed, interrupted)
 
 
 def _conclude(plan: Plan, ledger: Ledger, view: BackgroundView | None, options: RunOptions, console: Console) -> Plan:
@@ -127,16 +128,15 @@ def _conclude(plan: Plan, ledger: Ledger, view: BackgroundView | None, options: 
     return now
 
 
-def _summary(plan: Plan, ledger: Ledger, outcomes: Counter[str], interrupted: bool) -> RunSummary:
-    num_failed = outcomes[Outcome.FAILED]
+def _summary(plan: Plan, ledger: Ledger, outcomes: Counter[str], failed: Set[str], interrupted: bool) -> RunSummary:
     return RunSummary(
         planned=plan.num_trials,
         already_done=plan.num_done,
         finished=outcomes.total(),
-        failed=num_failed,
+        failed=outcomes[Outcome.FAILED],
         outcomes=outcomes,
         interrupted=interrupted,
-        errors=errors_of_launch(plan.sweep, ledger) if num_failed else {},
+        errors=errors_of(plan.sweep, ledger, failed) if failed else {},
     )
 
 

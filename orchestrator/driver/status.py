@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from orchestrator.errors import last_line
@@ -34,8 +34,7 @@ def sweep_status(sweep: Sweep, ledger: Ledger) -> SweepStatus:
     )
 
 
-def errors_of_launch(sweep: Sweep, ledger: Ledger) -> dict[str, int]:
-    """How many trials failed in this ledger's launch, by the last line of their tracebacks."""
-    rows = ledger.trials(sweep.workload, columns=("driver_id", "error")).to_pylist()
-    lines = Counter(last_line(row["error"]) for row in rows if row["error"] and row["driver_id"] == ledger.driver_id)
-    return dict(lines.most_common())
+def errors_of(sweep: Sweep, ledger: Ledger, failed: Set[str]) -> dict[str, int]:
+    """How many of the failed trials ended with which last line of their tracebacks, the most frequent first."""
+    rows = ledger.trials(sweep.workload, trial_ids=failed, columns=("error",)).to_pylist()
+    return dict(Counter(last_line(row["error"]) for row in rows if row["error"]).most_common())

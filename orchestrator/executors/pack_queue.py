@@ -6,7 +6,7 @@ import math
 import threading
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -22,6 +22,14 @@ SECONDS_PER_SLOT = 0.02
 """The driver needs some milliseconds for each pack: this keeps packs for many slots long enough for it to keep up."""
 ROUNDS_LEFT = 2
 """A pack is at most 1 / ROUNDS_LEFT of a slot's share of the remaining work, so that slots finish together."""
+SLOTS_PER_EXTRA_PACK = 8
+"""With many slots, packs are claimed before they are needed: one for so many slots, at each request of the store."""
+
+Claim = Callable[[Sequence[MemberOrder]], Sequence[MemberOrder]]
+"""Takes members of packs that were cut; returns those that may be trained now, perhaps from other states.
+
+The others are trained elsewhere: each is added again, or its result is passed to `PackQueue.ended`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +45,18 @@ class PackSettings:
 class PackQueue:
     """Holds the trials that are not finished: executors pull packs, and members of lost packs return. Thread-safe.
 
-    Members may be added until `close`.
+    Members may be added until `close`. With `claim`, only members that it returns are handed out.
     """
 
-    def __init__(self, settings: PackSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: PackSettings, claim: Claim | None = None) -> None:
+        self._settings, self._claim = settings, claim
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._is_open = True
         self._waiting: deque[MemberOrder] = deque()
         self._cost_waiting = 0.0
-        self._requeued: deque[tuple[MemberOrder, ...]] = deque()
+        self._ready: deque[tuple[MemberOrder, ...]] = deque()
+        self._elsewhere: dict[str, MemberOrder] = {}
         self._in_flight: dict[str, PackOrder] = {}
         self._ended: dict[str, float] = {}
         self._retries = Retries(settings.device)
@@ -60,6 +69,7 @@ class PackQueue:
             if members:  # called for every recorded batch, and sorting a million trials takes seconds
                 self._waiting = deque(_longest_first([*self._waiting, *members]))
                 self._cost_waiting += sum(_cost(member) for member in members)
+                self._come_back(member.config.trial_id for member in members)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -71,45 +81,77 @@ class PackQueue:
     def wait(self, seconds: float) -> None:
         """Return when a member waits or the queue is closed, at the latest after `seconds`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._requeued or not self._is_open, seconds)
+            self._changed.wait_for(lambda: self._waiting or self._ready or not self._is_open, seconds)
 
     @property
     def is_finished(self) -> bool:
-        """True if the queue is closed, and no member waits or is in flight."""
+        """True if the queue is closed, and no member waits, is in flight or is trained elsewhere."""
         with self._lock:
-            return not (self._is_open or self._waiting or self._requeued or self._in_flight)
+            return not (self._is_open or self._waiting or self._ready or self._in_flight or self._elsewhere)
 
     @property
     def is_idle(self) -> bool:
         """True if no member waits or is in flight: the scheduler must first read results to ask more."""
         with self._lock:
-            return not (self._waiting or self._requeued or self._in_flight)
+            return not (self._waiting or self._ready or self._in_flight)
 
     def next_pack(self, slots: int) -> PackOrder | None:
         """Cut the next pack for one of `slots` workers; None if no member waits now."""
+        if self._claim is not None:
+            self._claim_packs(self._claim, slots)
         with self._lock:
-            members = self._requeued.popleft() if self._requeued else self._cut(slots)
-            if not members:
-                return None
-            self._num_packs += 1
-            order = PackOrder(
-                pack_id=f"{self._run_id}-{self._num_packs}",
-                members=members,
-                states_root=self._settings.states_root,
-                checkpoint_seconds=self._settings.checkpoint_seconds,
-                device=self._settings.device,
-                num_threads=self._settings.num_threads,
-                engine=self._engine(members[0]),
-            )
-            self._in_flight[order.pack_id] = order
-            return order
+            members = self._ready.popleft() if self._ready else self._cut(slots) if self._claim is None else ()
+            return self._started(members) if members else None
+
+    def _claim_packs(self, claim: Claim, slots: int) -> None:
+        """Have at least one pack ready, if members wait that can be claimed.
+
+        Requests to the store are made without the lock, which recorder and workers need meanwhile. Members count as
+        trained elsewhere until they are claimed: their results may come in before `claim` returns.
+        """
+        while True:
+            with self._lock:
+                if self._ready:
+                    return
+                packs = [self._cut(slots) for _ in range(1 + slots // SLOTS_PER_EXTRA_PACK)]
+                asked = [member for pack in packs for member in pack]
+                self._elsewhere.update((member.config.trial_id, member) for member in asked)
+            if not asked:
+                return
+            claimed = {member.config.trial_id: member for member in claim(asked)}
+            with self._lock:
+                self._come_back(claimed)
+                left = (tuple(claimed[i] for m in pack if (i := m.config.trial_id) in claimed) for pack in packs)
+                self._ready.extend(pack for pack in left if pack)
+
+    def _come_back(self, trial_ids: Iterable[str]) -> None:
+        """Take note that these members are not trained elsewhere any more."""
+        for trial_id in trial_ids:
+            self._elsewhere.pop(trial_id, None)
+
+    def _started(self, members: tuple[MemberOrder, ...]) -> PackOrder:
+        self._num_packs += 1
+        order = PackOrder(
+            pack_id=f"{self._run_id}-{self._num_packs}",
+            members=members,
+            states_root=self._settings.states_root,
+            checkpoint_seconds=self._settings.checkpoint_seconds,
+            device=self._settings.device,
+            num_threads=self._settings.num_threads,
+            engine=self._engine(members[0]),
+        )
+        self._in_flight[order.pack_id] = order
+        return order
 
     def ended(self, result: TrialResult) -> bool:
-        """Take note of a trial's result; whether it is the first result that reaches this far."""
-        reached = result.epochs_done if result.outcome is Outcome.UNFINISHED else math.inf
+        """Take note of a trial's result, from here or elsewhere; whether it is the first one that reaches this far."""
+        may_go_on = result.outcome in (Outcome.UNFINISHED, Outcome.PRUNED)  # another launch may have pruned it
+        reached = result.epochs_done if may_go_on else math.inf
         with self._lock:
             is_first = reached > self._ended.get(result.trial_id, -1)
             self._ended[result.trial_id] = max(reached, self._ended.get(result.trial_id, -1))
+            if (member := self._elsewhere.get(result.trial_id)) is not None and self._has_ended(member):
+                del self._elsewhere[result.trial_id]
             return is_first
 
     def completed(self, pack_id: str) -> list[TrialResult]:
@@ -125,7 +167,7 @@ class PackQueue:
             order = self._in_flight.pop(pack_id, None)
             left = [m for m in order.members if not self._has_ended(m)] if order else []
             retry = self._retries.after_loss(left, pack_id, error, state_paths)
-            self._requeued.extend(retry.packs)
+            self._ready.extendleft(reversed(retry.packs))
             return list(retry.given_up)
 
     def _has_ended(self, member: MemberOrder) -> bool:

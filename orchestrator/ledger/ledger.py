@@ -1,7 +1,8 @@
 """The ledger: appends results as Parquet files, reads them, counts duplicates once, and compacts.
 
-Trials are in `<root>/trials/workload=W/part-<driver>-<n>.parquet`, traces likewise under `traces/`, and the points that
-searches asked under `asks/` (module `asks`). These rules keep the ledger consistent:
+Trials are in `<root>/trials/workload=W/part-<driver>-<n>.parquet`, traces likewise under `traces/`, the points that
+searches asked under `asks/` (module `asks`), and the trials in training under `.claims/` (module `claims`). These rules
+keep the ledger consistent:
 
 - A commit is one rename locally, one PUT on an object store; a part is never overwritten and never changes.
 - An append writes traces before trials; readers ignore a trace whose trial was never written.
@@ -32,6 +33,7 @@ from orchestrator.errors import LedgerError, unknown_name
 from orchestrator.ledger import schema as rules
 from orchestrator.ledger import standing
 from orchestrator.ledger.asks import Asks
+from orchestrator.ledger.claims import Claims
 from orchestrator.ledger.compaction import compact
 from orchestrator.ledger.inspection import unused
 from orchestrator.ledger.part_files import PartFiles
@@ -87,6 +89,7 @@ class Ledger:
         self._storage = Storage(root)
         self.root = self._storage.root
         self.asks = Asks(self._storage, self.driver_id)
+        self.claims = Claims(self._storage, self.driver_id)
         self._parts = PartFiles(self._storage, self.driver_id)
         self._lock = threading.RLock()
 
@@ -108,7 +111,11 @@ class Ledger:
         self._parts.check_footers(TableName.TRACES, workload)
 
     def append(self, results: Sequence[TrialResult]) -> None:
-        """Record results; they are durable when this returns, and those of one workload become visible at once."""
+        """Record results; they are durable when this returns, and those of one workload become visible at once.
+
+        Raises `LedgerError` if this driver lost its claims: then other drivers train what it has not recorded.
+        """
+        self.claims.check()
         by_workload: dict[str, list[TrialResult]] = defaultdict(list)
         for result in results:
             by_workload[result.config.workload].append(result)
@@ -164,7 +171,11 @@ class Ledger:
         return set(ids)
 
     def mark_pruned(self, workload: str, trial_ids: Collection[str]) -> list[str]:
-        """Record that these trials were stopped; return the ids of those that were still unfinished."""
+        """Record that these trials were stopped; return the ids of those that were still unfinished.
+
+        Raises `LedgerError` as `append` does.
+        """
+        self.claims.check()
         rows = self.trials(workload, trial_ids=trial_ids)
         rows = rows.filter(pc.equal(rows["outcome"], pa.scalar(str(Outcome.UNFINISHED))))
         if not rows.num_rows:
@@ -179,6 +190,10 @@ class Ledger:
             )
         ids: list[Any] = rows["trial_id"].to_pylist()
         return ids
+
+    def has_news(self, workload: str) -> bool:
+        """Whether other drivers have recorded trials since this object first read any; reads no part."""
+        return self._parts.has_news(TableName.TRIALS, workload)
 
     def count_other_versions(self, workload: str, version: int) -> int:
         """Number of trials recorded under another version of the workload, which this version does not use."""

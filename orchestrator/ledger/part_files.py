@@ -39,6 +39,7 @@ class PartFiles:
         self.storage, self.driver_id = storage, driver_id
         self._own = re.compile(rf"part-{re.escape(driver_id)}-(\d+)\.parquet")
         self._last_number: dict[str, int] = {}
+        self._first_seen: dict[tuple[TableName, str], frozenset[str]] = {}
 
     def read(
         self,
@@ -136,7 +137,15 @@ class PartFiles:
             previous, parts = parts, self.storage.list(folder, pafs.FileType.File)
             if parts == previous:
                 break
-        return [part for part in parts if part.endswith(".parquet")]
+        found = [part for part in parts if part.endswith(".parquet")]
+        self._first_seen.setdefault((table, workload), frozenset(found))
+        return found
+
+    def has_news(self, table: TableName, workload: str) -> bool:
+        """Whether another driver has written a part since this object first listed the parts."""
+        parts = self.parts(table, workload)
+        first = self._first_seen[table, workload]
+        return any(part not in first and not self._number(part) for part in parts)
 
     def _last(self, workload: str) -> int:
         """The highest number among this driver's parts."""

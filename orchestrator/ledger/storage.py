@@ -79,12 +79,29 @@ class Storage:
         """Whether this is a local folder, which has locks and renames."""
         return isinstance(self.files, pafs.LocalFileSystem)
 
-    def write(self, path: str, content: pa.Buffer) -> None:
-        """Create or replace a file, whole or not at all; raises `LedgerError` if that fails."""
+    def write(self, path: str, content: pa.Buffer, *, is_lasting: bool = True) -> None:
+        """Create or replace a file, whole or not at all; raises `LedgerError` if that fails.
+
+        A local file that is not lasting is written faster, and may be damaged if the power fails.
+        """
         try:
-            self.patiently(lambda: write_whole(self.files, path, content))
+            self.patiently(lambda: write_whole(self.files, path, content, is_lasting=is_lasting))
         except _FAILURES as error:
             raise self._fault("write to", path.rpartition("/")[0], error) from None
+
+    def read(self, path: str) -> bytes | None:
+        """A small file's content, None if it does not exist; raises `LedgerError` if it cannot be read."""
+
+        def content() -> bytes:
+            with self.files.open_input_stream(path) as file:
+                return bytes(file.read())
+
+        try:
+            return self.patiently(content)
+        except _FAILURES as error:
+            if is_absent(error):
+                return None
+            raise self._fault("read", path, error) from None
 
     def exists(self, path: str) -> bool:
         """Whether a file exists; raises `LedgerError` if that cannot be read."""

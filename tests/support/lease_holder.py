@@ -9,7 +9,8 @@ import sys
 from functools import cached_property
 
 from orchestrator.errors import SweepError
-from orchestrator.ledger import lease
+from orchestrator.ledger import liveness
+from orchestrator.ledger.lease import lease
 from tests.support.launching import environment
 
 HELD = "held"
@@ -48,11 +49,11 @@ def _hold(out: str, kind: str, beat: str, silent: str) -> None:
     def flock(*_: object) -> None:
         raise OSError(getattr(errno, kind), "no locks here")
 
-    lease.BEAT_SECONDS, lease.SILENT_SECONDS = float(beat), float(silent)
+    liveness.BEAT_SECONDS, liveness.SILENT_SECONDS = float(beat), float(silent)
     if kind != "locks":
         fcntl.flock = flock  # as a file system without it
     try:
-        with lease.lease(out, "sweep"):
+        with lease(out, "sweep"):
             print(HELD, flush=True)
             sys.stdin.read()
     except SweepError as error:

@@ -60,12 +60,12 @@ class StateStore:
         """
         return _last_saved({path: self._epochs(path) for path in self._paths(pack_id)})
 
-    def find(self, pack_id: str) -> dict[str, str]:
+    def find(self, pack_id: str | None = None) -> dict[str, str]:
         """Like `index`, but empty if the store does not answer, since trials can be trained without a saved state."""
         try:
             return self.index(pack_id)
         except OSError as error:
-            _logger.warning("states of %s could not be looked up: %s", pack_id, error)
+            _logger.warning("states of %s could not be looked up: %s", pack_id or "any pack", error)
             return {}
 
     def sizes(self, trial_ids: Collection[str]) -> dict[str, int]:
@@ -84,7 +84,20 @@ class StateStore:
         return dict(sizes)
 
     def load(self, path: str, trial_id: str) -> State | None:
-        """One member's state; None, so that it starts anew, if the file is missing or damaged."""
+        """One member's state; None, so that it starts anew, if the file is missing or damaged.
+
+        A file that is missing was perhaps replaced by a later one, if another launch still trains its trials.
+        """
+        try:
+            return self._load(path, trial_id)
+        except FileNotFoundError:
+            latest = self.find().get(trial_id)
+        with suppress(FileNotFoundError):
+            return self._load(latest, trial_id) if latest is not None else None
+        return None
+
+    def _load(self, path: str, trial_id: str) -> State | None:
+        """Like `load`; raises FileNotFoundError if the file is missing."""
         prefix = f"{trial_id}/"
         try:
             with self._open(path) as arrays:
@@ -92,8 +105,9 @@ class StateStore:
                 saved = {name.removeprefix(prefix): arrays[name] for name in names}
                 return without_digest(saved) if DIGEST in saved or _NUM_ARRAYS in arrays.files else saved or None
         except Exception as error:  # zipfile and numpy raise almost anything for a damaged file
-            if not is_absent(error):
-                _logger.warning("trial %s starts anew, its state in %s cannot be read: %s", trial_id, path, _why(error))
+            if is_absent(error):
+                raise FileNotFoundError(path) from None
+            _logger.warning("trial %s starts anew, its state in %s cannot be read: %s", trial_id, path, _why(error))
             return None
 
     def fault_of(self, path: str) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import LedgerError, SweepError
-from orchestrator.ledger import lease as leases
+from orchestrator.ledger import liveness
 from orchestrator.ledger.lease import lease
 from tests.support.launching import environment, run_launch
 from tests.support.lease_holder import Holder
@@ -107,8 +107,8 @@ def test_a_launch_says_what_is_in_its_way(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_locks_has_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(leases, "SILENT_SECONDS", 5.0)
+    monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(liveness, "SILENT_SECONDS", 5.0)
     for code in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
 
         def flock(*_: object, code: int = code) -> None:
