@@ -85,6 +85,8 @@ def job_of(submission: Submission) -> Document:
     num_nodes = max(1, min(most, useful))
     for group, _ in groups:
         group["maxReplicas"] = min(num_nodes, submission.max_nodes or group["maxReplicas"])
+    if not job["spec"]["rayClusterSpec"].get("enableInTreeAutoscaling"):
+        _fill(job, [group for group, _ in groups], num_nodes)
     out = submission.out or _out_of(job)
     check_uri(out)
     if "://" not in out and not out.startswith("/"):
@@ -173,6 +175,15 @@ def _groups(job: Document, submission: Submission) -> Iterator[tuple[Document, i
         slots = num_gpus if device == "cuda" else 0 if num_gpus else _cpus(limits) // submission.cpus_per_trial
         if slots:
             yield group, slots
+
+
+def _fill(job: Document, usable: Sequence[Document], num_nodes: int) -> None:
+    """Give a cluster that does not grow all its nodes at once, those of a higher priority first, and no others."""
+    for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+        group["minReplicas"] = group["replicas"] = 0
+    for group in sorted(usable, key=lambda group: -group.get("priority", 0)):
+        group["minReplicas"] = group["replicas"] = min(num_nodes, group["maxReplicas"])
+        num_nodes -= group["replicas"]
 
 
 def _cpus(limits: Document) -> int:

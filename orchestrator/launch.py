@@ -54,10 +54,15 @@ def _run(arguments: list[str]) -> int:
         from orchestrator.commands.command_line import exit_code
 
         return exit_code(arguments)
-    except (ImportError, AttributeError):
-        if (file := _foreign_module()) is None:
+    except (Exception, SystemExit) as error:  # a user's figure that ends the process hides what it cost
+        fault = _foreign_module() if isinstance(error, (ImportError, AttributeError)) else None
+        if fault is None:
+            from orchestrator.commands.users_code import users_fault
+
+            fault = users_fault(error)
+        if fault is None:
             raise
-        _say(f"error: {file} is imported in place of a library: rename it, or start from another folder")
+        _say(f"error: {fault}")
         return 2
 
 
@@ -83,7 +88,7 @@ def _foreign_package(arguments: list[str]) -> str | None:
 
 
 def _foreign_module() -> str | None:
-    """A module of the current folder that was imported although an installed one has its name."""
+    """What to say if a module of the current folder was imported although an installed one has its name."""
     from importlib.machinery import PathFinder
     from pathlib import Path
 
@@ -93,7 +98,7 @@ def _foreign_module() -> str | None:
         file = Path(getattr(module, "__file__", None) or "/")
         is_ours = name in ("orchestrator", *_OTHER_PACKAGES)
         if file.parent in (here, here / name) and not is_ours and PathFinder.find_spec(name, elsewhere) is not None:
-            return str(file)
+            return f"{file} is imported in place of a library: rename it, or start from another folder"
     return None
 
 

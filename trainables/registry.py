@@ -28,6 +28,8 @@ def register_workload(name: str) -> Callable[[WorkloadClass], WorkloadClass]:
     import. Raises `ConfigError` for a name that another module has taken, and for a class that lacks a part of
     `Workload`.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f'a workload is registered under a name, as in @register_workload("mine"), got {name!r}')
 
     def enter(workload_class: WorkloadClass) -> WorkloadClass:
         place = f"{workload_class.__module__}:{workload_class.__qualname__}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -48,8 +47,11 @@ def export_mlflow(sweep: Sweep, out: str) -> int:
 
 
 def _planned(sweep: Sweep, ledger: Ledger) -> tuple[set[str], bool]:
-    """Ids of the trials, and whether all are done; their configs, 2 KB each, are not kept."""
-    plan = plan_sweep(replace(sweep), ledger)  # a sweep keeps its configs
+    """Ids of the trials known so far, and whether all are done."""
+    if sweep.search is None:
+        trial_ids = sweep.trial_ids()
+        return trial_ids, trial_ids <= ledger.settled(sweep.workload)
+    plan = plan_sweep(sweep, ledger)
     return {config.trial_id for config in plan.configs}, plan.is_complete
 
 

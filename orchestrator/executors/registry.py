@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from typing import cast
 
 from orchestrator.errors import SweepError, unknown_name
 from orchestrator.executors.executor import Executor
@@ -53,6 +54,8 @@ EXECUTORS = {
 
 def executor(name: str, *, takes_address: bool = False) -> Callable[[Connect], Connect]:
     """Register the decorated function as an executor, here or in a user's module (`--module`)."""
+    if not isinstance(name, str):
+        raise SweepError(f'an executor is registered under a name, as in @executor("mine"), got {name!r}')
 
     def enter(connect: Connect) -> Connect:
         taken = EXECUTORS.get(name)
@@ -73,11 +76,19 @@ def place_named(name: str) -> Place:
     return EXECUTORS[name]
 
 
-def connected(name: str, settings: ExecutorSettings) -> AbstractContextManager[Executor]:
-    """The executor of that name, connected to what it runs on."""
+@contextmanager
+def connected(name: str, settings: ExecutorSettings) -> Iterator[Executor]:
+    """The executor of that name, connected to what it runs on; raises `SweepError` for what is no executor."""
     connect = place_named(name).connect
     if isinstance(connect, str):
         module, _, function = connect.partition(":")
-        found: Connect = getattr(import_module(module), function)
-        return found(settings)
-    return connect(settings)
+        connect = cast(Connect, getattr(import_module(module), function))
+    context = connect(settings)
+    if not isinstance(context, AbstractContextManager):
+        raise SweepError(f"executor {name!r} must return a context manager, got {context!r}: see @contextmanager")
+    with context as executor:
+        parts = {*Executor.__annotations__, *vars(Executor)}
+        lacking = sorted(part for part in parts if not part.startswith("_") and not hasattr(executor, part))
+        if lacking:
+            raise SweepError(f"executor {name!r} gives {executor!r}, which lacks {', '.join(lacking)}: see Executor")
+        yield executor

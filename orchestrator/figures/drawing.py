@@ -54,7 +54,7 @@ def draw(name: str, given: FigureInput, folder: Path, note: str = "") -> list[Pa
 def drawn(name: str, given: FigureInput) -> Figure | None:
     """The figure of the settled trials, in the common style; None if no trial is settled or it has nothing to draw.
 
-    Raises `UserError` for an unknown name.
+    Raises `UserError` for an unknown name, and for a function that returns anything else.
     """
     if name not in FIGURES:
         raise UserError(unknown_name("figure", name, FIGURES))
@@ -68,6 +68,9 @@ def drawn(name: str, given: FigureInput) -> Figure | None:
     shown = replace(given, trials=judged_by(settled, spec.error), traces=traces, error=spec.error)
     with our_style():
         figure = spec.function(shown)
-        if figure is not None:
-            add_line(figure, spec.error.meaning)
+        if figure is None:
+            return None
+        if not isinstance(figure, Figure):
+            raise UserError(f"figure {name!r} must return a matplotlib Figure or None, got a {type(figure).__name__}")
+        add_line(figure, spec.error.meaning)
     return figure

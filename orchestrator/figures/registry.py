@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from orchestrator.analysis.error_rates import PLAIN, ErrorKind
 from orchestrator.errors import SweepError
@@ -80,15 +80,34 @@ def _any_sweep(sweep: Sweep) -> str | None:
     return None
 
 
+@overload
+def figure(function: FigureFunction) -> FigureFunction: ...
+
+
+@overload
 def figure(
+    *,
+    errors: Sequence[ErrorKind] = ...,
+    of_maps: bool = ...,
+    fields: Sequence[str] = ...,
+    traces: Sequence[str] = ...,
+    rule: Callable[[Sweep], str | None] = ...,
+) -> Callable[[FigureFunction], FigureFunction]: ...
+
+
+def figure(
+    function: FigureFunction | None = None,
     *,
     errors: Sequence[ErrorKind] = (PLAIN,),
     of_maps: bool = False,
     fields: Sequence[str] = (),
     traces: Sequence[str] = (),
     rule: Callable[[Sweep], str | None] = _any_sweep,
-) -> Callable[[FigureFunction], FigureFunction]:
-    """Register a function as a figure under its name, once for each kind of error with that kind's prefix."""
+) -> FigureFunction | Callable[[FigureFunction], FigureFunction]:
+    """Register a function as a figure under its name, once for each kind of error with that kind's prefix.
+
+    `@figure` without arguments and `@figure()` are the same.
+    """
 
     def enter(function: FigureFunction) -> FigureFunction:
         for error in errors:
@@ -108,4 +127,4 @@ def figure(
             )
         return function
 
-    return enter
+    return enter if function is None else enter(function)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from mmap import mmap
 from typing import NamedTuple
 from zlib import crc32
 
@@ -90,10 +91,10 @@ class SealedParquet:
 
     def _copy(self, tail: bytes) -> pa.BufferReader:
         """A copy of the file in which those bytes are filled in that were read; the others take no memory."""
-        self._bytes = np.zeros(self._size, np.uint8)
+        self._bytes = mmap(-1, self._size)  # not of the heap, which would clear it all, and keep it
         self._first_read = self._size - len(tail)
-        self._bytes[self._first_read :] = np.frombuffer(tail, np.uint8)
-        return pa.BufferReader(pa.py_buffer(self._bytes.data))
+        self._bytes[self._first_read :] = tail
+        return pa.BufferReader(pa.py_buffer(self._bytes))
 
     def _fetch(self, sums: Sequence[int], chunks: Sequence[_Chunk]) -> None:
         """Read these chunks, which are in file order, into the copy, and check them."""
@@ -102,8 +103,8 @@ class SealedParquet:
             raise pa.ArrowInvalid(f"its seal is of {len(sums)} column chunks, but it has {num_chunks}")
         for start, stop in _spans(chunk for chunk in chunks if chunk.start < self._first_read):
             stop = min(stop, self._first_read)
-            self._bytes[start:stop] = np.frombuffer(self._read_at(start, stop - start), np.uint8)
-        content = self._bytes.data
+            self._bytes[start:stop] = self._read_at(start, stop - start)
+        content = memoryview(self._bytes)
         for number, start, size in chunks:
             if crc32(content[start : start + size]) != sums[number]:
                 group, column = divmod(number, self.metadata.num_columns)

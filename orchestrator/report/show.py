@@ -51,15 +51,20 @@ def show(plan: Plan, ledger: Ledger, console: Console, *, with_figures: bool) ->
     folder = figure_folder(ledger.root, sweep)
     read = trial_ids if any(spec.traces for spec in specs) else ()  # most figures show only how trials ended
     traces = ledger.traces(sweep.workload, trial_ids=read).to_pandas()
-    paths = []
+    paths, faults = [], []
     for spec in specs:
         shown = selections.get(_error_of(spec, sweep))
         if shown is not None:
             given = FigureInput(shown.trials, traces, sweep, (*selection.chosen, *shown.over))
-            paths += drawing.draw(spec.name, given, folder, shown.note)
+            try:
+                paths += drawing.draw(spec.name, given, folder, shown.note)
+            except Exception as fault:  # one figure that cannot be drawn costs no other
+                faults.append(fault)
     _copy_to_store(paths, ledger.root)
     if paths:
         console.print(f"figures  {', '.join(map(str, paths))}", soft_wrap=True)
+    if faults:
+        raise faults[0]
     return paths
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from typing import TypeVar, overload
 
 from orchestrator.errors import SweepError, unknown_name
 from orchestrator.sweeps.moved import place_of
@@ -21,10 +22,21 @@ SweepFunction = Callable[..., Sweep]
 SWEEPS: dict[str, SweepFunction] = {}
 
 
-def sweep(function: SweepFunction) -> SweepFunction:
+Registered = TypeVar("Registered", bound=SweepFunction)
+
+
+@overload
+def sweep(function: Registered) -> Registered: ...
+
+
+@overload
+def sweep() -> Callable[[Registered], Registered]: ...
+
+
+def sweep(function: Registered | None = None) -> Registered | Callable[[Registered], Registered]:
     """Register a function that returns a sweep, so that the command line finds it by the function's name.
 
-    `python -m orchestrator.launch NAME --module my_sweeps` runs it from `my_sweeps.py`.
+    `python -m orchestrator.launch NAME --module my_sweeps` runs it from `my_sweeps.py`. `@sweep()` is the same.
 
     Args:
         function: Returns a `Sweep` with the function's name. If it takes a `workload`, `--workload` chooses one.
@@ -45,6 +57,8 @@ def sweep(function: SweepFunction) -> SweepFunction:
         >>> sparsity().num_trials
         40
     """
+    if function is None:
+        return sweep
     name = function.__name__
     if name in RESERVED:
         raise SweepError(f"{name!r} is a command of launch: choose another name for the sweep")
@@ -98,6 +112,10 @@ def load_sweeps(module: str | None = None) -> dict[str, SweepFunction]:
             if not is_absent or not f"{module}.".startswith(f"{error.name}."):
                 raise
             raise SweepError(f"no module {module!r} in the current folder or on PYTHONPATH") from None
+        except SyntaxError as error:
+            if error.filename is not None:
+                raise
+            raise SweepError(f"--module {module} is no Python source: {error}") from None
         except SystemExit as end:
             raise SweepError(f"--module {module} ends the process when it is imported (exit code {end.code})") from None
     return SWEEPS

@@ -54,6 +54,8 @@ def setup(name: str) -> Callable[[SetupFunction], SetupFunction]:
 
     Raises `SweepError` for a name that another module has registered.
     """
+    if not isinstance(name, str):
+        raise SweepError(f'a setup is registered under a name, as in @setup("mine"), got {name!r}')
 
     def enter(function: SetupFunction) -> SetupFunction:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):

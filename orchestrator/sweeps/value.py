@@ -133,12 +133,17 @@ class Sweep:
         The order is stable and goes seed by seed: the first trials cover all cells with the first seed.
         """
         if not self._expanded:
-            self._expanded.append(self._expand())
+            self._expanded.append(tuple(self._expand()))
         return self._expanded[0]
 
-    def _expand(self) -> tuple[TrialConfig, ...]:
+    def trial_ids(self) -> set[str]:
+        """Ids of the trials of `configs`, of which it keeps none: each takes 2 KB."""
+        return {config.trial_id for config in self._expand()}
+
+    def _expand(self) -> Iterator[TrialConfig]:
         self._check_columns()
-        trials: dict[str, TrialConfig] = {}
+        trial_ids: set[str] = set()
+        optimizers: set[Optimizer] = set()
         faults: dict[str, None] = {}
         for seed, grid in itertools.product(self.seeds, self.grids):
             for cell in grid.cells():
@@ -148,14 +153,16 @@ class Sweep:
                 except ConfigError as error:
                     faults[str(error)] = None
                 else:
-                    trials.setdefault(config.trial_id, config)
+                    if config.trial_id not in trial_ids:
+                        trial_ids.add(config.trial_id)
+                        optimizers.add(config.optimizer)
+                        yield config
         if faults:
             more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
             raise ConfigError(f"{self.name}: {'; '.join(list(faults)[:SHOWN_FAULTS])}{more}")
-        if not trials:
+        if not trial_ids:
             raise SweepError(f"{self.name} has no trials: arms, every axis and the seeds need at least one value")
-        self._check_optimizers({config.optimizer for config in trials.values()})
-        return tuple(trials.values())
+        self._check_optimizers(optimizers)
 
     def _check_columns(self) -> None:
         """Check `best_over` and `error` now: they are read only after training, too late to report a typing error."""

@@ -40,7 +40,7 @@ SAMPLERS: dict[str, Propose | str] = {"tpe": "search_spaces.samplers.tpe:propose
 
 def sampler(name: str) -> Callable[[Propose], Propose]:
     """Decorator that registers a function as a sampler, here or in a user's module (`--module`)."""
-    return partial(_registered, SAMPLERS, name)
+    return _entering(SAMPLERS, name)
 
 
 def sampler_named(name: str) -> Propose:
@@ -76,7 +76,7 @@ BOUNDARY_SAMPLERS: dict[str, ProposeBoundary | str] = {"boundary": "search_space
 
 def boundary_sampler(name: str) -> Callable[[ProposeBoundary], ProposeBoundary]:
     """Decorator that registers a function as a sampler of maps, here or in a user's module (`--module`)."""
-    return partial(_registered, BOUNDARY_SAMPLERS, name)
+    return _entering(BOUNDARY_SAMPLERS, name)
 
 
 def boundary_sampler_named(name: str) -> ProposeBoundary:
@@ -100,6 +100,12 @@ def check_points(name: str, points: Sequence[Mapping[str, Any]], num: int, space
             low, high, value = axis.at(0.0), axis.at(1.0), point[field]
             if not isinstance(value, Real) or not low / _SLACK <= float(value) <= high * _SLACK:
                 raise ValueError(f"sampler {name!r} returned {field}={value!r}, the axis is {low:g} to {high:g}")
+
+
+def _entering(table: dict[str, Any], name: str) -> Callable[[Any], Any]:
+    if not isinstance(name, str):
+        raise ValueError(f'a sampler is registered under a name, as in @sampler("mine"), got {name!r}')
+    return partial(_registered, table, name)
 
 
 def _registered(table: dict[str, Any], name: str, function: Any) -> Any:

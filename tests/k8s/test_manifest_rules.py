@@ -42,6 +42,7 @@ def remove(documents: list[Document], kind: str, name: str) -> None:
 
 
 Change = Callable[[list[Document]], object]
+ELASTIC = {"kueue.x-k8s.io/elastic-job": "true"}
 VARIABLE = {"name": "RAY_enable_autoscaler_v2", "value": "1"}
 BROKEN: list[tuple[Rule, str, Change]] = [
     (kuberay.ray_names_are_valid, "47", lambda d: sweep(d)["metadata"].update(name="g" * 48)),
@@ -50,7 +51,8 @@ BROKEN: list[tuple[Rule, str, Change]] = [
     (kuberay.sweeps_end, "posted", lambda d: sweep(d)["spec"].update(submissionMode="K8sJobMode")),
     (kuberay.sweeps_end, "started again", lambda d: sweep(d)["spec"].update(backoffLimit=0)),
     (kuberay.clusters_grow, "autoscaler v2", lambda d: ray(d)["autoscalerOptions"].pop("version")),
-    (kuberay.clusters_grow, "autoscaler v2", lambda d: ray(d).update(enableInTreeAutoscaling=False)),
+    (kuberay.clusters_grow, "in a queue", lambda d: ray(d).update(enableInTreeAutoscaling=True)),
+    (kuberay.clusters_grow, "no worker", lambda d: workers(d)[0].update(replicas=0, minReplicas=0)),
     (kuberay.clusters_grow, "both", lambda d: head(d)["containers"][0].update(env=[VARIABLE])),
     (kuberay.clusters_grow, "minReplicas", lambda d: workers(d)[0].update(replicas=99)),
     (kuberay.ray_resources_are_said_once, "group", lambda d: ray(d)["headGroupSpec"].update(resources={"CPU": "0"})),
@@ -93,7 +95,7 @@ BROKEN: list[tuple[Rule, str, Change]] = [
     (kuberay.caches_are_writable, "/home", lambda d: one(d, "ConfigMap")["data"].update(HOME="/home/atlas")),
     (kuberay.caches_are_writable, "/data", lambda d: container(workers(d)[0])["volumeMounts"].pop(0)),
     (kuberay.queues_lead_to_quota, "wait", lambda d: sweep(d)["spec"].pop("suspend")),
-    (kuberay.queues_lead_to_quota, "grows", lambda d: sweep(d)["metadata"].pop("annotations")),
+    (kuberay.queues_lead_to_quota, "elastic", lambda d: sweep(d)["metadata"].update(annotations=ELASTIC)),
     (kuberay.queues_lead_to_quota, "flavor", lambda d: remove(d, "ResourceFlavor", "lambda-atlas")),
     (kuberay.queues_lead_to_quota, "ClusterQueue", lambda d: one(d, "LocalQueue")["spec"].update(clusterQueue="other")),
     (security.clusters_ask_for_a_token, "token", lambda d: ray(d).pop("authOptions")),
@@ -222,6 +224,17 @@ def test_a_rule_reports_its_fault(rule: Rule, expected: str, change: Change) -> 
     change(documents)
     found = [*rule(documents)]
     assert any(expected in fault for fault in found), found
+
+
+def test_a_cluster_outside_of_a_queue_grows() -> None:
+    documents = rendering("local")
+    assert [*kuberay.clusters_grow(documents)] == []
+    ray(documents).update(enableInTreeAutoscaling=False)
+    workers(documents)[0].update(minReplicas=1, replicas=1)
+    faults = [*kuberay.clusters_grow(documents)]
+    assert len(faults) == 2
+    assert "autoscaler v2" in faults[0]
+    assert "cpu: not 0 = minReplicas" in faults[1]
 
 
 def test_every_rule_is_seen_to_report() -> None:

@@ -201,6 +201,21 @@ def test_components_with_objects_of_their_own_say_what_the_job_needs() -> None:
     assert job["metadata"]["name"] != plain, "another job of the same sweep"
 
 
+@needs_kubectl
+def test_a_sweep_in_a_queue_has_its_nodes_at_once_and_no_others() -> None:
+    """Kueue admits the whole cluster: one that grows in its queues may be stranded (kueue#15399)."""
+    queued = ("--overlay", "gke", "--component", "gpu", "--component", "gpu-spot", "--component", "kueue")
+    whole = submitted("grid_bsz", *queued, "--seeds", "0-19")
+    sizes = {name: (group["minReplicas"], group["replicas"]) for name, group in groups(whole).items()}
+    num_nodes = int(option(entrypoint(whole), "--max-nodes"))
+    assert sizes == {"cpu": (num_nodes, num_nodes), "gpu": (0, 0), "gpu-spot": (0, 0)}
+    assert num_nodes > 1
+    images = submitted("grid_bsz", "--workload", "cifar10_resnet18", *queued, "--max-nodes", "40")
+    sizes = {name: (group["minReplicas"], group["replicas"]) for name, group in groups(images).items()}
+    assert sizes == {"cpu": (0, 0), "gpu": (0, 0), "gpu-spot": (40, 40)}
+    assert not whole["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"]
+
+
 @pytest.mark.parametrize(("limit", "cpus"), [("4", 4), (4, 4), ("3500m", 4), ("500m", 1), ("1.5", 2)])
 def test_a_pods_cpus_are_counted_as_ray_counts_them(limit: str | int, cpus: int) -> None:
     assert _cpus({"cpu": limit}) == cpus

@@ -257,14 +257,6 @@ def test_a_sweep_that_raises_does_not_hide_the_others(folder: Path) -> None:
     assert "faulty cannot have these options: no such thing" in status.stderr
 
 
-def test_an_error_that_is_no_mistake_of_the_user_keeps_its_traceback(folder: Path) -> None:
-    (folder / "my_sweeps.py").write_text("1 / 0\n")
-    done = launch("list", "--module", "my_sweeps", cwd=folder)
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
-    assert "ZeroDivisionError" in done.stderr
-
-
 # --- light ---
 
 

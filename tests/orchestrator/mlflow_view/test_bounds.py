@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -139,6 +140,37 @@ from orchestrator.driver.mlflow_export import export_mlflow
 from tests.benchmarks.mlflow_export import sweep_of
 export_mlflow(sweep_of(int(sys.argv[1])), sys.argv[2])
 """
+
+
+MEASURE = """
+import sys
+import tracemalloc
+from orchestrator.driver import mlflow_export
+from orchestrator.mlflow_view.view import MlflowView
+from tests.benchmarks.mlflow_export import sweep_of
+
+num_trials, out = int(sys.argv[1]), sys.argv[2]
+mlflow_export._SLICE_TRIALS = 500
+MlflowView(f"sqlite:///{out}/mlflow.db", "opened", "")  # imports MLflow, which takes more than all trials
+sweep = sweep_of(num_trials)
+tracemalloc.start()
+assert mlflow_export.export_mlflow(sweep, out) == num_trials
+print(tracemalloc.get_traced_memory()[1])
+"""
+
+
+def peak_bytes(num_trials: int, database: Path, out: Path) -> int:
+    """The most memory of Python's and numpy's that an export has at once, without imports."""
+    write(num_trials, 4, str(out))
+    shutil.copy(database, out)
+    found = subprocess.run([sys.executable, "-c", MEASURE, str(num_trials), str(out)], capture_output=True, check=True)
+    return int(found.stdout)
+
+
+@pytest.mark.slow
+def test_the_memory_of_an_export_hardly_grows_with_the_trials(made_database: Path, tmp_path: Path) -> None:
+    few, many = (peak_bytes(n, made_database, tmp_path / str(n)) for n in (500, 2500))
+    assert (many - few) / 2000 < 1500, "an id and what MLflow has of it; a config alone takes 2000 bytes"
 
 
 @pytest.mark.slow
