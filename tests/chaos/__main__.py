@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.chaos.launches import MARK, Folder, remove, run_undisturbed
 from tests.chaos.schedule import Fault, schedule
 from tests.chaos.storm import Hit, Storm
-from tests.chaos.sweeps import NAMES
+from tests.chaos.sweeps import LAST, NAMES
 
 VIOLATIONS = ("lost", "twice", "bits", "mlflow", "orphans", "files", "hangs")
 _LOG_CHARACTERS = 6000
@@ -45,12 +45,12 @@ def _run(folder: Path, token: str, options: argparse.Namespace) -> int:
     strikes = deque(schedule(options.seed, options.kills))
     began = time.monotonic()
     undisturbed = Folder(folder / "undisturbed", token)
-    run_undisturbed(undisturbed, NAMES)
+    run_undisturbed(undisturbed, (*NAMES, LAST))
     _say(f"undisturbed: {time.monotonic() - began:.0f} s")
     hits: list[Hit] = []
     while strikes and time.monotonic() - began < 60 * options.minutes:
         place = Folder(folder / str(len(hits)), token)
-        storm = Storm(place, NAMES, undisturbed.out, _say)
+        storm = Storm(place, undisturbed.out, _say)
         try:
             storm.run(strikes)
         except BaseException:
@@ -88,7 +88,9 @@ def _show_failure(storm: Storm, place: Folder, options: argparse.Namespace) -> N
         print(f"{hit.strike}{' ended the launch' * hit.ended} {hit.violations or ''}")
     _show_log(place)
     if options.keep:
-        shutil.copytree(place.path, Path(options.keep) / place.path.name, dirs_exist_ok=True, symlinks=True)
+        kept = Path(options.keep) / place.path.name
+        shutil.copytree(place.out, kept / "out", dirs_exist_ok=True)
+        shutil.copy(place.log, kept)
 
 
 def _show_log(place: Folder) -> None:

@@ -55,7 +55,7 @@ class Judge:
         return new
 
 
-def differences(out: Path, undisturbed: Path, sweeps: tuple[str, ...]) -> list[str]:
+def differences(out: Path, undisturbed: Path) -> list[str]:
     """Trials, traces and asks whose bits differ between two results folders, without their circumstances."""
     found = [f"row of {trial_id}: {fields}" for trial_id, fields in _changed(rows(undisturbed), rows(out)).items()]
     left, right = (

@@ -31,7 +31,15 @@ class Folder:
 
     def durable(self) -> set[str]:
         """Names of the files that hold results and states: no two are equal, however often a trial is saved."""
-        return {str(path) for pattern in ("t*/*/part-*", "states/*.npz") for path in self.out.glob(pattern)}
+        return self.recorded() | {str(path) for path in self.out.glob("states/*.npz")}
+
+    def recorded(self) -> set[str]:
+        """Names of the files that hold results, which drivers write."""
+        return {str(path) for path in self.out.glob("t*/*/part-*")}
+
+    def temporary_names(self) -> set[str]:
+        """What lies in the temporary folder of the launches."""
+        return {path.name for path in self.temporary.iterdir()}
 
     def is_writing(self) -> bool:
         """Whether a file is being written now, or was when its writer was killed."""
@@ -47,7 +55,8 @@ class Launch:
         self.mark = f"{MARK}={folder.token}-{secrets.token_hex(4)}"
         temporary = str(folder.temporary)
         words = command(sweep, *MODULE, *SAVES, "--out", str(folder.out), "--no-figures", *arguments)
-        self._known = folder.durable()
+        self._left_by_others = folder.temporary_names()
+        self._known: set[str] | None = None
         self.began = time.monotonic()
         self._process = subprocess.Popen(
             words,
@@ -73,8 +82,13 @@ class Launch:
         return marked(self.mark)
 
     def made_progress(self) -> bool:
-        """Whether it has recorded or saved something, or ended well."""
-        return self.returncode == 0 or bool(self.folder.durable() - self._known)
+        """Whether it has recorded or saved something, or ended well.
+
+        Until it has its folder for Ray's files, the dying workers of an earlier launch may be saving states.
+        """
+        if self._known is None and self.folder.temporary_names() - self._left_by_others:
+            self._known = self.folder.durable()
+        return self.returncode == 0 or (self._known is not None and bool(self.folder.durable() - self._known))
 
     def wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Whether the condition came true before the launch ended, or that time had passed."""

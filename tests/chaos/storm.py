@@ -11,8 +11,9 @@ from pathlib import Path
 
 from tests.chaos.judge import Judge, differences, mlflow_faults
 from tests.chaos.launches import Folder, Launch
-from tests.chaos.schedule import Fault, Moment, Strike
+from tests.chaos.schedule import Moment, Strike
 from tests.chaos.strikes import settings_after, strike
+from tests.chaos.sweeps import LAST, NAMES
 from tests.support.processes import kill_marked
 
 ORPHAN_SECONDS = 5.0
@@ -39,8 +40,8 @@ class Hit:
 class Storm:
     """One results folder, into which sweeps are launched while faults strike them."""
 
-    def __init__(self, folder: Folder, sweeps: tuple[str, ...], undisturbed: Path, say: Callable[[str], None]) -> None:
-        self._folder, self._sweeps, self._undisturbed, self._say = folder, sweeps, undisturbed, say
+    def __init__(self, folder: Folder, undisturbed: Path, say: Callable[[str], None]) -> None:
+        self._folder, self._undisturbed, self._say = folder, undisturbed, say
         self._judge = Judge(folder)
         self._left: set[str] = set()
         self._settings: dict[str, str] = {}
@@ -49,19 +50,18 @@ class Storm:
 
     def run(self, strikes: deque[Strike]) -> None:
         """Take strikes from the left until all sweeps are done, and judge the end."""
-        end = Hit(Strike(Fault.DRIVER, Moment.BEGIN, 0.0, at_once=False), time.monotonic())
-        for sweep in self._sweeps:
+        for sweep in NAMES:
             while self._launch(sweep, strikes) != 0:
                 pass
-        for sweep in self._sweeps:  # finds nothing to train, and tells MLflow what it lacks
+        for sweep in (*NAMES, LAST):  # tell MLflow what it lacks, and delete what earlier ones have left
             self._launch(sweep, deque())
         self._orphans.shutdown()
         if not self.hits:
             return
         end = self.hits[-1]
-        end.add("bits", differences(self._folder.out, self._undisturbed, self._sweeps))
+        end.add("bits", differences(self._folder.out, self._undisturbed))
         end.add("mlflow", mlflow_faults(self._folder.out))
-        end.add("files", [path.name for path in self._folder.temporary.iterdir()])
+        end.add("files", sorted(self._folder.temporary_names()))
 
     def _launch(self, sweep: str, strikes: deque[Strike]) -> int | None:
         """One launch until it ends; its exit code."""
@@ -99,9 +99,9 @@ class Storm:
         return moment is not Moment.WRITING or launch.wait_for(self._folder.is_writing, PATIENCE_SECONDS)
 
     def _progressed(self, launch: Launch) -> bool:
-        """Wait until the launch has recorded or saved something more, or has ended; whether it goes on."""
-        known = self._folder.durable()
-        goes_on = launch.wait_for(lambda: bool(self._folder.durable() - known), PATIENCE_SECONDS)
+        """Wait until the launch has recorded something more, or has ended; whether it goes on."""
+        known = self._folder.recorded()
+        goes_on = launch.wait_for(lambda: bool(self._folder.recorded() - known), PATIENCE_SECONDS)
         if goes_on or launch.returncode == 0:
             self._note_progress()
         return goes_on
@@ -118,7 +118,7 @@ class Storm:
         lost, twice = self._judge.look()
         self._blame("lost", lost)
         self._blame("twice", twice)
-        self._left = {path.name for path in self._folder.temporary.iterdir()}
+        self._left = self._folder.temporary_names()
         orphans = self._orphans.submit(self._count_orphans, launch, self.hits[-1] if self.hits else None)
         if not self.hits or not struck:
             return
@@ -139,7 +139,7 @@ class Storm:
 
     def _look_for_files(self) -> None:
         """What an ended launch left, and a later one, which has begun to train, has not deleted."""
-        now = {path.name for path in self._folder.temporary.iterdir()}
+        now = self._folder.temporary_names()
         self._blame("files", sorted(self._left & now))
         self._left = set()
 
