@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,8 @@ _ABSENT = ("AWS Error NO_SUCH_KEY", "AWS Error RESOURCE_NOT_FOUND")
 _ONE_REQUEST = "?allow_delayed_open=true"
 _SECONDS_WITHOUT_ANSWER = "?retry_limit_seconds=5"
 """For Google's store, which pyarrow otherwise asks for 15 minutes; who can wait repeats the request."""
+
+_ABANDONED_NS = 600 * 10**9
 
 
 def open_root(root: str) -> tuple[fs.FileSystem, str]:
@@ -36,6 +39,11 @@ def is_absent(error: BaseException) -> bool:
     Object stores raise only when the file is read, and only their message says why.
     """
     return isinstance(error, FileNotFoundError) or any(kind in str(error) for kind in _ABSENT)
+
+
+def is_abandoned(info: fs.FileInfo) -> bool:
+    """Whether this is an unfinished file whose writer was killed: it was last written long ago."""
+    return info.base_name.startswith(UNFINISHED) and time.time_ns() - (info.mtime_ns or 0) > _ABANDONED_NS
 
 
 def write_whole(files: fs.FileSystem, path: str, content: pa.Buffer, *, is_lasting: bool = True) -> None:

@@ -39,9 +39,9 @@ def launch_folder() -> Iterator[Path]:
         try:
             yield folder
         except KeyboardInterrupt:
-            shutil.rmtree(folder, ignore_errors=True)
+            _delete(folder)
             raise
-        shutil.rmtree(folder, ignore_errors=True)  # after a failure its logs stay until the next launch
+        _delete(folder)  # after a failure its logs stay until the next launch
 
 
 def _usable_parent(prefix: str) -> Path:
@@ -86,4 +86,15 @@ def _delete_left_behind(parent: Path, prefix: str) -> None:
                 continue
             with (folder / _ALIVE).open() as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                _delete(folder)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a launch's folder, its lock last: a later launch tries again if dying processes still write into it."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != _ALIVE:
+            path.unlink(missing_ok=True)
+    if [path.name for path in folder.iterdir()] == [_ALIVE]:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -204,9 +204,14 @@ class Ledger:
         return int(pc.count_distinct(others["trial_id"]).as_py())
 
     def compact(self) -> None:
-        """Merge this driver's parts, without the rows that no reader needs; safe to kill and to repeat."""
+        """Merge this driver's parts, without the rows that no reader needs; safe to kill and to repeat.
+
+        Deletes the files that killed drivers have not finished, too.
+        """
         with self._lock:
             compact(self._parts)
+        for folder in (*TableName, rules.ASKS):
+            self._storage.delete_abandoned(f"{self._storage.path}/{folder}")
 
     def _accepted(self, rows: pa.Table) -> pa.Table:
         """The rows that this reader accepts."""

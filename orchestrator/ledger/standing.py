@@ -126,7 +126,8 @@ def worth_keeping(rows: pa.Table, driver_id: str) -> pa.Table:
 
     A row is dropped if it loses against another driver's attempt that was trained to its end. All drivers agree on the
     winner, so the winner itself is never dropped, even if all drivers compact at once. A stopped winner displaces no
-    row of another driver, since not every reader accepts it.
+    row of another driver, since not every reader accepts it. It does displace this driver's own unfinished row, which
+    settles nothing and whose saved state is deleted.
     """
     winners = rows.take(standing(rows))
     this_driver = pa.scalar(driver_id)

@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
 from orchestrator.errors import LedgerError, first_line
-from trainables.atomic_files import is_absent, open_root, write_whole
+from trainables.atomic_files import is_abandoned, is_absent, open_root, write_whole
 from trainables.redaction import shows_secret
 
 STORE_REMEDY = (
@@ -118,6 +118,13 @@ class Storage:
             if is_absent(error):  # an earlier request was done, but its answer was lost
                 return
             raise self._fault("delete", path, error) from None
+
+    def delete_abandoned(self, folder: str) -> None:
+        """Delete the files in a local folder, and in those below it, that killed writers have not finished."""
+        if self.is_local:
+            for info in self.infos(folder, recursive=True):
+                if is_abandoned(info):
+                    self.delete(info.path)
 
     def infos(self, folder: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
         """The contents of a folder; empty if it does not exist. Raises `LedgerError` if the bucket does not exist."""

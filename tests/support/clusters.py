@@ -13,10 +13,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.support.processes import kill_marked, marked
 
 HEAD_NODE = "f" * 51 + "00000"
 HEAD_TYPE = "ray.head.default"  # the fake provider's own name for it
@@ -43,10 +45,8 @@ class AutoscaledCluster:
 
     def kill_node(self, node_id: str) -> None:
         """SIGKILL for all processes of a worker node, as when its machine is taken away."""
-        for pid, environment in _marked(self.mark):
-            if node_id.encode() in environment:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        for process in marked(f"{_MARK}={self.mark}", node_id):
+            process.send(signal.SIGKILL)
 
 
 @contextmanager
@@ -82,11 +82,7 @@ def autoscaled_cluster(idle_seconds: float = 6.0, **node_types: NodeType) -> Ite
             assert started.returncode == 0, started.stdout + started.stderr
             yield AutoscaledCluster(f"127.0.0.1:{port}", mark, access)
         finally:
-            for _ in range(2):  # a process may be starting another one meanwhile
-                for pid, _environment in list(_marked(mark)):
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                time.sleep(0.2)
+            kill_marked(f"{_MARK}={mark}")
 
 
 WATCH = """
@@ -167,13 +163,3 @@ def _config(node_types: Mapping[str, NodeType], gcs_address: str, idle_seconds: 
             },
         },
     }
-
-
-def _marked(mark: str) -> Iterator[tuple[int, bytes]]:
-    """Processes that have the mark in their environment, and that environment."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with suppress(OSError):
-                environment = (entry / "environ").read_bytes()
-                if f"{_MARK}={mark}".encode() in environment:
-                    yield int(entry.name), environment

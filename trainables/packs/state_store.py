@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
-from trainables.atomic_files import UNFINISHED, is_absent, open_root, write_whole
+from trainables.atomic_files import is_abandoned, is_absent, open_root, write_whole
 from trainables.contract import State
 from trainables.errors import first_line
 from trainables.packs.saved_states import DIGEST, with_digest, without_digest
@@ -29,7 +29,6 @@ _logger = logging.getLogger(__name__)
 _SUFFIX = ".npz"
 _EPOCH, _NUM_ARRAYS = "epoch", "num_arrays"
 """Names of the arrays that each trial has, and that a file begins with: a damaged directory may leave out some."""
-_ABANDONED_NS = 600 * 10**9
 _LONGEST_REASON = 200
 _READ_AHEAD = 2**22
 """Bytes of one read request: an object store is slow to answer, and numpy reads little at a time."""
@@ -148,7 +147,7 @@ class StateStore:
             if path not in needed and held is not None:
                 self._delete(path)
         for info in self._listing():
-            if info.base_name.startswith(UNFINISHED) and time.time_ns() - (info.mtime_ns or 0) > _ABANDONED_NS:
+            if is_abandoned(info):
                 self._delete(info.path)
 
     def _paths(self, pack_id: str | None = None) -> list[str]:

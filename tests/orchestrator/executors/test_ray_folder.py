@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -11,8 +12,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import namedtuple
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -81,6 +85,29 @@ def test_the_logs_of_a_launch_that_fails_stay_until_the_next(place: Path) -> Non
     assert folder.is_dir()
     with launch_folder():
         assert not folder.exists()
+
+
+def test_a_folder_into_which_processes_of_a_killed_launch_still_write_is_deleted_by_a_later_one(place: Path) -> None:
+    killed, left_behind = holder(place)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    is_dying = threading.Event()
+    for number in range(1000):  # deleting them takes longer than writing another one
+        (left_behind / "session" / f"earlier-{number}").touch()
+
+    def write_on() -> None:
+        numbers = itertools.count()
+        while not is_dying.is_set():
+            with suppress(FileNotFoundError):
+                (left_behind / "session" / f"log-{next(numbers)}").touch()
+
+    (left_behind / "session_latest").symlink_to(left_behind / "session")
+    with ThreadPoolExecutor(1) as process:
+        process.submit(write_on)
+        with launch_folder():
+            is_dying.set()
+    with launch_folder():
+        assert not left_behind.exists()
 
 
 @pytest.mark.parametrize("named", ["long", "missing", "relative", "a file"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import shutil
 import signal
@@ -302,6 +303,23 @@ class TestCompaction:
         assert len(raw_rows(ledger)) == 16
         assert len(raw_rows(ledger, "traces")) == 32
         assert ledger.settled(WORKLOAD) == {result(seed + k).trial_id for seed in range(8) for k in (0, 100)}
+
+    @pytest.mark.parametrize("folder", [f"trials/workload={WORKLOAD}", "traces/workload=other", "asks/search=s"])
+    def test_deletes_what_killed_drivers_left_unfinished_and_nothing_that_is_being_written(
+        self, ledger: Ledger, folder: str
+    ) -> None:
+        ledger.append([result(0)])
+        Path(ledger.root, folder).mkdir(parents=True, exist_ok=True)
+        left, written, foreign = (
+            Path(ledger.root, folder, name)
+            for name in (".tmp-part-x-1.parquet.part", ".tmp-part-y-1.parquet.part", ".nfs0001")
+        )
+        for path in (left, written, foreign):
+            path.write_bytes(b"PAR1")
+        for path in (left, foreign):
+            os.utime(path, (0, 0))
+        ledger.compact()
+        assert [path.exists() for path in (left, written, foreign)] == [False, True, True]
 
     def test_leaves_the_parts_of_other_drivers_alone(self, ledger: Ledger, other: Ledger) -> None:
         longer = Ledger(ledger.root, "a-1")

@@ -13,8 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.image_trials import VARIANTS, Synchronizes, assert_same, ended, make_config, trained
 from tests.support.images import image_folders
+from tests.trainables.image_classifier.image_trials import (
+    VARIANTS,
+    Synchronizes,
+    assert_same,
+    ended,
+    make_config,
+    trained,
+)
 from trainables.contract import Member
 from trainables.image_classifier import device as image_device
 from trainables.image_classifier import graph_step, trial

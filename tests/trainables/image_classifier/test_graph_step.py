@@ -1,4 +1,4 @@
-"""Steps that are recorded once and replayed train bitwise like eager ones: see `tests/support/recording.py`."""
+"""Steps that are recorded once and replayed train bitwise like eager ones: see `recording.py`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.support.cases import rest_slow
-from tests.support.image_trials import VARIANTS, Synchronizes, ended, make_config
 from tests.support.images import image_folders
-from tests.support.recording import RecordedOperations, recordings
+from tests.trainables.image_classifier.image_trials import VARIANTS, Synchronizes, ended, make_config
+from tests.trainables.image_classifier.recording import RecordedOperations, recordings
 from trainables.contract import Member, State
 from trainables.image_classifier import device as image_device
 from trainables.image_classifier import graph_step, trial

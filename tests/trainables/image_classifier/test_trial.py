@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.support.cases import rest_slow
 from tests.support.images import NUM_CLASSES, image_folders, numbers
-from tests.support.recording import recordings
+from tests.trainables.image_classifier.recording import recordings
 from trainables.contract import Member
 from trainables.errors import ConfigError
 from trainables.image_classifier import evaluation, graph_step
