@@ -22,12 +22,17 @@ class ClusterError(UserError):
     """The Ray cluster cannot be reached, started or used by this launch."""
 
 
+class RayEndedError(ClusterError):
+    """Ray's processes ended while a launch used them: the same command goes on, with a new Ray."""
+
+
 class SubmitError(UserError):
     """A sweep cannot be submitted as a job of a Kubernetes cluster, or the cluster rejects the job."""
 
 
 __all__ = [
     "ClusterError",
+    "RayEndedError",
     "ConfigError",
     "DataError",
     "LedgerError",
