@@ -23,7 +23,11 @@ class ClusterError(UserError):
 
 
 class RayEndedError(ClusterError):
-    """Ray's processes ended while a launch used them: the same command goes on, with a new Ray."""
+    """Ray ended while a launch used it; `how` says in a few words what happened."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(f"Ray ended ({how}): the same command goes on from here, with a new one")
+        self.how = how
 
 
 class SubmitError(UserError):
@@ -32,10 +36,10 @@ class SubmitError(UserError):
 
 __all__ = [
     "ClusterError",
-    "RayEndedError",
     "ConfigError",
     "DataError",
     "LedgerError",
+    "RayEndedError",
     "SubmitError",
     "SweepError",
     "UserError",

@@ -4,8 +4,8 @@ A process that uses Ray is ended by Ray's C++ code when Ray's control service is
 So a launch forks before it imports anything. The child runs the sweep; the parent waits, passes signals on, and forks
 again if the child ended in no orderly way. The new child trains what the ledger lacks, from the saved states.
 
-A child that was killed (SIGKILL) is not replaced: who does so wants an end, and one that had too little memory would have
-too little again.
+A child that was killed (SIGKILL) is not replaced: who does so wants an end, and one that had too little memory would
+have too little again.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _trains_on_ray(arguments: Sequence[str]) -> bool:
     words = list(arguments)
     if not words or words[0].startswith("-") or words[0] in NOT_TRAINING:
         return False
-    follows = [after for word, after in zip(words, words[1:], strict=False) if word == "--executor"]
+    follows = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--executor"]
     given = [*follows, *(word.partition("=")[2] for word in words if word.startswith("--executor="))]
     return "inline" not in given
 
@@ -143,11 +143,13 @@ def _end(code: int) -> NoReturn:
 def _say_lost(told: dict[str, str], code: int, *, is_last: bool) -> None:
     """Say how Ray ended, and what follows; ends this process if nothing does."""
     how = told.get("lost") or (f"exit code {code}" if code >= 0 else signal.Signals(-code).name)
-    log = f"; log: {told['log']}" if "log" in told else ""
+    log = ""
+    if file := told.get("log"):
+        log = f"; log: {file if os.path.exists(file) else os.path.dirname(file)}"  # noqa: PTH110, PTH120
     if is_last:
         _say(f"error: Ray ended {MOST_STARTS} times without progress of the sweep (at last: {how}){log}")
         sys.exit(_EXIT_GIVEN_UP)
-    _say(f"Ray's processes ended ({how}): starting it again{log}")
+    _say(f"Ray ended ({how}): starting it again{log}")
 
 
 def _say(line: str) -> None:

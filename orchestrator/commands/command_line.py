@@ -46,7 +46,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
         raise KeyboardInterrupt from None
     except Exception as error:
         if isinstance(error, RayEndedError):
-            start_anew(str(error))
+            start_anew(error.how)
         fault = _fault(error)
         if fault is None:
             raise

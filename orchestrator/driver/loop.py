@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from rich.console import Console
 
-from orchestrator import stopping
+from orchestrator import parent_process, stopping
 from orchestrator.driver.progress import ProgressDisplay
 from orchestrator.driver.recorder import Recorder
 from orchestrator.executors.executor import Executor
@@ -42,11 +43,14 @@ class Training:
         self._plan, self._ledger, self._executor, self._view = plan, ledger, executor, view
         self._workload = plan.sweep.workload
         self._states = StateStore(states_root)
-        self._states.collect(ledger.settled(self._workload))
+        settled = ledger.settled(self._workload)
+        self._states.collect(settled)
         self._attempts = ledger.attempts(self._workload)
         # A failed trial starts from its beginning: its saved state may be why it failed.
         failed = ledger.failed(self._workload)
         self._state_paths = {tid: path for tid, path in self._states.index().items() if tid not in failed}
+        standing = repr((len(settled), sorted(self._state_paths.items()))).encode()
+        parent_process.tell("standing", f"{crc32(standing):08x}")
         settings = PackSettings(states_root, checkpoint_seconds, executor.device, executor.num_threads)
         self._queue = PackQueue(settings)
         self._configs: dict[str, TrialConfig] = {}

@@ -68,7 +68,7 @@ class Cluster:
     def check(self) -> None:
         """Raise `RayEndedError` if a local Ray has ended."""
         if self._watch is not None and self._watch.lost is not None:
-            raise RayEndedError(f"Ray on this machine ended ({self._watch.lost}): the same command goes on from here")
+            raise RayEndedError(self._watch.lost)
 
     def leave(self) -> None:
         """Begin to disconnect, and to stop a local cluster; returns at once."""

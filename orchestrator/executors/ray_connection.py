@@ -11,6 +11,7 @@ from orchestrator.executors.ray_folder import launch_folder
 from orchestrator.executors.ray_log import LOG_NAME, ray_logged_to
 from orchestrator.executors.reaper import reaped
 from orchestrator.executors.registry import ExecutorSettings
+from orchestrator.parent_process import tell
 
 
 @contextmanager
@@ -24,6 +25,7 @@ def connect(settings: ExecutorSettings) -> Iterator[Executor]:
         from orchestrator.executors.ray_tune import TUNE_SETTINGS, RayExecutor  # imports Tune while Ray starts
 
         cluster.wait()
+        tell("log", str(folder / LOG_NAME))
         with default_environment(TUNE_SETTINGS), ray_logged_to(folder / LOG_NAME):
             yield RayExecutor(
                 settings.states_root,

@@ -97,4 +97,4 @@ class Exchange:
                 return ray.get(asked, timeout=self._answer_seconds)
             except GetTimeoutError:
                 ray.kill(self._actor, no_restart=False)
-        raise RayEndedError("Ray does not answer any more: the same command goes on from here")
+        raise RayEndedError("it does not answer any more")

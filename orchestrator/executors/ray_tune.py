@@ -194,7 +194,7 @@ class RayExecutor:
         for pack_id in self._clock.stalled():
             worker = self._workers.pop(pack_id, None)
             if worker is None:
-                raise RayEndedError(f"Ray has begun nothing for {self._stall_seconds / 60:g} minutes")
+                raise RayEndedError(f"a worker has not begun within {self._stall_seconds / 60:g} minutes")
             _logger.warning(
                 "no progress of pack %s for %g minutes: its worker is ended, and its trials go on elsewhere; log: %s",
                 pack_id,
@@ -218,7 +218,7 @@ class RayExecutor:
                     self._drain(sink)
                     self._end_stalled()
             except RayError as error:
-                self._problem = RayEndedError(f"the connection to Ray is lost: {first_line(error)}")
+                self._problem = RayEndedError(first_line(error))
             except BaseException as problem:  # raised in the driver's thread, by the searcher
                 self._problem = problem
 
@@ -228,7 +228,7 @@ class RayExecutor:
             yield
         finally:
             stop.set()
-            self.raise_problem()
+            self._cluster.check()  # else the thread might wait for a Ray that has ended
             self._exchange.wake()
             thread.join()
             self.raise_problem()

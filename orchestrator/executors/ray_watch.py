@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import threading
@@ -34,14 +35,16 @@ class RayWatch:
         self._closed.set()
 
     def _look(self) -> None:
-        while self.lost is None:
+        while (lost := self._first_ended()) is None:
             if self._closed.wait(_LOOK_SECONDS):
                 return
-            self.lost = next(
-                (_how(name, process) for name, process in self._processes if process.poll() is not None), None
-            )
+        logging.getLogger("ray").error("Ray has ended: %s", lost)
+        self.lost = lost
         if not self._closed.wait(_END_SECONDS):  # a call of Ray's does not return
-            start_anew(self.lost)
+            start_anew(lost)
+
+    def _first_ended(self) -> str | None:
+        return next((_how(name, process) for name, process in self._processes if process.poll() is not None), None)
 
 
 def _processes() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:

@@ -1,8 +1,8 @@
 """Ends what is left of a local Ray whose launch is gone, however that ended: a script, and what starts it.
 
-Most of Ray's processes end with their launch, but its agents first try for a minute to tell it that they will. The reaper
-is a small process in a session of its own, so that it outlives a process group that is killed. It waits until the pipe
-from the launch is closed. The script itself imports only what Python has.
+Most of Ray's processes end with their launch, but its agents first try for a minute to tell it that they will. The
+reaper is a small process in a session of its own, so that it outlives a process group that is killed. It waits until
+the pipe from the launch is closed. The script itself imports only what Python has.
 """
 
 from __future__ import annotations
