@@ -4,8 +4,8 @@ The names listed here are public. Our own modules import them from where they ar
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as a type checker reads it; importing `typing` is time in which no signal is heeded
 if TYPE_CHECKING:
     from orchestrator.analysis.pairs import paired_difference as paired_difference
     from orchestrator.driver.options import RunOptions as RunOptions

@@ -18,14 +18,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+from orchestrator.stopping import SIGNALS
+
 MOST_STARTS = 3
 """Starts in a row after which Ray ended the launch without a new row or state: then it is given up."""
 NOT_TRAINING = frozenset(
     ("all", "data", "export-mlflow", "export-optuna", "list", "plan", "replay", "status", "submit", "verify")
 )
 """Commands that train nothing under Ray; the commands themselves are imported later, by the child."""
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_WAITED_FOR = {*_FORWARDED, signal.SIGCHLD}
+_WAITED_FOR = {*SIGNALS, signal.SIGCHLD}
 _EXIT_LOST, _EXIT_GIVEN_UP = 75, 2
 _PR_SET_PDEATHSIG = 1
 _SHOW_CURSOR = "\x1b[?25h\n"
@@ -131,7 +132,7 @@ def _told(inlet: int) -> dict[str, str]:
 
 def _stopped_codes() -> set[int]:
     """Exit codes of a child that was stopped or killed by a signal, or that ended itself because of one."""
-    return {-signal.SIGKILL, *(sign * number + offset for number in _FORWARDED for sign, offset in ((-1, 0), (1, 128)))}
+    return {-signal.SIGKILL, *(sign * number + offset for number in SIGNALS for sign, offset in ((-1, 0), (1, 128)))}
 
 
 def _end(code: int) -> NoReturn:

@@ -1,4 +1,4 @@
-"""How Ctrl-C, SIGTERM (Kubernetes, systemd, `timeout`) and SIGHUP (a closed terminal) stop a command.
+"""How Ctrl-C, SIGTERM (Kubernetes, systemd), SIGHUP (a closed terminal) and SIGUSR1 (a batch system) stop a command.
 
 The first signal asks. While trials are in training, executors find it in `requested` and have their states saved;
 anywhere else it raises `Stopped` in the main thread. A second signal, or `DRAIN_SECONDS` after the first one, ends the
@@ -21,7 +21,7 @@ DRAIN_SECONDS = 25.0
 """Most seconds from the first signal to the end of a launch: Kubernetes kills a pod after 30."""
 SAVE_SECONDS = 17.0
 """Most of these that packs may take to save their states; what is left is for the ledger and MLflow."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 _SAME_SECONDS = 0.5
 """Signals within this time are one: a parent may pass on what the terminal has sent to the whole process group."""
@@ -43,9 +43,13 @@ class _Handlers:
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def install(self) -> None:
-        for number, before in self._before.items():
-            if before not in (signal.SIG_IGN, None):  # nohup, and a shell's `&`, start a process that ignores one
-                signal.signal(number, self._take)
+        for number in self._before:
+            self.take_back(number)
+
+    def take_back(self, number: signal.Signals) -> None:
+        is_ignored = self._before[number] in (signal.SIG_IGN, None)  # by nohup, or a shell's `&`
+        if not is_ignored and signal.getsignal(number) != self._take:
+            signal.signal(number, self._take)
 
     def restore(self) -> None:
         for number, before in self._before.items():
@@ -99,6 +103,12 @@ def own_process() -> None:
     global _handlers
     _handlers = _Handlers(owns_process=True)
     _handlers.install()
+
+
+def take_back(number: signal.Signals) -> None:
+    """Heed a signal again that a library has taken; in the main thread."""
+    if _handlers is not None and threading.current_thread() is threading.main_thread():
+        _handlers.take_back(number)
 
 
 @contextmanager

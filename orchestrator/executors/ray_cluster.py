@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,22 +15,26 @@ from ray._private import ray_constants
 from ray.exceptions import RayError
 
 from orchestrator.errors import ClusterError, RayEndedError, first_line, last_line
+from orchestrator.executors.failures.ray_watch import RayWatch
+from orchestrator.executors.failures.reaper import MARK
 from orchestrator.executors.ray_address import check_address
 from orchestrator.executors.ray_private import on_loopback, private_settings
 from orchestrator.executors.ray_signals import handlers_kept, own_session
-from orchestrator.executors.ray_watch import RayWatch
-from orchestrator.executors.reaper import MARK
+from orchestrator.stopping import requested
 from trainables.machine.cpus import usable_cpus
 from trainables.provenance import code_digest, code_place
 
 _LOCAL_SETTINGS = {
     # Tune's actors have their own runtime environment, so workers started ahead would never be used.
     "RAY_prestart_worker_first_driver": "0",
+    # Ray's agents show their titles where their environment was, and so the mark by which the reaper finds them.
+    "SPT_NOENV": "1",
 }
 _VARIABLES = "LAMBDA_ATLAS_"
 """Environment variables with this prefix are passed from the driver to the workers of a cluster that it joins."""
 _TOKEN_FAULT = "InvalidAuthToken"
 _CODE_CHECK_SECONDS = 120.0
+_LOOK_SECONDS = 0.2
 
 
 @contextmanager
@@ -87,7 +92,8 @@ class Cluster:
 
 def _shut_down() -> None:
     try:
-        ray.shutdown()
+        with handlers_kept():
+            ray.shutdown()
     finally:
         gc.enable()
 
@@ -147,7 +153,12 @@ def _check_same_code(address: str | None) -> None:
     """Raise `ClusterError` if workers have another `trainables`: they would write wrong rows under right ids."""
     where = "the workers of a local Ray" if address is None else f"the nodes of the cluster at {address}"
     try:
-        digest, place = ray.get(ray.remote(num_cpus=0)(_code).remote(), timeout=_CODE_CHECK_SECONDS)
+        answer = ray.remote(num_cpus=0)(_code).remote()
+        deadline = time.monotonic() + _CODE_CHECK_SECONDS
+        while not ray.wait([answer], timeout=_LOOK_SECONDS)[0] and time.monotonic() < deadline:
+            if requested():  # the launch waits for this thread, to leave the cluster
+                return
+        digest, place = ray.get(answer, timeout=0)
     except RayError as error:
         raise ClusterError(
             f"lambda-atlas does not run on {where}: {last_line(str(error) or type(error).__name__)}"

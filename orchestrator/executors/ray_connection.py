@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from orchestrator.executors.executor import Executor
+from orchestrator.executors.failures.ray_log import LOG_NAME, ray_logged_to
+from orchestrator.executors.failures.reaper import reaped
 from orchestrator.executors.ray_cluster import Cluster, default_environment
 from orchestrator.executors.ray_folder import launch_folder
-from orchestrator.executors.ray_log import LOG_NAME, ray_logged_to
-from orchestrator.executors.reaper import reaped
 from orchestrator.executors.registry import ExecutorSettings
 from orchestrator.parent_process import tell
 

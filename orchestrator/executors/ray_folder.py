@@ -38,7 +38,11 @@ def launch_folder(kept: Collection[str] = ()) -> Iterator[Path]:
     with (folder / "new").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         (folder / "new").rename(folder / _ALIVE)  # locked from the moment that others can see it
-        yield folder
+        try:
+            yield folder
+        except KeyboardInterrupt:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         if not any(path.name in kept for path in folder.iterdir()):  # else, and after a failure: until the next launch
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,19 +13,31 @@ from ray._private import services
 
 _LARGEST_SIGACTION = 1024
 """More bytes than the C library's description of a handler has on any system."""
+_UNHEEDED_SECONDS = 0.005
 
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM: connecting to Ray replaces it by one that prints a C++ stack and kills.
+    """Keep this process's handler of SIGTERM while it joins or leaves a cluster.
 
-    Python sets handlers in its main thread only, and connecting is done in another.
+    Joining replaces the handler by one that prints a C++ stack and ends the process, leaving by the default one. Python
+    sets handlers in its main thread only, and both are done in another.
     """
     library, kept = ctypes.CDLL(None), ctypes.create_string_buffer(_LARGEST_SIGACTION)
     library.sigaction(int(signal.SIGTERM), None, kept)
+    is_over = threading.Event()
+
+    def put_back() -> None:
+        while not is_over.wait(_UNHEEDED_SECONDS):
+            library.sigaction(int(signal.SIGTERM), kept, None)
+
+    thread = threading.Thread(target=put_back, name="keep-handlers", daemon=True)
+    thread.start()
     try:
         yield
     finally:
+        is_over.set()
+        thread.join()
         library.sigaction(int(signal.SIGTERM), kept, None)
 
 

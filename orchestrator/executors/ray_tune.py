@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -22,14 +23,14 @@ from ray.tune.search import Searcher
 
 from orchestrator.errors import ClusterError, RayEndedError, first_line, last_line
 from orchestrator.executors.executor import ReportSink, given_up_reports
-from orchestrator.executors.pack_clock import PackClock
+from orchestrator.executors.failures.pack_clock import PackClock
+from orchestrator.executors.failures.ray_log import LOG_NAME
 from orchestrator.executors.pack_queue import PackQueue
 from orchestrator.executors.ray_capacity import GPU_NODES, ClusterRoom
 from orchestrator.executors.ray_cluster import Cluster
 from orchestrator.executors.ray_exchange import Exchange
-from orchestrator.executors.ray_log import LOG_NAME
 from orchestrator.executors.ray_private import keys_not_sent
-from orchestrator.stopping import SAVE_SECONDS, Stopped, requested, seconds_left
+from orchestrator.stopping import SAVE_SECONDS, Stopped, requested, seconds_left, take_back
 from trainables.packs.orders import PackOrder
 from trainables.packs.state_store import StateStore
 from trainables.result import TrialResult
@@ -305,6 +306,7 @@ class _PackEnds(_DriverOnly, FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """End the loop if it is not to continue; Tune calls this in every round."""
+        take_back(signal.SIGUSR1)  # of which Tune would end the loop as if all were done
         self._executor.check_continues()
         return super().choose_trial_to_run(tune_controller)
 

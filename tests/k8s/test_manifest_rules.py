@@ -23,6 +23,10 @@ def head(documents: list[Document]) -> Document:
     return dig(ray(documents), "headGroupSpec", "template", "spec")
 
 
+def settings(documents: list[Document]) -> Document:
+    return dig(one(documents, "ConfigMap"), "data")
+
+
 def mlflow(documents: list[Document]) -> Document:
     return dig(one(documents, "Deployment"), "spec", "template", "spec")
 
@@ -60,6 +64,18 @@ BROKEN: list[tuple[Rule, str, Change]] = [
         "2, 56",
         lambda d: (workers(d)[1].update(priority=1), ray(d).update(rayVersion="2.55.1")),
     ),
+    (kuberay.stops_have_their_time, "after 3 s", lambda d: settings(d).pop("RAY_JOB_STOP_WAIT_TIME_S")),
+    (
+        kuberay.stops_have_their_time,
+        "a node ends after 5 s",
+        lambda d: settings(d).update(RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="5"),
+    ),
+    (
+        kuberay.stops_have_their_time,
+        "cpu: killed after 30 s",
+        lambda d: settings(d).pop("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"),
+    ),
+    (kuberay.stops_have_their_time, "head: killed", lambda d: head(d).update(terminationGracePeriodSeconds=20)),
     (kuberay.ray_is_new_enough, "2, 5", lambda d: ray(d).pop("rayVersion")),
     (kuberay.no_gate_is_needed, "tlsOptions", lambda d: ray(d).update(tlsOptions={"enabled": True})),
     (kuberay.no_gate_is_needed, "rocksdb", lambda d: ray(d)["gcsFaultToleranceOptions"].update(backend="rocksdb")),

@@ -6,8 +6,11 @@ import re
 import shlex
 from collections.abc import Iterator
 
+from orchestrator.stopping import DRAIN_SECONDS, SAVE_SECONDS
 from tests.support.manifests import Documents, environment_names, named, of_kind, pods, ray_clusters
 
+RAY_JOB_STOP_SECONDS, RAY_NODE_STOP_SECONDS, KUBERNETES_GRACE_SECONDS = 3.0, 30.0, 30.0
+"""The defaults."""
 PRIVATE_FOLDERS = ("HOME", "LAMBDA_ATLAS_CACHE", "MPLCONFIGDIR", "NUMBA_CACHE_DIR")
 
 
@@ -51,6 +54,21 @@ def ray_pods_do_not_restart(documents: Documents) -> Iterator[str]:
     for pod in pods(documents):
         if pod.is_ray and pod.spec.get("restartPolicy") != "Never":
             yield f"{pod.owner}: restartPolicy is not Never"
+
+
+def stops_have_their_time(documents: Documents) -> Iterator[str]:
+    """A launch that is stopped may use all of its seconds, and a node the packs' ones, before anything is killed."""
+    (settings,) = (found["data"] for found in of_kind(documents, "ConfigMap"))
+    until_killed = float(settings.get("RAY_JOB_STOP_WAIT_TIME_S", RAY_JOB_STOP_SECONDS))
+    node = float(settings.get("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", RAY_NODE_STOP_SECONDS))
+    if until_killed <= DRAIN_SECONDS:
+        yield f"Ray kills a launch after {until_killed:g} s that may take {DRAIN_SECONDS:g}"
+    if node <= SAVE_SECONDS:
+        yield f"a node ends after {node:g} s, and its packs may take {SAVE_SECONDS:g}"
+    for pod in pods(documents):
+        grace = pod.spec.get("terminationGracePeriodSeconds", KUBERNETES_GRACE_SECONDS)
+        if pod.is_ray and grace <= max(node, DRAIN_SECONDS):
+            yield f"{pod.owner}: killed after {grace:g} s"
 
 
 def ray_is_new_enough(documents: Documents) -> Iterator[str]:

@@ -37,16 +37,20 @@ def reaped(folder: str) -> Iterator[None]:
 
 
 def _marked(folder: str) -> list[int]:
-    """Processes of that launch's Ray, zombies apart."""
+    """Processes of that launch's Ray: those with the mark, and others of their sessions, which only Ray's have."""
     mark = f"{MARK}={folder}".encode()
-    found = []
+    sessions: dict[int, list[int]] = {}
+    found = set()
     for entry in os.listdir("/proc"):  # noqa: PTH208
-        with suppress(OSError):
-            if entry.isdigit():
-                with open(f"/proc/{entry}/environ", "rb") as file:  # noqa: PTH123
-                    if mark in file.read().split(b"\0"):
-                        found.append(int(entry))
-    return found
+        with suppress(OSError, ValueError, IndexError), open(f"/proc/{entry}/stat") as stat:  # noqa: PTH123
+            state, _, _, session, *_ = stat.read().rpartition(")")[2].split()
+            if state == "Z":
+                continue
+            sessions.setdefault(int(session), []).append(int(entry))
+            with open(f"/proc/{entry}/environ", "rb") as environment:  # noqa: PTH123
+                if mark in environment.read().split(b"\0"):
+                    found.add(int(session))
+    return [pid for session in found for pid in sessions[session]]
 
 
 def _main(folder: str) -> None:
