@@ -22,6 +22,14 @@ class ClusterError(UserError):
     """The Ray cluster cannot be reached, started or used by this launch."""
 
 
+class RayEndedError(ClusterError):
+    """Ray ended while a launch used it; `how` says in a few words what happened."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(f"Ray ended ({how}): the same command goes on from here, with a new one")
+        self.how = how
+
+
 class SubmitError(UserError):
     """A sweep cannot be submitted as a job of a Kubernetes cluster, or the cluster rejects the job."""
 
@@ -31,6 +39,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "LedgerError",
+    "RayEndedError",
     "SubmitError",
     "SweepError",
     "UserError",

@@ -13,6 +13,9 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line: a user's mistake ends as one line and exit code 2, a signal as 128 and its number."""
+    from orchestrator import parent_process
+
+    parent_process.watch(sys.argv[1:])
     try:
         code, stopped = _stoppable(sys.argv[1:])
     except KeyboardInterrupt:  # before signals are heeded

@@ -94,7 +94,8 @@ class _ExchangedPack:
         guard_output()  # Ray keeps what a worker prints in files
         self._pack_id = str(config[PACK_ID])
         self._exchange = ray.get_actor(config[EXCHANGE], namespace=EXCHANGE_NAMESPACE)
-        self._worker = PackWorker(ray.get(self._exchange.fetch.remote(self._pack_id)))
+        self._me = ray.get_runtime_context().current_actor
+        self._worker = PackWorker(ray.get(self._exchange.fetch.remote(self._pack_id, self._me)))
 
     def step(self) -> dict[str, Any]:
         deadline = time.monotonic() + TUNE_STEP_SECONDS
@@ -102,6 +103,8 @@ class _ExchangedPack:
             reports = self._worker.step()
             answer = ray.get(self._exchange.report.remote(self._pack_id, reports))
             self._worker.forget(answer.recorded)
+            if not answer.knows_worker:
+                ray.get(self._exchange.begin.remote(self._pack_id, self._me))
             if answer.stops:
                 self._worker.save()
                 ray.get(self._exchange.stopped.remote(self._pack_id))

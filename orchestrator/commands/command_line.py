@@ -10,7 +10,8 @@ import typer
 from orchestrator.commands.app import app
 from orchestrator.commands.options import EXIT_LOST_OUTPUT, EXIT_USER_ERROR
 from orchestrator.commands.streams import forgive_output
-from orchestrator.errors import UserError
+from orchestrator.errors import RayEndedError, UserError
+from orchestrator.parent_process import start_anew
 from orchestrator.sweeps.reserved import RESERVED
 from trainables.machine.home import ensure_home
 from trainables.redaction import guard_output
@@ -44,6 +45,8 @@ def _exit_code(arguments: Sequence[str]) -> int:
     except typer.Abort:
         raise KeyboardInterrupt from None
     except Exception as error:
+        if isinstance(error, RayEndedError):
+            start_anew(error.how)
         fault = _fault(error)
         if fault is None:
             raise

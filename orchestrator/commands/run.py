@@ -56,6 +56,9 @@ def run(
         int | None,
         typer.Option(min=1, help="packs that one such node runs at once (default: seen from the cluster's nodes)"),
     ] = None,
+    stall_minutes: Annotated[
+        float, typer.Option(min=0.01, help="end a worker of Ray that reports nothing for so long; its trials go on")
+    ] = 60.0,
 ) -> None:
     """Run the missing trials of a sweep, print its table, draw its figures and update MLflow."""
     sweep = chosen_sweep(name, module=module, sets=sets, seeds=seeds, workload=workload, data=data)
@@ -80,6 +83,7 @@ def run(
         cpus_per_trial=cpus_per_trial,
         max_nodes=max_nodes,
         slots_per_node=slots_per_node,
+        stall_minutes=stall_minutes,
     )
     summary = run_sweep(sweep, options)
     if summary.interrupted:

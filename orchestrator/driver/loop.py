@@ -6,10 +6,11 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from rich.console import Console
 
-from orchestrator import stopping
+from orchestrator import parent_process, stopping
 from orchestrator.driver.progress import ProgressDisplay
 from orchestrator.driver.recorder import Recorder
 from orchestrator.driver.sharing import Sharing
@@ -45,11 +46,13 @@ class Training:
         self._plan, self._ledger, self._executor, self._view = plan, ledger, executor, view
         self._workload = plan.sweep.workload
         self._states = StateStore(states_root)
-        self._collect()
+        settled = self._collect()
         self._attempts = ledger.attempts(self._workload)
         # A failed trial starts from its beginning: its saved state may be why it failed.
         failed = ledger.failed(self._workload)
         self._state_paths = {tid: path for tid, path in self._states.index().items() if tid not in failed}
+        standing = repr((len(settled), sorted(self._state_paths.items()))).encode()
+        parent_process.tell("standing", f"{crc32(standing):08x}")
         settings = PackSettings(states_root, checkpoint_seconds, executor.device, executor.num_threads)
         self._sharing = Sharing(
             ledger,
@@ -99,10 +102,11 @@ class Training:
         self._collect()
         return self._outcomes, interrupted
 
-    def _collect(self) -> None:
-        """Delete saved states that nobody needs: another launch may train on what is settled for this one."""
-        in_training = self._ledger.claims.others()
-        self._states.collect(self._ledger.settled(self._workload) - in_training.keys())
+    def _collect(self) -> set[str]:
+        """Delete the saved states of settled trials, which are returned; another launch may still train some on."""
+        settled = self._ledger.settled(self._workload)
+        self._states.collect(settled - self._ledger.claims.others().keys())
+        return settled
 
     def _feed(self, results: Sequence[TrialResult] = ()) -> None:
         """Queue the scheduler's next tasks; called first in the driver's thread, then by the recorder and `Sharing`."""

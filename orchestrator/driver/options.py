@@ -31,6 +31,7 @@ class RunOptions:
         cpus_per_trial: Threads of a trial that trains on the CPU.
         max_nodes: Worker nodes that an autoscaled cluster at `address` may grow to. None uses the nodes it has.
         slots_per_node: Packs that such a node runs at once. None takes those of the largest node that exists.
+        stall_minutes: A worker under Ray that reports nothing for so long is ended, and its trials go on elsewhere.
 
     Example:
         >>> from orchestrator import RunOptions
@@ -50,6 +51,7 @@ class RunOptions:
     cpus_per_trial: int = 1
     max_nodes: int | None = None
     slots_per_node: int | None = None
+    stall_minutes: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -232,6 +232,7 @@ def _connected(plan: Plan, options: RunOptions, device: str | None) -> AbstractC
         address=options.address,
         max_nodes=options.max_nodes,
         slots_per_node=options.slots_per_node,
+        stall_seconds=60 * options.stall_minutes,
     )
     return connected(options.executor, settings)
 

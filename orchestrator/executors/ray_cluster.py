@@ -14,7 +14,9 @@ import ray
 from ray._private import ray_constants
 from ray.exceptions import RayError
 
-from orchestrator.errors import ClusterError, first_line, last_line
+from orchestrator.errors import ClusterError, RayEndedError, first_line, last_line
+from orchestrator.executors.failures.ray_watch import RayWatch
+from orchestrator.executors.failures.reaper import MARK
 from orchestrator.executors.ray_address import check_address
 from orchestrator.executors.ray_private import on_loopback, private_settings
 from orchestrator.executors.ray_signals import handlers_kept, own_session
@@ -25,6 +27,8 @@ from trainables.provenance import code_digest, code_place
 _LOCAL_SETTINGS = {
     # Tune's actors have their own runtime environment, so workers started ahead would never be used.
     "RAY_prestart_worker_first_driver": "0",
+    # Ray's agents show their titles where their environment was, and so the mark by which the reaper finds them.
+    "SPT_NOENV": "1",
 }
 _VARIABLES = "LAMBDA_ATLAS_"
 """Environment variables with this prefix are passed from the driver to the workers of a cluster that it joins."""
@@ -55,6 +59,8 @@ class Cluster:
     def __init__(self, address: str | None, folder: Path) -> None:
         if address is not None:
             check_address(address)
+        self.is_local = address is None
+        self._watch: RayWatch | None = None
         self._thread = ThreadPoolExecutor(1, "ray-cluster")
         self._connected = (
             self._thread.submit(_start, folder) if address is None else self._thread.submit(_join, address)
@@ -62,19 +68,26 @@ class Cluster:
 
     def wait(self) -> None:
         """Return when connected; raises `ClusterError` if that failed."""
-        self._connected.result()
+        self._watch = self._connected.result()
+
+    def check(self) -> None:
+        """Raise `RayEndedError` if a local Ray has ended."""
+        if self._watch is not None and self._watch.lost is not None:
+            raise RayEndedError(self._watch.lost)
 
     def leave(self) -> None:
         """Begin to disconnect, and to stop a local cluster; returns at once."""
+        if self._watch is not None:
+            self._watch.close()
         # Tune leaves cycles that hold actor handles. If one is collected here while Ray shuts down in the other thread,
         # its finalizer finds a worker that is half shut down, and Ray ends the process.
         gc.disable()
         self._thread.submit(_shut_down)
 
     def close(self) -> None:
-        """Disconnect; returns when that is done."""
+        """Disconnect; returns when that is done, or at once if Ray has ended: disconnecting might wait for it."""
         self.leave()
-        self._thread.shutdown()
+        self._thread.shutdown(wait=self._watch is None or self._watch.lost is None)
 
 
 def _shut_down() -> None:
@@ -85,10 +98,10 @@ def _shut_down() -> None:
         gc.enable()
 
 
-def _start(folder: Path) -> None:
+def _start(folder: Path) -> RayWatch:
     """Start a Ray on this machine."""
     try:
-        settings = {**_LOCAL_SETTINGS, **private_settings(os.environ)}
+        settings = {**_LOCAL_SETTINGS, **private_settings(os.environ), MARK: str(folder)}
         with default_environment(settings), on_loopback(), _without_uv_hook(), own_session(), handlers_kept():
             # "local": otherwise Ray would join any cluster that it finds, without the checks below
             ray.init(
@@ -104,7 +117,9 @@ def _start(folder: Path) -> None:
             f"Ray did not start on this machine: {first_line(error)} (its logs are in {folder}; --executor inline runs "
             "without Ray)"
         ) from error
+    watch = RayWatch()
     _check_same_code(None)
+    return watch
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,8 +24,10 @@ _FREE_BYTES = 100_000_000
 
 
 @contextmanager
-def launch_folder() -> Iterator[Path]:
-    """A private folder with a path that is short enough for Ray's sockets; it is deleted unless the launch fails.
+def launch_folder(kept: Collection[str] = ()) -> Iterator[Path]:
+    """A private folder with a path that is short enough for Ray's sockets.
+
+    It is deleted afterwards unless the launch fails or has written a file with one of the `kept` names.
 
     Raises `ClusterError` if no temporary folder can be used.
     """
@@ -41,7 +43,8 @@ def launch_folder() -> Iterator[Path]:
         except KeyboardInterrupt:
             _delete(folder)
             raise
-        _delete(folder)  # after a failure its logs stay until the next launch
+        if not any(path.name in kept for path in folder.iterdir()):  # else, and after a failure: until the next launch
+            _delete(folder)
 
 
 def _usable_parent(prefix: str) -> Path:

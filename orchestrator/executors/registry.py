@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class ExecutorSettings:
         address: Address of the Ray cluster to join; None stays on this machine.
         max_nodes: Number of worker nodes that an autoscaled cluster may grow to.
         slots_per_node: Number of packs that one of those nodes runs at once.
+        stall_seconds: Seconds without a report after which a pack's worker is given up.
     """
 
     states_root: str
@@ -31,6 +33,7 @@ class ExecutorSettings:
     address: str | None = None
     max_nodes: int | None = None
     slots_per_node: int | None = None
+    stall_seconds: float = math.inf
 
 
 Connect = Callable[[ExecutorSettings], AbstractContextManager[Executor]]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from trainables.config import TrialConfig
+from trainables.contract import Report
 from trainables.registry import place_of
 
 
@@ -51,7 +53,20 @@ class PackOrder:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a worker hears when it reports: its members that the driver has `recorded`, and whether it is to stop."""
+    """What a worker hears when it reports: its members that the driver has `recorded`, and whether it is to stop.
+
+    `knows_worker` is false if the exchange was started anew since the worker began: it shall call `begin` again.
+    """
 
     recorded: Sequence[str]
     stops: bool
+    knows_worker: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What the driver gets: reports, the packs that were heard of since the last time, and who trains new ones."""
+
+    reports: Sequence[Report]
+    heard: Collection[str]
+    workers: Mapping[str, Any]

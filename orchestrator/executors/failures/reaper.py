@@ -1,0 +1,74 @@
+"""Ends what is left of a local Ray whose launch is gone, however that ended: a script, and what starts it.
+
+Most of Ray's processes end with their launch, but its agents first try for a minute to tell it that they will. The
+reaper is a small process in a session of its own, so that it outlives a process group that is killed. It waits until
+the pipe from the launch is closed. The script itself imports only what Python has.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+MARK = "LAMBDA_ATLAS_RAY_OF"
+"""Environment variable of a local Ray's processes; its value is the launch's folder."""
+_GRACE_SECONDS, _ROUNDS, _ROUND_SECONDS = 1.0, 20, 0.2
+
+
+@contextmanager
+def reaped(folder: str) -> Iterator[None]:
+    """Have the processes with this `MARK` killed after the block, or when this process has ended."""
+    if sys.platform != "linux":
+        yield
+        return
+    command = [sys.executable, "-I", "-S", __file__, folder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd="/") as reaper:
+        try:
+            yield
+        finally:
+            assert reaper.stdin is not None
+            with suppress(BrokenPipeError):
+                reaper.stdin.close()
+
+
+def _marked(folder: str) -> list[int]:
+    """Processes of that launch's Ray: those with the mark, and others of their sessions, which only Ray's have."""
+    mark = f"{MARK}={folder}".encode()
+    sessions: dict[int, list[int]] = {}
+    found = set()
+    for entry in os.listdir("/proc"):  # noqa: PTH208
+        with suppress(OSError, ValueError, IndexError), open(f"/proc/{entry}/stat") as stat:  # noqa: PTH123
+            state, _, _, session, *_ = stat.read().rpartition(")")[2].split()
+            if state == "Z":
+                continue
+            sessions.setdefault(int(session), []).append(int(entry))
+            with open(f"/proc/{entry}/environ", "rb") as environment:  # noqa: PTH123
+                if mark in environment.read().split(b"\0"):
+                    found.add(int(session))
+    return [pid for session in found for pid in sessions[session]]
+
+
+def _main(folder: str) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdin.buffer.read()
+    ends = time.monotonic() + _GRACE_SECONDS
+    while _marked(folder) and time.monotonic() < ends:
+        time.sleep(_ROUND_SECONDS / 4)
+    for _ in range(_ROUNDS):
+        found = _marked(folder)
+        if not found:
+            return
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_ROUND_SECONDS)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
