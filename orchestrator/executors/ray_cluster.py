@@ -117,9 +117,8 @@ def _start(folder: Path) -> RayWatch:
             f"Ray did not start on this machine: {first_line(error)} (its logs are in {folder}; --executor inline runs "
             "without Ray)"
         ) from error
-    watch = RayWatch()
     _check_same_code(None)
-    return watch
+    return RayWatch()
 
 
 @contextmanager

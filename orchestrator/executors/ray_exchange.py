@@ -6,7 +6,6 @@ import logging
 import threading
 import uuid
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,10 +26,10 @@ _logger = logging.getLogger(__name__)
 
 
 class Exchange:
-    """A `PackExchange` actor. Thread-safe; `log` is named where it dies."""
+    """A `PackExchange` actor, which has `answer_seconds` to answer, but not over a minute. Thread-safe."""
 
-    def __init__(self, log: Path, answer_seconds: float) -> None:
-        self._log, self._answer_seconds = log, min(answer_seconds, _ANSWER_SECONDS)
+    def __init__(self, answer_seconds: float) -> None:
+        self._answer_seconds = min(answer_seconds, _ANSWER_SECONDS)
         self._name = f"exchange-{uuid.uuid4().hex}"
         self._lock = threading.Lock()
         self._orders: dict[str, PackOrder] = {}
@@ -84,7 +83,7 @@ class Exchange:
             for order in () if is_first else self._orders.values():
                 self._actor.put.remote(order)
         if not is_first:
-            _logger.warning("the process that passes reports on died: another one does so; log: %s", self._log)
+            _logger.warning("the process that passes reports on died: another one does so now")
 
     def wake(self) -> None:
         """Let `wait` return."""

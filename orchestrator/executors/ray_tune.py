@@ -82,7 +82,7 @@ class RayExecutor:
                 "--max-nodes N lets the cluster grow"
             )
         self._read: set[str] = set()
-        self._exchange = Exchange(self._log, stall_seconds)
+        self._exchange = Exchange(stall_seconds)
         self._clock = PackClock(stall_seconds)
         self._stall_seconds = stall_seconds
         self._workers: dict[str, Any] = {}
