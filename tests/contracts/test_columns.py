@@ -159,6 +159,7 @@ def parts(launched: Launched) -> tuple[pa.Table, pa.Table]:
     return old, new
 
 
+@pytest.mark.slow
 def test_an_added_field_is_a_column_of_its_type_beside_old_files_without_it(launched: Launched) -> None:
     old, new = parts(launched)
     added = [name for name in new.column_names if name not in old.column_names]

@@ -72,22 +72,22 @@ def asked(kind: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return train(KINDS[kind], Ledger(str(tmp_path_factory.mktemp(kind))))
 
 
-@pytest.mark.parametrize(
-    "choose", [newest, pytest.param(at_random(1), marks=pytest.mark.slow)], ids=["newest", "random"]
-)
+@pytest.mark.slow  # by default: at once with restarts, below
+@pytest.mark.parametrize("choose", [newest, at_random(1)], ids=["newest", "random"])
 def test_it_asks_the_same_whatever_order_trials_end_in(
     choose: Choose, kind: str, asked: list[str], tmp_path: Path
 ) -> None:
     assert train(KINDS[kind], Ledger(str(tmp_path)), choose) == asked
 
 
-@pytest.mark.parametrize(("restart_every", "choose"), [(5, oldest), pytest.param(3, newest, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("restart_every", "choose"), [(5, newest), pytest.param(3, oldest, marks=pytest.mark.slow)])
 def test_it_asks_the_same_whenever_it_restarts(
     restart_every: int, choose: Choose, kind: str, asked: list[str], tmp_path: Path
 ) -> None:
     assert train(KINDS[kind], Ledger(str(tmp_path)), choose, restart_every) == asked
 
 
+@pytest.mark.slow
 def test_seeds_that_a_killed_map_did_not_come_to_ask_for_are_still_to_be_trained(tmp_path: Path) -> None:
     """All that it asked has ended: a plan that took this for the end would never train them."""
     search = KINDS["map"].search

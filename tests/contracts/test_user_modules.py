@@ -164,6 +164,7 @@ def tiny(**values: Any) -> ToyConfig:
     return config
 
 
+@pytest.mark.slow
 def test_a_fresh_worker_opens_the_workload_and_the_optimizer_from_an_order_alone(tmp_path: Path) -> None:
     members = tuple(MemberOrder(tiny(optimizer=optimizer)) for optimizer in ("adam", "toylion"))
     order = PackOrder(pack_id="one", members=members, states_root=str(tmp_path / "states"), checkpoint_seconds=30.0)

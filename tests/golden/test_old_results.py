@@ -15,6 +15,7 @@ from tests.golden.launches import Said, launches
 from tests.golden.old import IMAGES, SYNTHETIC
 from tests.support.launching import check_went_on, half_done, plant_seconds
 
+pytestmark = pytest.mark.slow
 MADE_ON = results.load_json(old.MADE_ON)
 TO_THE_BIT = results.circumstances().items() <= MADE_ON.items()
 WITHIN = None if TO_THE_BIT else results.NEAR

@@ -78,6 +78,7 @@ def test_its_commit_is_in_every_row() -> None:
     assert done.stdout.strip() == "0123abc"
 
 
+@pytest.mark.slow
 def test_the_project_installs_before_its_packages_are_there(tmp_path: Path) -> None:
     """The layer of dependencies has those of the project, and none of its code."""
     early, late = tmp_path / "early", tmp_path / "late"

@@ -4,17 +4,21 @@ A launch of a few short trials takes six seconds of a core, nearly all of them f
 code. The forked process takes under one. It has its own folder, environment, output, exit code and random numbers, but
 it shares the hash seed of its server, and at its end it does not clear its memory. Tests of signals, of kills, of what
 an import loads, and one side of each comparison of two launches start an interpreter.
+
+The processes of one test run share a server. It ends when none of them holds its lifeline open any more.
 """
 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import gc
 import json
 import os
 import random
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,8 +26,8 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -124,33 +128,64 @@ def _forked(words: list[str], cwd: Path, env: Mapping[str, str], *, outputs: tup
 
 @cache
 def _server() -> str:
-    """The address of this process's server, which ends with this process."""
-    folder = tempfile.TemporaryDirectory(prefix="warm-")
-    address = str(Path(folder.name) / "socket")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.support.warm_python", address]
-    server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    assert server.stdout.readline() == "ready\n"
-    atexit.register(folder.cleanup)
-    atexit.register(server.terminate)
-    return address
+    """The address of this test run's server: the first process that needs it starts it."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    folder = Path(tempfile.gettempdir()) / f"warm-{run}"
+    lifeline = folder / "lifeline"
+    with _locked(folder):
+        if not lifeline.exists():
+            os.mkfifo(lifeline)
+            command = [sys.executable, "-m", "tests.support.warm_python", str(folder)]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            server = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+            )
+            os.open(lifeline, os.O_WRONLY)  # held to this process's end
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+        else:
+            os.open(lifeline, os.O_WRONLY)
+    return str(folder / "socket")
 
 
-def _serve(address: str) -> dict[str, Any] | None:
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make the folder if it is not there, and hold its lock: no server starts or ends meanwhile."""
+    path = folder / "lock"
+    while True:
+        folder.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError), ExitStack() as held:
+            lock = held.enter_context(path.open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.path.samestat(path.stat(), os.fstat(lock.fileno())):  # else a server has ended and deleted it
+                kept = held.pop_all()
+                break
+    with kept:
+        yield
+
+
+def _serve(folder: Path) -> dict[str, Any] | None:
     """Answer requests until the tests end; returns only in a forked process, with its request."""
+    lifeline = os.open(folder / "lifeline", os.O_RDONLY)  # returns when the first process has opened it too
+    _import_the_product()
+    gc.collect()
+    gc.freeze()  # a collection in a forked process would copy the memory that it shares
     signal.signal(signal.SIGCHLD, _reap)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
+        listener.bind(str(folder / "socket"))
         listener.listen(64)
         print("ready", flush=True)
         while True:
-            readable, _, _ = select.select([listener, sys.stdin], [], [])
-            if sys.stdin in readable:
-                os._exit(0)
+            readable, _, _ = select.select([listener, lifeline], [], [])
+            if lifeline in readable:  # nobody writes into it: it was closed by all
+                with _locked(folder):
+                    if select.select([lifeline], [], [], 0)[0]:
+                        shutil.rmtree(folder, ignore_errors=True)
+                        os._exit(0)
             connection, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
+                os.close(lifeline)
                 return _watched(connection)
             connection.close()
 
@@ -214,10 +249,7 @@ def _import_the_product() -> None:
 
 
 def _main() -> None:
-    _import_the_product()
-    gc.collect()
-    gc.freeze()  # a collection in a forked process would copy the memory that it shares
-    request = _serve(sys.argv[1])
+    request = _serve(Path(sys.argv[1]))
     assert request is not None
     os.chdir(request["cwd"])
     os.environ.clear()

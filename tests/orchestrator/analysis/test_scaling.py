@@ -80,6 +80,7 @@ def test_draws_without_a_logarithm_or_of_unequal_number_are_refused(
         fit_scaling(x, decay, works)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     fits = [fit_scaling(*draws(1, 0.15, 30, seed)).exponent() for seed in range(120)]
     assert np.mean([fit.low <= 1 <= fit.high for fit in fits]) >= 0.9

@@ -18,6 +18,7 @@ from trainables.packs.worker import REPORT_SECONDS
 WORKLOAD = "two_layer_cnn"
 
 
+@pytest.mark.slow
 def test_nodes_that_stay_are_busy_to_the_end(tmp_path: Path) -> None:
     cluster = SimulatedCluster(4)
     launch = simulate(200, cluster, str(tmp_path))
@@ -29,6 +30,7 @@ def test_nodes_that_stay_are_busy_to_the_end(tmp_path: Path) -> None:
     assert alone.makespan == cluster.makespan, "what is recorded takes no simulated time"
 
 
+@pytest.mark.slow
 def test_lost_nodes_cost_what_was_not_saved_and_no_trial_is_lost(tmp_path: Path) -> None:
     cluster = SimulatedCluster(4, losses_per_hour=100)
     launch = simulate(400, cluster, str(tmp_path))

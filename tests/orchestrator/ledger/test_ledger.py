@@ -510,6 +510,7 @@ def test_death_within_an_append(mortal: type[MortalFileSystem]) -> None:
     assert ledger.traces(WORKLOAD)["epoch"].to_pylist() == [0, 3]
 
 
+@pytest.mark.slow
 def test_death_at_every_step_of_a_compaction(mortal: type[MortalFileSystem]) -> None:
     """Each prefix of the compaction's writes and deletions leaves a ledger that reads the same."""
     for num_changes in range(100):
@@ -601,6 +602,7 @@ def test_sigkill_loses_nothing(tmp_path: Path) -> None:
     assert len(raw_rows(reader)) == len(settled)
 
 
+@pytest.mark.slow
 def test_two_drivers_at_once_lose_nothing(tmp_path: Path) -> None:
     """They share half of their trials; a concurrent reader never sees a settled trial disappear."""
     root, num_batches = tmp_path / "out", 7

@@ -330,6 +330,7 @@ def test_states_in_the_store(store: ObjectStore, bucket: str) -> None:
     assert store.keys(bucket) == {}
 
 
+@pytest.mark.slow
 def test_an_upload_that_is_cut_leaves_nothing_to_be_seen(store: ObjectStore, bucket: str, tmp_path: Path) -> None:
     """A large state is uploaded in parts; its writer is killed between them."""
     states = StateStore(f"s3://{bucket}/states")

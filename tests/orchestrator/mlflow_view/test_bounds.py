@@ -106,6 +106,7 @@ class SlowRows(list[Row]):
         return super().__len__()
 
 
+@pytest.mark.slow
 def test_what_is_written_while_more_is_added_waits_no_longer(uri: str) -> None:
     first, second = batch_of(0), batch_of(1)
     with BackgroundView(uri, "counted", "", nothing) as view:

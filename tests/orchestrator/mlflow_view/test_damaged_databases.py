@@ -56,6 +56,7 @@ def test_a_locked_database_is_said_to_be_locked(own_uri: str, monkeypatch: pytes
         MlflowView(uri, "locked", "")
 
 
+@pytest.mark.slow
 def test_a_database_that_is_locked_meanwhile_is_not_tried_again(own_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = moved_to_a_long_name(own_uri)
     view = MlflowView(uri, "locked", "")

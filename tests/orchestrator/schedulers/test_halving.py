@@ -350,6 +350,7 @@ def test_trials_that_a_killed_launch_left_without_a_verdict_get_it_from_the_next
     assert plan_sweep(sweep, ledger).is_complete
 
 
+@pytest.mark.slow
 def test_what_is_searched_is_chosen_once_it_is_found_and_tells_no_lines_apart(tmp_path: Path) -> None:
     base: dict[str, Any] = {"num_epochs": 3, "num_train": 40, "num_test": 50, "dimension": 60, "num_filters": 4}
     grid = Grid({"adam": {}, "adamw": {}}, {"batch_size": (5, 40), "noise_sparsity": (5, 10)}, base)

@@ -134,6 +134,7 @@ def test_nonsense_axes_are_refused() -> None:
 # --- what is asked ---
 
 
+@pytest.mark.slow
 def test_cells_share_no_seeds_and_the_halves_of_a_pair_do(undisturbed: Ledger) -> None:
     trials = undisturbed.trials("two_layer_cnn").to_pandas()
     claims = trials[trials["trial_id"].isin(claim_ids(map_of()))]
@@ -146,6 +147,7 @@ def test_cells_share_no_seeds_and_the_halves_of_a_pair_do(undisturbed: Ledger) -
     assert not set(others["seed"]) & set(claims["seed"])
 
 
+@pytest.mark.slow
 def test_every_cell_gets_the_least_seeds_and_none_more_than_the_most(undisturbed: Ledger) -> None:
     trials = undisturbed.trials("two_layer_cnn").to_pandas()
     claims = trials[trials["trial_id"].isin(claim_ids(map_of()))]
@@ -154,6 +156,7 @@ def test_every_cell_gets_the_least_seeds_and_none_more_than_the_most(undisturbed
     assert seeds.between(RULE.min_seeds, RULE.max_seeds).all()
 
 
+@pytest.mark.slow
 def test_boundary_draws_lie_in_the_space_as_many_as_rounds_say(undisturbed: Ledger) -> None:
     trials = undisturbed.trials("two_layer_cnn").to_pandas()
     draws = trials[~trials["trial_id"].isin(claim_ids(map_of()))]
@@ -303,6 +306,7 @@ def test_a_figure_that_a_map_cannot_have_is_said_before_anything_is_trained(
 # --- what it reports ---
 
 
+@pytest.mark.slow
 def test_tables_and_figures_come_from_parquet_alone(undisturbed: Ledger, tmp_path: Path) -> None:
     sweep = Sweep(
         **{name: getattr(map_of(), name) for name in ("name", "title", "grids", "search")}, figures=("phase_diagram",)
@@ -356,7 +360,8 @@ def test_optuna_opens_a_finished_map(undisturbed: Ledger, tmp_path: Path) -> Non
         assert 1e-4 <= trial.params["weight_decay"] <= 1e2
 
 
-@pytest.mark.parametrize("form", ["~/{}", pytest.param("file://{}", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["~/{}", "file://{}"])
 def test_an_optuna_export_takes_the_forms_of_output_that_a_launch_takes(
     undisturbed: Ledger, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

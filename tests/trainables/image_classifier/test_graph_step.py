@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.cases import rest_slow
 from tests.support.image_trials import VARIANTS, Synchronizes, ended, make_config
 from tests.support.images import image_folders
 from tests.support.recording import RecordedOperations, recordings
@@ -27,13 +28,8 @@ FEW_IMAGES = {"num_train": 12, "num_test": 3, "batch_size": 5, "num_epochs": 1}
 SMALL, LARGE = VARIANTS[:6], VARIANTS[6:]
 KINDS = [
     *({**values, **SHORT, "precision": "float32"} for values in SMALL),
-    *(
-        pytest.param(values, marks=pytest.mark.slow)
-        for values in (
-            *({**values, **SHORT, "precision": "bfloat16"} for values in SMALL),
-            *({**values, **FEW_IMAGES, "precision": "float32"} for values in LARGE),
-        )
-    ),
+    *({**values, **SHORT, "precision": "bfloat16"} for values in SMALL),
+    *({**values, **FEW_IMAGES, "precision": "float32"} for values in LARGE),
 ]
 
 
@@ -62,7 +58,7 @@ def trained(config: ImageClassifierConfig, engine: str, state: State | None = No
     return result
 
 
-@pytest.mark.parametrize("values", KINDS, ids=str)
+@pytest.mark.parametrize("values", rest_slow(KINDS, 2), ids=str)
 def test_a_replayed_step_is_the_written_out_one(values: Mapping[str, Any], begun: list[RecordedOperations]) -> None:
     config = make_config(**values)
     replayed = trained(config, "graph-cuda")
@@ -87,7 +83,7 @@ def test_images_on_the_host_are_copied_for_each_replay(
     assert ours.trace == wanted.trace
 
 
-@pytest.mark.parametrize("values", VARIANTS[:5], ids=str)
+@pytest.mark.parametrize("values", rest_slow(VARIANTS[:5]), ids=str)
 def test_a_recorded_trial_goes_on_exactly_from_its_state(
     values: Mapping[str, Any], begun: list[RecordedOperations]
 ) -> None:
@@ -101,6 +97,7 @@ def test_a_recorded_trial_goes_on_exactly_from_its_state(
     assert [recording.num_replays for recording in begun] == [8, 16, 8]
 
 
+@pytest.mark.slow
 def test_recorded_trials_side_by_side_do_not_disturb_each_other(begun: list[RecordedOperations]) -> None:
     configs = [make_config(seed=seed, **values, **SHORT) for seed in (0, 1) for values in VARIANTS[:2]]
     members = [Member(config, config.num_epochs) for config in configs]

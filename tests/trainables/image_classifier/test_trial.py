@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.support.cases import rest_slow
 from tests.support.images import NUM_CLASSES, image_folders, numbers
 from tests.support.recording import recordings
 from trainables.contract import Member
@@ -144,9 +145,7 @@ def plain_model(config: ImageClassifierConfig) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(
-    "architecture", ["resnet8", "resnet18", "resnet50", "resnet101", pytest.param("vgg16", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("architecture", rest_slow(("resnet8", "resnet18", "resnet50", "resnet101", "vgg16"), 2))
 def test_networks_for_small_images_are_torchvisions_with_another_stem(architecture: str) -> None:
     config = make_config(32, architecture=architecture)
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -194,13 +193,13 @@ ONE_STEP_AN_EPOCH = {"learning_rate": 5e-4, "batch_size": 12, "num_train": 12, "
 # another run after a few steps. So float32 is compared with the same kernels, and torch's default ones in float64.
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 @pytest.mark.parametrize(
-    ("architecture", "size"),
+    ("architecture", "size", "optimizer"),
     [
-        ("resnet8", 8),
-        pytest.param("resnet18", 8, marks=pytest.mark.slow),
-        pytest.param("vgg16", 32, marks=pytest.mark.slow),
+        ("resnet8", 8, "adam"),
+        ("resnet8", 8, "adamw"),
+        pytest.param("resnet18", 8, "adamw", marks=pytest.mark.slow),
+        pytest.param("vgg16", 32, "adam", marks=pytest.mark.slow),
     ],
 )
 def test_training_equals_a_plain_loop(architecture: str, size: int, optimizer: str) -> None:
@@ -212,8 +211,7 @@ def test_training_equals_a_plain_loop(architecture: str, size: int, optimizer: s
     assert np.abs(np.array(ours) - np.array(plain)).max() < 1e-5
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-@pytest.mark.parametrize("architecture", ["resnet8", pytest.param("resnet18", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("architecture", "optimizer"), rest_slow((("resnet8", "adam"), ("resnet18", "adamw"))))
 def test_training_equals_a_plain_loop_with_torchs_default_kernels(architecture: str, optimizer: str) -> None:
     config = make_config(architecture=architecture, optimizer=optimizer, precision="float64", **ONE_STEP_AN_EPOCH)
     ours = [point.train_loss for point in train(config).trace[1:]]
@@ -264,6 +262,7 @@ def test_evaluation_does_not_depend_on_how_it_is_cut(pixels: int, monkeypatch: p
         assert numbers(one) == pytest.approx(numbers(other), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_measuring_may_be_cut_anywhere_and_goes_on_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluating a large network takes minutes, so it is sliced and saved like training."""
     monkeypatch.setitem(evaluation._PIXELS, "cpu", 5 * 8 * 8)
@@ -394,12 +393,12 @@ def test_all_batch_sizes_train(batch_size: int) -> None:
 @pytest.mark.parametrize(
     ("num_train", "batches", "fits"),
     [
-        (3, {"batch_size": 1}, False),
         (3, {"batch_size": 2}, False),
-        (3, {"batch_size": 3, "micro_batch_size": 2}, False),
-        (6, {"batch_size": 4, "micro_batch_size": 3}, False),
         (4, {"batch_size": 2}, True),
-        (8, {"batch_size": 6, "micro_batch_size": 4}, True),
+        pytest.param(3, {"batch_size": 1}, False, marks=pytest.mark.slow),
+        pytest.param(3, {"batch_size": 3, "micro_batch_size": 2}, False, marks=pytest.mark.slow),
+        pytest.param(6, {"batch_size": 4, "micro_batch_size": 3}, False, marks=pytest.mark.slow),
+        pytest.param(8, {"batch_size": 6, "micro_batch_size": 4}, True, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -770,7 +769,7 @@ def test_large_images_get_torchvisions_networks_unchanged(architecture: str, ima
     assert str(ours) == str(theirs)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("image_size", [32, pytest.param(65, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", list(Architecture))
 @pytest.mark.parametrize("normalization", ["batch", "group"])
@@ -847,6 +846,7 @@ def test_a_state_of_another_network_is_not_used(caplog: pytest.LogCaptureFixture
     assert "its saved state is not used: ValueError: numbers of shape" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_step_is_closed_when_its_trial_ends_and_when_it_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recorded step holds memory of the GPU."""
     closed: list[EagerStep] = []

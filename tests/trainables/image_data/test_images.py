@@ -262,6 +262,7 @@ def test_a_download_unpickles_nothing_that_lies_there(data: Path) -> None:
     assert manifest(Selection("fashion_mnist")).num_train == 40
 
 
+@pytest.mark.slow
 @needs_fashion
 def test_fashion_mnist_of_debian_and_of_torchvision_are_the_same(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (data / "fashion_mnist").symlink_to(DEBIAN_FASHION)
@@ -369,6 +370,7 @@ def test_row_groups_and_shards_of_any_size_are_one_split(data: Path, row_group_s
     assert labels[chosen].tolist() == few.train_labels.tolist()
 
 
+@pytest.mark.slow
 def test_parquet_larger_than_memory_is_read_some_rows_at_a_time(data: Path) -> None:
     """The hub's ImageNet is 140 GB."""
     contents = [file_of(image) for image in noise(400, 128, 128)]
@@ -461,6 +463,7 @@ def test_a_test_split_is_not_mixed_with_a_validation_split(data: Path) -> None:
     assert np.array_equal(held.test_images, noise(20, seed=1))
 
 
+@pytest.mark.slow
 def test_real_cifar10_has_its_well_known_statistics(data: Path) -> None:
     folder = os.environ.get("LAMBDA_ATLAS_TEST_DATA")
     source = Path(folder) / "cifar10" if folder else None

@@ -13,6 +13,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from tests.support.cases import rest_slow
 from tests.support.images import image_folders
 from trainables.config import TrialConfig
 from trainables.contract import Member, Report, State
@@ -63,7 +64,7 @@ def one_by_one(images: None) -> dict[str, object]:
     return numbers(finish(MemberPackRun(members(), open_member)))
 
 
-@pytest.mark.parametrize("at_once", [2, 3, 8])
+@pytest.mark.parametrize("at_once", rest_slow((3, 2, 8)))
 @pytest.mark.parametrize("seconds", [0.0, math.inf])
 def test_members_at_once_have_the_numbers_that_they_have_alone(
     at_once: int, seconds: float, one_by_one: dict[str, object]
@@ -146,9 +147,9 @@ class _Breaking(_Around):
         return super().advance(deadline)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3])
+@pytest.mark.parametrize("at_once", rest_slow((2, 1, 3)))
 @pytest.mark.parametrize("at", [0, 5])
-@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("which", rest_slow((1, 0, 2)))
 def test_a_failing_member_is_a_row_with_its_traceback_and_its_neighbours_never_notice(
     which: int, at: int, at_once: int, one_by_one: dict[str, object]
 ) -> None:
@@ -284,7 +285,7 @@ def slices(at_once: int, saves: bool) -> tuple[list[int], dict[str, TrialResult]
     raise AssertionError("unreachable")
 
 
-@pytest.mark.parametrize("at_once", [2, 3])
+@pytest.mark.parametrize("at_once", rest_slow((2, 3)))
 @pytest.mark.parametrize(("saves", "goes_on_at"), [(True, 3), (False, 0)])
 def test_a_member_put_back_goes_on_from_its_last_saved_state(
     saves: bool, goes_on_at: int, at_once: int, one_by_one: dict[str, object]
@@ -350,7 +351,7 @@ def crowded(room: int, error: Exception = SHORTAGES[0]) -> tuple[MemberPackRun, 
     return MemberPackRun(members(), open_crowded, lambda crowd: 3), opened
 
 
-@pytest.mark.parametrize("error", SHORTAGES, ids=str)
+@pytest.mark.parametrize("error", rest_slow(SHORTAGES), ids=str)
 @pytest.mark.parametrize("room", [1, 2])
 def test_where_memory_is_too_small_fewer_train_at_once_and_nothing_is_lost(
     room: int, error: Exception, one_by_one: dict[str, object]

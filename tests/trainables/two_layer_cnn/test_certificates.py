@@ -20,6 +20,7 @@ from orchestrator.schedulers.plan import ledger_of, plan_sweep
 from orchestrator.sweeps.map_search import MapSearch
 from orchestrator.sweeps.value import Grid, Sweep
 from search_spaces.space import LogUniform
+from tests.support.cases import rest_slow
 from tests.support.launching import WORKLOAD
 from trainables.certificates import AUDITED_SHARE, Certificate, is_audited
 from trainables.config import make_config
@@ -149,7 +150,7 @@ def test_the_largest_update_is_reached() -> None:
     assert config.learning_rate * m / math.sqrt(v) == pytest.approx(step_size, rel=1e-3)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 20])
+@pytest.mark.parametrize("batch_size", rest_slow((1, 3, 20)))
 def test_gradients_and_losses_within_radii_are_bounded(batch_size: int) -> None:
     config = make(optimizer="adam", weight_decay=1.0, batch_size=batch_size, activation_power=3, seed=4)
     data = patch_data(config)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.cases import rest_slow
 from trainables.config import make_config
 from trainables.machine.torch_threads import torch_threads
 from trainables.random_streams import order_block
@@ -108,7 +109,7 @@ def test_fused_equals_reference_at_other_activation_powers(rule: str, q: int) ->
     assert_engines_agree(make(rule, activation_power=q, weight_decay=1e-6, init_std=0.05))
 
 
-@pytest.mark.parametrize("num_filters", [1, 3])
+@pytest.mark.parametrize("num_filters", rest_slow((3, 1)))
 def test_fused_equals_reference_at_other_widths(num_filters: int) -> None:
     assert_engines_agree(make("adamw", num_filters=num_filters, num_train=50))
 
@@ -259,7 +260,7 @@ def subnormal_count(array: Floats) -> int:
     return int(((array != 0) & (np.abs(array) < np.finfo(array.dtype).tiny)).sum())
 
 
-@pytest.mark.parametrize("engine", [FusedEngine, ReferenceEngine])
+@pytest.mark.parametrize("engine", rest_slow((FusedEngine, ReferenceEngine)))
 @pytest.mark.skipif(not CAN_FLUSH, reason="this processor's flush mode is not known")
 def test_moments_skip_the_subnormal_range(engine: type[Engine]) -> None:
     """Once a sample is fitted, its gradient is 0 and its moments decay by beta in each step, to below 1e-38."""
