@@ -17,7 +17,7 @@ from orchestrator.ledger import liveness
 from orchestrator.ledger.claims import Claims
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.storage import Storage
-from tests.support.holders import ClaimsHolder
+from tests.orchestrator.ledger.holders import ClaimsHolder
 from tests.support.servers import ObjectStore, object_store
 
 BEAT, SILENT = 0.2, 2.0

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.errors import LedgerError, SweepError
 from orchestrator.ledger import liveness
 from orchestrator.ledger.lease import lease
-from tests.support.holders import Holder
+from tests.orchestrator.ledger.holders import Holder
 from tests.support.launching import environment, run_launch
 
 

@@ -23,7 +23,7 @@ from orchestrator.ledger.parts import read_part
 from orchestrator.ledger.schema import TableName, trial_schema
 from orchestrator.ledger.storage import Storage
 from orchestrator.sweeps.registry import find_sweep
-from tests.support.holders import HELD, Holder
+from tests.orchestrator.ledger.holders import HELD, Holder
 from tests.support.launching import (
     CIRCUMSTANCES,
     WORKLOAD,
