@@ -49,7 +49,7 @@ PACKAGES = ("orchestrator", "trainables", "search_spaces")
 BENCHMARKS = ROOT / "tests" / "benchmarks"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PAGE = TEXTS["tests/benchmarks/README.md"]
-WRITTEN = {"my_sweeps.py", "results/", "data/", ".leases/", "mlflow-views/", "mlflow-artifacts/"}
+WRITTEN = {"my_sweeps.py", "results/", "data/", ".leases/", ".claims/", "mlflow-views/", "mlflow-artifacts/"}
 """Files and folders that a user or a launch makes."""
 
 

@@ -98,9 +98,11 @@ def test_two_launches_train_each_trial_once(executor: str, out: str, folder: Pat
 
 
 def test_a_launch_goes_on_with_what_a_killed_one_had_in_training(out: str, folder: Path) -> None:
-    killed, living = [start(folder, name, *INLINE, "--out", out) for name in ("longer", "longer_too")]
-    wait_for(lambda: {killed.pid, living.pid} <= claiming(out), living)
-    wait_for(lambda: half_done(out), living)
+    killed = start(folder, "longer", *INLINE, "--out", out)
+    wait_for(lambda: half_done(out), killed)
+    os.kill(killed.pid, signal.SIGSTOP)  # else it might be done before the other has begun
+    living = start(folder, "longer_too", *INLINE, "--out", out)
+    wait_for(lambda: living.pid in claiming(out), living)
     killed.kill()
     killed.communicate()
     before = {row["trial_id"]: row for row in rows(out)}

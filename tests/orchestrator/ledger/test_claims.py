@@ -17,7 +17,7 @@ from orchestrator.ledger import liveness
 from orchestrator.ledger.claims import Claims
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.storage import Storage
-from tests.support.claims_holder import ClaimsHolder
+from tests.orchestrator.ledger.holders import ClaimsHolder
 from tests.support.servers import ObjectStore, object_store
 
 BEAT, SILENT = 0.2, 2.0
@@ -86,7 +86,7 @@ def test_a_killed_driver_claims_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     """Its lock ends with it: nobody waits, and nobody takes a living driver for dead."""
     monkeypatch.setattr(liveness, "SILENT_SECONDS", 1000.0)
     killed = ClaimsHolder(str(tmp_path), "a", "b", beat=1000.0, silent=1000.0)
-    assert killed.claimed == {"a", "b"}
+    assert killed.said == "a b"
     claims = Ledger(str(tmp_path)).claims
     with claims.held():
         assert claims.claim({"a", "c"}) == {"c"}
@@ -98,6 +98,7 @@ def test_a_killed_driver_claims_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.slow
 def test_a_killed_driver_of_a_store_claims_nothing_once_it_was_silent(out: str) -> None:
     killed = ClaimsHolder(out, "a", beat=BEAT, silent=SILENT)
+    assert killed.said == "a"
     claims = Ledger(out).claims
     with claims.held():
         assert claims.claim({"a"}) == set()
@@ -112,6 +113,7 @@ def test_a_killed_driver_of_a_store_claims_nothing_once_it_was_silent(out: str) 
 @pytest.mark.slow
 def test_a_driver_that_was_stopped_finds_that_it_lost_its_claims(out: str) -> None:
     stopped = ClaimsHolder(out, "a", beat=BEAT, silent=SILENT)
+    assert stopped.said == "a"
     assert stopped.ask() == ""
     claims = Ledger(out).claims
     with claims.held():

@@ -16,8 +16,8 @@ import pytest
 from orchestrator.errors import LedgerError, SweepError
 from orchestrator.ledger import liveness
 from orchestrator.ledger.lease import lease
+from tests.orchestrator.ledger.holders import Holder
 from tests.support.launching import environment, run_launch
-from tests.support.lease_holder import Holder
 
 
 def holder(out: Path, kind: str) -> Holder:

@@ -23,6 +23,7 @@ from orchestrator.ledger.parts import read_part
 from orchestrator.ledger.schema import TableName, trial_schema
 from orchestrator.ledger.storage import Storage
 from orchestrator.sweeps.registry import find_sweep
+from tests.orchestrator.ledger.holders import HELD, Holder
 from tests.support.launching import (
     CIRCUMSTANCES,
     WORKLOAD,
@@ -36,7 +37,6 @@ from tests.support.launching import (
     start,
     wait_for,
 )
-from tests.support.lease_holder import HELD, Holder
 from tests.support.servers import ObjectStore, Way, free_port, object_store
 from trainables.atomic_files import is_absent
 from trainables.packs.state_store import StateStore
