@@ -29,6 +29,7 @@ from orchestrator.report.show import check_figure_folder, show
 from orchestrator.report.text import plain_console
 from orchestrator.schedulers.plan import Plan, ledger_of, plan_sweep
 from orchestrator.sweeps.value import Sweep
+from trainables.machine.home import ensure_home
 from trainables.packs.state_store import StateStore
 from trainables.redaction import redacted
 from trainables.registry import workload
@@ -75,6 +76,7 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         >>> summary.finished, summary.failed
         (4, 0)
     """
+    ensure_home()  # before Ray, numba and matplotlib are imported, which ask for it
     console = _console()
     check_place(options)
     if options.figures or sweep.best_over:  # the best values are chosen by the errors that figures show
