@@ -30,6 +30,7 @@ from orchestrator.report.show import check_figure_folder, show
 from orchestrator.report.text import plain_console
 from orchestrator.schedulers.plan import Plan, ledger_of, plan_sweep
 from orchestrator.sweeps.value import Sweep
+from trainables.machine.home import ensure_home
 from trainables.packs.state_store import StateStore
 from trainables.redaction import redacted
 from trainables.registry import workload
@@ -81,6 +82,7 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
         >>> summary.finished, summary.failed
         (4, 0)
     """
+    ensure_home()  # before Ray, numba and matplotlib are imported, which ask for it
     with stopping.heeded():
         return _run(sweep, options)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from orchestrator.figures import settings  # isort: skip  # noqa: F401 (imports matplotlib, or says why it cannot)
 from matplotlib.figure import Figure
 
 from orchestrator.analysis.error_rates import judged_by

@@ -168,13 +168,17 @@ class MlflowView:
     @contextmanager
     def _reported(self) -> Iterator[None]:
         """Raise MLflow's failures as `MlflowUnavailable`, and drop its log lines."""
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
+        try:
+            from mlflow.exceptions import MlflowException
+            from sqlalchemy.exc import SQLAlchemyError
+        except (ImportError, ValueError) as error:
+            raise MlflowUnavailable(one_line(f"MLflow cannot be imported: {error}: see variables MLFLOW_*")) from error
 
         try:
             with quiet():
                 yield
-        except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError) as error:
+        # a ValueError: a variable MLFLOW_*, or a part of the URI, that is no number
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError, ValueError) as error:
             raise MlflowUnavailable(one_line(f"MLflow: {reason(error)} ({self.tracking_uri})")) from error
 
 
