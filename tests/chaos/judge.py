@@ -30,16 +30,14 @@ class Judge:
         self._folder = folder
         self._seen: Trained = {}
         self._wrong: set[str] = set()
-        self.num_failed = 0
 
     def look(self) -> tuple[list[str], list[str]]:
         """What is newly lost, and what was newly trained twice; to be called while nothing compacts."""
-        now, self.num_failed = _trained(self._folder.out)
-        furthest = _furthest(now)
+        now, reached = _trained(self._folder.out)
         lost = [
             f"{trial_id} at epoch {epoch}"
             for trial_id, epoch in self._seen
-            if furthest.get(trial_id, -1) < epoch  # a compaction drops the rows of earlier rungs
+            if reached.get(trial_id, -1) < epoch  # a compaction drops the rows of earlier rungs
         ]
         twice = []
         for key, attempts in now.items():
@@ -79,26 +77,17 @@ def mlflow_faults(out: Path) -> list[str]:
     return [f"{n} runs of {tid} in MLflow" for tid in sorted(settled | counts.keys()) if (n := counts[tid]) != 1]
 
 
-def _trained(out: Path) -> tuple[Trained, int]:
+def _trained(out: Path) -> tuple[Trained, dict[str, int]]:
+    """The attempts that trained, and how far each trial is recorded; a pruned row only repeats an unfinished one."""
     trained: Trained = defaultdict(set)
-    num_failed = 0
+    reached: dict[str, int] = {}
     for part in out.glob("trials/*/part-*.parquet"):
-        try:
-            table = pq.ParquetFile(part).read(_KEY)
-        except FileNotFoundError:
-            continue
+        table = pq.ParquetFile(part).read(_KEY)
         for trial_id, epoch, outcome, *attempt in zip(*(table[name].to_pylist() for name in _KEY), strict=True):
-            num_failed += outcome == Outcome.FAILED
+            reached[trial_id] = max(epoch, reached.get(trial_id, -1))
             if outcome in _COUNTED:
                 trained[trial_id, epoch].add(tuple(attempt))
-    return dict(trained), num_failed
-
-
-def _furthest(trained: Trained) -> dict[str, int]:
-    furthest: dict[str, int] = {}
-    for trial_id, epoch in trained:
-        furthest[trial_id] = max(epoch, furthest.get(trial_id, -1))
-    return furthest
+    return dict(trained), reached
 
 
 def _changed(left: dict[str, Any], right: dict[str, Any]) -> dict[str, list[str]]:

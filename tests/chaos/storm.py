@@ -18,7 +18,9 @@ from tests.support.processes import kill_marked
 
 ORPHAN_SECONDS = 5.0
 PATIENCE_SECONDS = 150.0
-"""A launch that records and saves nothing for so long hangs."""
+"""A launch that records nothing for so long hangs."""
+MOST_UNPROVOKED = 3
+"""A launch may fail because of what struck the one before it, but not again and again."""
 
 
 @dataclass(slots=True)
@@ -45,14 +47,14 @@ class Storm:
         self._judge = Judge(folder)
         self._left: set[str] = set()
         self._settings: dict[str, str] = {}
+        self._is_struck = False
         self.hits: list[Hit] = []
         self._orphans = ThreadPoolExecutor(4)
 
     def run(self, strikes: deque[Strike]) -> None:
         """Take strikes from the left until all sweeps are done, and judge the end."""
         for sweep in NAMES:
-            while self._launch(sweep, strikes) != 0:
-                pass
+            self._finish(sweep, strikes)
         for sweep in (*NAMES, LAST):  # tell MLflow what it lacks, and delete what earlier ones have left
             self._launch(sweep, deque())
         self._orphans.shutdown()
@@ -62,6 +64,15 @@ class Storm:
         end.add("bits", differences(self._folder.out, self._undisturbed))
         end.add("mlflow", mlflow_faults(self._folder.out))
         end.add("files", sorted(self._folder.temporary_names()))
+
+    def _finish(self, sweep: str, strikes: deque[Strike]) -> None:
+        """Launch a sweep until it is done; gives up if it fails again and again without being struck."""
+        num_unprovoked = 0
+        while (code := self._launch(sweep, strikes)) != 0:
+            num_unprovoked = 0 if self._is_struck else num_unprovoked + 1
+            if num_unprovoked == MOST_UNPROVOKED:
+                self._blame("hangs", [f"{sweep} ends with {code}, {num_unprovoked} times without being struck"])
+                return
 
     def _launch(self, sweep: str, strikes: deque[Strike]) -> int | None:
         """One launch until it ends; its exit code."""
@@ -74,7 +85,8 @@ class Storm:
         if launch.returncode is None:
             self._blame("hangs", [f"{sweep} did nothing for {PATIENCE_SECONDS:.0f} s"])
             launch.kill()
-        self._ended(launch, struck=len(self.hits) > num_before)
+        self._is_struck = len(self.hits) > num_before
+        self._ended(launch)
         return launch.returncode
 
     def _disturb(self, launch: Launch, strikes: deque[Strike]) -> None:
@@ -112,7 +124,7 @@ class Storm:
                 return
             hit.progress_seconds = time.monotonic() - hit.at
 
-    def _ended(self, launch: Launch, *, struck: bool) -> None:
+    def _ended(self, launch: Launch) -> None:
         if launch.returncode == 0:
             self._look_for_files()
         lost, twice = self._judge.look()
@@ -120,7 +132,7 @@ class Storm:
         self._blame("twice", twice)
         self._left = self._folder.temporary_names()
         orphans = self._orphans.submit(self._count_orphans, launch, self.hits[-1] if self.hits else None)
-        if not self.hits or not struck:
+        if not self._is_struck:
             return
         self.hits[-1].ended = launch.returncode != 0
         if not self.hits[-1].strike.at_once:
