@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.stopping import SIGNALS
-from tests.support.endless import make_endless, saved
+from tests.orchestrator.endless import make_endless, saved
 from tests.support.launching import environment
 from tests.support.warm_python import run_python
 
