@@ -203,7 +203,7 @@ class RayExecutor:
             self._drain(sink)
 
     def _have_packs_stopped(self) -> None:
-        """Let packs save their states and end; `raise_problem` ends the run once they have, or after `SAVE_SECONDS`."""
+        """Let packs save their states and end; `check_continues` ends the run once they have."""
         self._exchange.stop.remote()
         if seconds_left(SAVE_SECONDS) < 0 or not ray.get(self._exchange.num_training.remote()):
             self._is_stopped.set()
