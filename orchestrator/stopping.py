@@ -23,7 +23,7 @@ SAVE_SECONDS = 17.0
 """Most of these that packs may take to save their states; what is left is for the ledger and MLflow."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
-_SAME_SECONDS = 0.5
+_SAME_SECONDS = 1.0
 """Signals within this time are one: a parent may pass on what the terminal has sent to the whole process group."""
 _SHOW_CURSOR = b"\x1b[?25h"
 

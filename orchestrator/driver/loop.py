@@ -91,12 +91,12 @@ class Training:
                 recorder.put([r for r in reports if r.result is None or self._queue.ended(r.result)])
 
             self._feed()
-            interrupted = False
             try:
                 self._executor.run(self._queue, sink)
-            except KeyboardInterrupt:  # of a user's program, which handles signals itself
+                interrupted = stopping.requested() is not None
+            except KeyboardInterrupt:  # of a program that handles signals itself
                 interrupted = True
-            if interrupted := interrupted or stopping.requested() is not None:
+            if interrupted:
                 self._ledger.wait_for_store(0)  # a stop must not take minutes
         self._executor.close()
         self._collect()

@@ -50,9 +50,9 @@ def run_sweep(sweep: Sweep, options: RunOptions) -> RunSummary:
     and an MLflow database. A launch that was killed can be repeated: it trains only what is missing, and resumes
     trials from their saved states.
 
-    Ctrl-C, SIGTERM and SIGHUP end the training within `stopping.DRAIN_SECONDS`, with the states of all trials saved; no
-    tables or figures follow, and the summary says `interrupted`. In a program of yours this holds in its main thread;
-    afterwards its own handler of SIGTERM or SIGHUP is called, which by default ends the program.
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end the training within `stopping.DRAIN_SECONDS`, with the states of all trials
+    saved; no tables or figures follow, and the summary says `interrupted`. In a program of yours this holds in its main
+    thread; afterwards its own handler, unless of Ctrl-C, is called, which by default ends the program.
 
     Args:
         sweep: What to run.

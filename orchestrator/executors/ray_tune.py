@@ -236,7 +236,7 @@ class RayExecutor:
             self._drain(sink)
 
     def _have_packs_stopped(self) -> None:
-        """Let packs save their states and end; `raise_problem` ends the run once they have, or after `SAVE_SECONDS`."""
+        """Let packs save their states and end; `check_continues` ends the run once they have."""
         if self._exchange.stop() or seconds_left(SAVE_SECONDS) < 0:
             self._is_stopped.set()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.stopping import SIGNALS
-from tests.support.endless import make_endless, saved
+from tests.orchestrator.endless import make_endless, saved
 from tests.support.launching import environment
 from tests.support.warm_python import run_python
 
@@ -75,7 +75,7 @@ def test_a_signal_closes_the_run_in_mlflow(folder: Path) -> None:
 
 
 def test_a_second_signal_ends_it_and_its_children_at_once(folder: Path) -> None:
-    done = asked(folder, *RUN, "--no-mlflow", "--set", "batch_size=3", signals="SIGTERM SIGINT:0.7")
+    done = asked(folder, *RUN, "--no-mlflow", "--set", "batch_size=3", signals="SIGTERM SIGINT:1.2")
     assert done.returncode == 143
     assert done.stderr == "stopped at once: the same command resumes from what was saved last\n"
     assert_child_is_gone(folder)
