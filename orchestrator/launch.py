@@ -13,9 +13,9 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line: a user's mistake ends as one line and exit code 2, a signal as 128 and its number."""
-    from orchestrator import parent_process
+    from orchestrator.process import parent
 
-    parent_process.watch(sys.argv[1:])
+    parent.watch(sys.argv[1:])
     try:
         code, stopped = _stoppable(sys.argv[1:])
     except KeyboardInterrupt:  # before signals are heeded
@@ -28,7 +28,7 @@ def main() -> None:
 
 def _stoppable(arguments: list[str]) -> tuple[int, str]:
     """The exit code, and in a few words what stopped the command, if anything did."""
-    from orchestrator import stopping
+    from orchestrator.process import stopping
 
     stopping.own_process()
     try:

@@ -11,7 +11,7 @@ from orchestrator.commands.app import app
 from orchestrator.commands.options import EXIT_LOST_OUTPUT, EXIT_USER_ERROR
 from orchestrator.commands.streams import forgive_output
 from orchestrator.errors import RayEndedError, UserError
-from orchestrator.parent_process import start_anew
+from orchestrator.process.parent import start_anew
 from orchestrator.sweeps.reserved import RESERVED
 from trainables.machine.home import ensure_home
 from trainables.redaction import guard_output

@@ -118,7 +118,7 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the job instead of creating it")] = False,
 ) -> None:
     """Run a sweep on Kubernetes, as a RayJob that kubectl creates."""
-    from orchestrator import kubernetes
+    from orchestrator.driver import kubernetes
 
     sweep = chosen_sweep(name, sets=sets, seeds=seeds, workload=workload)
     num_trials = None

@@ -10,7 +10,6 @@ from zlib import crc32
 
 from rich.console import Console
 
-from orchestrator import parent_process, stopping
 from orchestrator.driver.progress import ProgressDisplay
 from orchestrator.driver.recorder import Recorder
 from orchestrator.driver.sharing import Sharing
@@ -18,6 +17,7 @@ from orchestrator.executors.executor import Executor
 from orchestrator.executors.pack_queue import PackQueue, PackSettings
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.recorded import Recorded
+from orchestrator.process import parent, stopping
 from orchestrator.schedulers.plan import Plan
 from orchestrator.schedulers.scheduler import Task
 from trainables.config import TrialConfig
@@ -52,7 +52,7 @@ class Training:
         failed = ledger.failed(self._workload)
         self._state_paths = {tid: path for tid, path in self._states.index().items() if tid not in failed}
         standing = repr((len(settled), sorted(self._state_paths.items()))).encode()
-        parent_process.tell("standing", f"{crc32(standing):08x}")
+        parent.tell("standing", f"{crc32(standing):08x}")
         settings = PackSettings(states_root, checkpoint_seconds, executor.device, executor.num_threads)
         self._sharing = Sharing(
             ledger,

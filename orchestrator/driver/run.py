@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.filesize import decimal
 
-from orchestrator import stopping
 from orchestrator.driver.device import chosen_device
 from orchestrator.driver.loop import Training
 from orchestrator.driver.mlflow_export import recorded
@@ -26,6 +25,7 @@ from orchestrator.executors.registry import ExecutorSettings, connected
 from orchestrator.ledger.lease import lease
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.storage import PATIENCE_SECONDS
+from orchestrator.process import stopping
 from orchestrator.report.show import check_figure_folder, show
 from orchestrator.report.text import plain_console
 from orchestrator.schedulers.plan import Plan, ledger_of, plan_sweep

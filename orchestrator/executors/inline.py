@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, closing
 from orchestrator.executors.executor import Executor, ReportSink, given_up_reports
 from orchestrator.executors.pack_queue import PackQueue
 from orchestrator.executors.registry import ExecutorSettings
-from orchestrator.stopping import requested
+from orchestrator.process.stopping import requested
 from trainables.packs.worker import PackWorker
 
 _WAIT_SECONDS = 1.0

@@ -20,7 +20,7 @@ from orchestrator.executors.failures.reaper import MARK
 from orchestrator.executors.ray_address import check_address
 from orchestrator.executors.ray_private import on_loopback, private_settings
 from orchestrator.executors.ray_signals import handlers_kept, own_session
-from orchestrator.stopping import requested
+from orchestrator.process.stopping import requested
 from trainables.machine.cpus import usable_cpus
 from trainables.provenance import code_digest, code_place
 

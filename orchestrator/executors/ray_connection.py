@@ -11,7 +11,7 @@ from orchestrator.executors.failures.reaper import reaped
 from orchestrator.executors.ray_cluster import Cluster, default_environment
 from orchestrator.executors.ray_folder import launch_folder
 from orchestrator.executors.registry import ExecutorSettings
-from orchestrator.parent_process import tell
+from orchestrator.process.parent import tell
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from orchestrator.executors.ray_capacity import GPU_NODES, ClusterRoom
 from orchestrator.executors.ray_cluster import Cluster
 from orchestrator.executors.ray_exchange import Exchange
 from orchestrator.executors.ray_private import keys_not_sent
-from orchestrator.stopping import SAVE_SECONDS, Stopped, requested, seconds_left, take_back
+from orchestrator.process.stopping import SAVE_SECONDS, Stopped, requested, seconds_left, take_back
 from trainables.packs.orders import PackOrder
 from trainables.packs.state_store import StateStore
 from trainables.result import TrialResult

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from orchestrator import stopping
 from orchestrator.errors import UserError
 from orchestrator.mlflow_view.connection import MlflowUnavailable, one_line
 from orchestrator.mlflow_view.view import NO_SUMMARY, MlflowView, Row, Traces
+from orchestrator.process import stopping
 
 IDLE_SECONDS = 60.0
 """How long `finish` waits for an MLflow that does nothing: longer than another launch takes to create its database."""

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from orchestrator.stopping import DRAIN_SECONDS, SAVE_SECONDS
+from orchestrator.process.stopping import DRAIN_SECONDS, SAVE_SECONDS
 from tests.support.manifests import Document, Documents, environment_names, named, of_kind, pods, ray_clusters
 
 QUEUE = "kueue.x-k8s.io/queue-name"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from ray._private import ray_constants, worker
 
-from orchestrator.parent_process import start_anew
+from orchestrator.process.parent import start_anew
 
 _LOOK_SECONDS = 0.5
 _END_SECONDS = 15.0

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.stopping import DRAIN_SECONDS, SIGNALS
+from orchestrator.process.stopping import DRAIN_SECONDS, SIGNALS
 from tests.orchestrator.endless import make_endless, saved
 from tests.support.clusters import NodeType, autoscaled_cluster
 from tests.support.launching import ROOT, command, descendants, environment, heed_ctrl_c, kill_tree, wait_for

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.stopping import SIGNALS
+from orchestrator.process.stopping import SIGNALS
 from tests.orchestrator.endless import make_endless, saved
 from tests.support.launching import environment
 from tests.support.warm_python import run_python
@@ -82,7 +82,7 @@ def test_a_second_signal_ends_it_and_its_children_at_once(folder: Path) -> None:
 
 
 def test_a_launch_that_cannot_drain_is_ended_in_time(folder: Path) -> None:
-    sooner = "import orchestrator.stopping\norchestrator.stopping.DRAIN_SECONDS = 0.5"
+    sooner = "import orchestrator.process.stopping\norchestrator.process.stopping.DRAIN_SECONDS = 0.5"
     done = asked(folder, *RUN, "--no-mlflow", "--set", "batch_size=3", signals="SIGTERM", setting=sooner)
     assert done.returncode == 143
     assert done.stderr == "stopped after 0 s: the same command resumes from what was saved last\n"

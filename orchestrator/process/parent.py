@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from orchestrator.stopping import SIGNALS
+from orchestrator.process.stopping import SIGNALS
 
 MOST_STARTS = 3
 """Starts in a row after which Ray ended the launch without a new row or state: then it is given up."""

@@ -19,7 +19,7 @@ import yaml
 from typer.testing import CliRunner
 
 from orchestrator.commands.command_line import app
-from orchestrator.kubernetes import LONGEST_NAME, _cpus, _name
+from orchestrator.driver.kubernetes import LONGEST_NAME, _cpus, _name
 from tests.support.launching import ROOT, environment, launch, make_folder, run_launch
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl on PATH")

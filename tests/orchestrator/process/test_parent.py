@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.parent_process import MOST_STARTS, NOT_TRAINING
+from orchestrator.process.parent import MOST_STARTS, NOT_TRAINING
 from tests.support.launching import ROOT
 
 LAUNCH = """
 import os, signal, sys, time
 from pathlib import Path
-from orchestrator import parent_process as parent
+from orchestrator.process import parent as parent
 
 before = os.getpid()
 parent.watch(sys.argv[2:])
