@@ -177,12 +177,17 @@ class LedgerMachine(RuleBasedStateMachine):
         marked: list[str] = []
         done = self.write(writer, trouble, lambda ledger: marked.extend(ledger.mark_pruned(WORKLOAD, trial_ids)))
         times = {
-            row["trial_id"]: row["finished_at"]
+            (row["trial_id"], row["train_loss"]): row["finished_at"]
             for row in self.rows()
             if row["driver_id"] == driver_id and row["outcome"] == Outcome.PRUNED
         }
         whole = {
-            replace(one, outcome=str(Outcome.PRUNED), finished_at=times.get(one.trial_id, -1.0), driver_id=driver_id)
+            replace(
+                one,
+                outcome=str(Outcome.PRUNED),
+                finished_at=times.get((one.trial_id, one.value), -1.0),
+                driver_id=driver_id,
+            )
             for one in before
         }
         self.took(whole, done=done)
