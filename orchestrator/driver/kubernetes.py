@@ -25,7 +25,7 @@ from orchestrator.sweeps.value import Sweep
 from trainables.redaction import redacted, shows_secret
 from trainables.registry import workload
 
-K8S = Path(__file__).resolve().parent.parent / "k8s"
+K8S = Path(__file__).resolve().parents[2] / "k8s"
 LONGEST_NAME = 47
 """Most characters that the operator accepts in a RayJob's name."""
 _GPU = "nvidia.com/gpu"

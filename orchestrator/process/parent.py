@@ -84,7 +84,7 @@ def start_anew(reason: str) -> None:
 
 def _trains_on_ray(arguments: Sequence[str]) -> bool:
     words = list(arguments)
-    if not words or words[0].startswith("-") or words[0] in NOT_TRAINING:
+    if not words or words[0].startswith("-") or words[0] in NOT_TRAINING or "--help" in words:
         return False
     follows = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--executor"]
     given = [*follows, *(word.partition("=")[2] for word in words if word.startswith("--executor="))]

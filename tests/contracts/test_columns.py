@@ -168,6 +168,7 @@ def test_an_added_field_is_a_column_of_its_type_beside_old_files_without_it(laun
     assert [new[name].to_pylist() for name in added] == [[7], ["bright"], [None]]
 
 
+@pytest.mark.slow
 def test_a_column_that_nobody_fills_is_found_out(launched: Launched) -> None:
     _, new = parts(launched)
     assert unfilled(WORKLOAD, new.to_pylist()) == {"nobody_fills"}
@@ -185,6 +186,7 @@ print(json.dumps([METRIC_COLUMNS, sorted(zip([row["seed"] for row in rows], rows
 """
 
 
+@pytest.mark.slow
 def test_old_and_new_rows_are_read_together_and_shown_as_the_field_says(launched: Launched) -> None:
     done = subprocess.run(
         [sys.executable, "-c", READ], cwd=launched.folder, env=environment(PYTHONPATH=str(launched.product)),

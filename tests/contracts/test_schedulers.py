@@ -175,7 +175,8 @@ def looks_ahead(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BoundaryRounds, "ask", ask_boundary)
 
 
-@pytest.mark.parametrize("name", ["halving", pytest.param("map", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["halving", "map"])
 def test_a_search_that_looks_at_a_round_in_training_is_found_out(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

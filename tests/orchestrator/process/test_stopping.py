@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.process.stopping import SIGNALS
 from tests.orchestrator.endless import make_endless, saved
+from tests.support.cases import rest_slow
 from tests.support.launching import environment
 from tests.support.warm_python import run_python
 
@@ -34,8 +35,10 @@ threading.Thread(target=ask, daemon=True).start()
 MAIN = "from orchestrator.launch import main\nmain()\n"
 RUN = ("endless", "--executor", "inline", "--module", "endless_sweeps", "--checkpoint-seconds", "1000", "--no-figures")
 RESUMES = ": the same command resumes where this one stopped"
-NAMES = [number.name for number in SIGNALS]
-SAYS = {name: "interrupted" if name == "SIGINT" else f"interrupted by {name}" for name in NAMES}
+SAYS = {
+    name: "interrupted" if name == "SIGINT" else f"interrupted by {name}"
+    for name in (number.name for number in SIGNALS)
+}
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def asked(
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", rest_slow(("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")))
 def test_a_signal_saves_the_states_and_is_one_line(name: str, folder: Path) -> None:
     done = asked(folder, *RUN, "--no-mlflow", signals=name)
     assert done.returncode == 128 + signal.Signals[name]
@@ -151,7 +154,7 @@ sweep = find_sweep("endless", "endless_sweeps")
 """
 
 
-@pytest.mark.parametrize(("name", "own"), [("SIGTERM", "the program's own SIGTERM\n"), ("SIGINT", "")])
+@pytest.mark.parametrize(("name", "own"), rest_slow((("SIGTERM", "the program's own SIGTERM\n"), ("SIGINT", ""))))
 def test_a_program_that_runs_a_sweep_gets_its_handlers_back(name: str, own: str, folder: Path) -> None:
     last = """
 print("interrupted", run_sweep(sweep, options).interrupted)
