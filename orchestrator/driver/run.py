@@ -103,7 +103,7 @@ def _run(sweep: Sweep, options: RunOptions) -> RunSummary:
         _announce(console, plan)
         with _connected(plan, options, device) as executor, _mlflow(sweep, options, ledger) as view:
             if view is not None:  # earlier launches may have met no MLflow, or it was deleted since
-                view.catch_up(plan.settled)
+                view.catch_up(plan.settled | _pruned(plan, ledger))
             ledger.wait_for_store(PATIENCE_SECONDS)
             outcomes, interrupted = Counter[str](), False
             settled, failed = set[str](), set[str]()
@@ -118,6 +118,13 @@ def _run(sweep: Sweep, options: RunOptions) -> RunSummary:
         if not interrupted:
             _check_kept(plan.settled | settled, now, options.out)
     return _summary(plan, ledger, outcomes, failed, interrupted)
+
+
+def _pruned(plan: Plan, ledger: Ledger) -> set[str]:
+    """The trials that this sweep's search has stopped early, as far as it has asked for them."""
+    if plan.sweep.search is None:
+        return set()
+    return ledger.pruned(plan.sweep.workload).intersection(config.trial_id for config in plan.configs)
 
 
 def _conclude(plan: Plan, ledger: Ledger, view: BackgroundView | None, options: RunOptions, console: Console) -> Plan:

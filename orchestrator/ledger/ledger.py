@@ -165,9 +165,15 @@ class Ledger:
 
     def failed(self, workload: str) -> set[str]:
         """Ids of the trials whose last attempt failed."""
+        return self._with_outcome(workload, Outcome.FAILED)
+
+    def pruned(self, workload: str) -> set[str]:
+        """Ids of the trials that a search has stopped early."""
+        return self._with_outcome(workload, Outcome.PRUNED)
+
+    def _with_outcome(self, workload: str, outcome: Outcome) -> set[str]:
         rows = self.trials(workload, columns=("trial_id", "outcome"))
-        is_failed = pc.equal(rows["outcome"], pa.scalar(str(Outcome.FAILED)))
-        ids: list[Any] = rows["trial_id"].filter(is_failed).to_pylist()
+        ids: list[Any] = rows["trial_id"].filter(pc.equal(rows["outcome"], pa.scalar(str(outcome)))).to_pylist()
         return set(ids)
 
     def mark_pruned(self, workload: str, trial_ids: Collection[str]) -> list[str]:

@@ -26,7 +26,7 @@ def reaped(folder: str) -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    command = [sys.executable, "-I", "-S", __file__, folder]
+    command = [sys.executable, "-I", "-S", __file__, folder, str(os.getsid(0))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, cwd="/") as reaper:
         try:
             yield
@@ -36,11 +36,11 @@ def reaped(folder: str) -> Iterator[None]:
                 reaper.stdin.close()
 
 
-def _marked(folder: str) -> list[int]:
-    """Processes of that launch's Ray: those with the mark, and others of their sessions, which only Ray's have."""
+def _marked(folder: str, session_of_launch: int) -> list[int]:
+    """Processes of that launch's Ray: those with the mark, and all of their sessions, but for the launch's own."""
     mark = f"{MARK}={folder}".encode()
     sessions: dict[int, list[int]] = {}
-    found = set()
+    marked: list[tuple[int, int]] = []
     for entry in os.listdir("/proc"):  # noqa: PTH208
         with suppress(OSError, ValueError, IndexError), open(f"/proc/{entry}/stat") as stat:  # noqa: PTH123
             state, _, _, session, *_ = stat.read().rpartition(")")[2].split()
@@ -49,19 +49,20 @@ def _marked(folder: str) -> list[int]:
             sessions.setdefault(int(session), []).append(int(entry))
             with open(f"/proc/{entry}/environ", "rb") as environment:  # noqa: PTH123
                 if mark in environment.read().split(b"\0"):
-                    found.add(int(session))
-    return [pid for session in found for pid in sessions[session]]
+                    marked.append((int(entry), int(session)))
+    of_ray = {session for _, session in marked} - {session_of_launch}
+    return [*(pid for session in of_ray for pid in sessions[session]), *(pid for pid, at in marked if at not in of_ray)]
 
 
-def _main(folder: str) -> None:
+def _main(folder: str, session_of_launch: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
     ends = time.monotonic() + _GRACE_SECONDS
-    while _marked(folder) and time.monotonic() < ends:
+    while _marked(folder, session_of_launch) and time.monotonic() < ends:
         time.sleep(_ROUND_SECONDS / 4)
     for _ in range(_ROUNDS):
-        found = _marked(folder)
+        found = _marked(folder, session_of_launch)
         if not found:
             return
         for pid in found:
@@ -71,4 +72,4 @@ def _main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    _main(sys.argv[1], int(sys.argv[2]))

@@ -137,15 +137,18 @@ MARKED = """
 import os, subprocess, sys
 from orchestrator.executors.failures.reaper import MARK, reaped
 with reaped(sys.argv[1]):
-    command = ["/bin/sh", "-c", "env -i sleep 1000 & echo $$ $!; sleep 1000"]
-    one = subprocess.Popen(command, env={**os.environ, MARK: sys.argv[1]}, start_new_session=True)
-    print(flush=True)
+    command = ["/bin/sh", "-c", "env -i sleep 1000 & echo ray $$ $!; sleep 1000"]
+    marked = {**os.environ, MARK: sys.argv[1]}
+    one = subprocess.Popen(command, env=marked, start_new_session=True)
+    sleep = ["sleep", "1000"]
+    own, beside = subprocess.Popen(sleep, env=marked), subprocess.Popen(sleep, stdout=subprocess.DEVNULL)
+    print("launch", own.pid, beside.pid, flush=True)
     input()
 """
 
 
 @pytest.mark.parametrize("ending", ["killed", "ended"])
-def test_the_reaper_ends_what_has_the_mark_and_its_session(ending: str, tmp_path: Path) -> None:
+def test_the_reaper_ends_what_has_the_mark_and_its_session_but_not_the_launchs(ending: str, tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", MARKED, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -154,9 +157,10 @@ def test_the_reaper_ends_what_has_the_mark_and_its_session(ending: str, tmp_path
         text=True,
     )
     assert holder.stdout is not None
-    pids = [int(word) for line in (holder.stdout.readline(), holder.stdout.readline()) for word in line.split()]
-    assert len(pids) == 2
-    assert all(alive(pid) for pid in pids)
+    of = {name: [int(pid) for pid in pids] for name, *pids in (holder.stdout.readline().split() for _ in range(2))}
+    own, beside = of["launch"]
+    pids = [*of["ray"], own]
+    assert all(alive(pid) for pid in (*pids, beside))
     if ending == "killed":
         holder.kill()
     holder.communicate("\n")
@@ -164,6 +168,8 @@ def test_the_reaper_ends_what_has_the_mark_and_its_session(ending: str, tmp_path
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    assert alive(beside), "it belongs to whoever started the launch"
+    os.kill(beside, signal.SIGKILL)
 
 
 def test_a_pack_is_late_once_and_only_without_news() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -245,6 +247,16 @@ def test_a_launch_tells_what_pruned_trials_keep_on_disk(finished: tuple[Path, st
     assert told("searched")[0].startswith("states   1 pruned")
     shutil.rmtree(states)
     assert told("searched") == []
+
+
+def test_mlflow_gets_what_it_lacks_of_pruned_trials_too(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder = copy_of(finished, tmp_path / "copy")
+    checked(folder, "searched", *INLINE, "--mlflow")
+    with closing(sqlite3.connect(folder / "results" / "mlflow.db")) as database:
+        runs = database.execute("SELECT value FROM tags WHERE key = 'trial_id'").fetchall()
+    outcomes = {trial_id: row["outcome"] for trial_id, row in rows(folder / "results").items()}
+    assert "pruned" in outcomes.values()
+    assert sorted(runs) == sorted((trial_id,) for trial_id in outcomes)
 
 
 def test_a_promoted_trial_equals_one_that_never_stopped(finished: tuple[Path, str], tmp_path: Path) -> None:
