@@ -77,25 +77,25 @@ class Cluster:
 
     def leave(self) -> None:
         """Begin to disconnect, and to stop a local cluster; returns at once."""
-        if self._watch is not None:
-            self._watch.close()
         # Tune leaves cycles that hold actor handles. If one is collected here while Ray shuts down in the other thread,
         # its finalizer finds a worker that is half shut down, and Ray ends the process.
         gc.disable()
-        self._thread.submit(_shut_down)
+        self._thread.submit(self._shut_down)
 
     def close(self) -> None:
         """Disconnect; returns when that is done, or at once if Ray has ended: disconnecting might wait for it."""
         self.leave()
         self._thread.shutdown(wait=self._watch is None or self._watch.lost is None)
 
-
-def _shut_down() -> None:
-    try:
-        with handlers_kept():
-            ray.shutdown()
-    finally:
-        gc.enable()
+    def _shut_down(self) -> None:
+        try:
+            # A launch that was stopped while it connected has not waited for the result, but its thread has one.
+            if self._connected.exception() is None and (watch := self._connected.result()) is not None:
+                watch.close()
+            with handlers_kept():
+                ray.shutdown()
+        finally:
+            gc.enable()
 
 
 def _start(folder: Path) -> RayWatch:
