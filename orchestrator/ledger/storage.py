@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ import pyarrow.fs as pafs
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
 from orchestrator.errors import LedgerError, first_line
+from orchestrator.process.stopping import requested
 from trainables.atomic_files import is_abandoned, is_absent, open_root, write_whole
 from trainables.redaction import shows_secret
 
@@ -40,6 +42,7 @@ _AWAY = re.compile(
 )
 """Texts of object stores for temporary failures."""
 _LONGEST_WAIT_SECONDS = 10.0
+_LOOK_SECONDS = 0.2
 _FAILURES = (OSError, pa.ArrowException)
 """What pyarrow raises when a request fails: of Azure's stores also its general exception."""
 
@@ -51,7 +54,7 @@ class Storage:
     """The folder or object-store URI that contains a ledger; raises `LedgerError` if it cannot be opened.
 
     `root` is its name, `path` its path in the file system `files`. Requests that an object store does not answer are
-    repeated for `patience_seconds`, which may be changed at any time.
+    repeated for `patience_seconds`, which may be changed at any time, or until a signal asks the launch to stop.
     """
 
     def __init__(self, root: str) -> None:
@@ -62,8 +65,9 @@ class Storage:
         """The request's result. The request must be repeatable: it is repeated while the store does not answer."""
         asking = Retrying(
             retry=retry_if_exception(lambda error: not self.is_local and bool(_AWAY.search(str(error)))),
-            stop=lambda state: (state.seconds_since_start or 0.0) >= self.patience_seconds,
+            stop=lambda state: bool(requested()) or (state.seconds_since_start or 0.0) >= self.patience_seconds,
             wait=wait_exponential(max=_LONGEST_WAIT_SECONDS),
+            sleep=_sleep_unless_stopped,
             before_sleep=self._say_waiting,
             reraise=True,
         )
@@ -156,6 +160,13 @@ class Storage:
     def _fault(self, action: str, folder: str, error: Exception) -> LedgerError:
         remedy = "choose another output folder" if self.is_local else STORE_REMEDY
         return LedgerError(f"cannot {action} {self.root}{folder.removeprefix(self.path)} ({reason(error)}); {remedy}")
+
+
+def _sleep_unless_stopped(seconds: float) -> None:
+    """Sleep; no longer once a signal asks to stop, which must not take minutes."""
+    deadline = time.monotonic() + seconds
+    while not requested() and (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(left, _LOOK_SECONDS))
 
 
 def resolve(root: str) -> tuple[str, pafs.FileSystem, str]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.launching import command, environment, heed_ctrl_c
+from tests.support.launching import command, environment, heed_signals
 from tests.support.processes import Process, kill_marked, marked
 
 MARK = "LAMBDA_ATLAS_CHAOS"
@@ -67,7 +67,7 @@ class Launch:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            preexec_fn=heed_ctrl_c,
+            preexec_fn=heed_signals,
             start_new_session=True,
         )
         threading.Thread(target=self._write_log, daemon=True).start()

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.sweeps.registry import find_sweep
-from tests.support.launching import heed_ctrl_c, run_launch
+from tests.support.launching import heed_signals, run_launch
 from trainables.config import TrialConfig
 from trainables.provenance import provenance
 from trainables.result import Outcome, TrialResult
@@ -230,7 +230,7 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(folder: Path) -> None:
     )
     command = [sys.executable, "-c", program, "list"]
     done = subprocess.run(
-        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False, preexec_fn=heed_ctrl_c
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False, preexec_fn=heed_signals
     )
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "interrupted: the same command resumes where this one stopped\n"
@@ -428,7 +428,7 @@ def test_ctrl_c_ends_with_exit_code_130_and_says_that_the_same_command_goes_on(f
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=heed_signals,
     ) as process:
         while process.poll() is None and not any((folder / "results" / "states").glob("**/*.npz")):
             time.sleep(0.05)

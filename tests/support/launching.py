@@ -103,9 +103,10 @@ def environment(**more: str) -> dict[str, str]:
     return {**plain, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1", "CUDA_VISIBLE_DEVICES": "", **more}
 
 
-def heed_ctrl_c() -> None:
-    """Make a new process heed Ctrl-C: a shell's background job ignores it, and so would the processes of its tests."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def heed_signals() -> None:
+    """Make a new process heed signals that a shell's `&` or `nohup` ignores, and so would the processes of its tests."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
@@ -116,7 +117,7 @@ def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=heed_signals,
     )
 
 

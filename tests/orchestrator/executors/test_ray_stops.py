@@ -18,7 +18,7 @@ import pytest
 from orchestrator.process.stopping import DRAIN_SECONDS
 from tests.orchestrator.endless import make_endless, saved
 from tests.support.clusters import NodeType, autoscaled_cluster
-from tests.support.launching import ROOT, command, descendants, environment, heed_ctrl_c, kill_tree, wait_for
+from tests.support.launching import ROOT, command, descendants, environment, heed_signals, kill_tree, wait_for
 from trainables.machine.cpus import usable_cpus
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def started(folder: Path, *arguments: str, **more: str) -> Iterator[subprocess.P
             stderr=stderr,
             text=True,
             start_new_session=True,
-            preexec_fn=heed_ctrl_c,
+            preexec_fn=heed_signals,
         )
         try:
             yield process

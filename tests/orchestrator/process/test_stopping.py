@@ -20,7 +20,9 @@ ASKED = """
 import os, signal, sys, threading, time
 from pathlib import Path
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+# A shell's `&` or `nohup` ignores them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def ask():
     while not any(Path.cwd().glob(os.environ["WHEN"])):
