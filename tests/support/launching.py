@@ -104,7 +104,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def heed_signals() -> None:
-    """Make a new process heed signals that a shell's `&` or `nohup` ignores, and so would the processes of its tests."""
+    """Make a new process heed signals that a shell's `&` or `nohup` ignores: so would the processes of its tests."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
