@@ -89,7 +89,7 @@ def test_a_script_without_a_home_runs_a_sweep_and_creates_none(tmp_path: Path, h
     folder = make_folder(tmp_path)
     (folder / "script.py").write_text(SCRIPT)
     variables = environment(HOME=home, TMPDIR=str(tmp_path), PYTHONPATH=f"{ROOT}:{folder}")
-    del variables["NUMBA_CACHE_DIR"]
+    variables.pop("NUMBA_CACHE_DIR", None)
     done = run_python("script.py", cwd=folder, env=variables)
     assert done.returncode == 0, done.stderr
     assert len(Ledger(str(folder / "results")).settled(WORKLOAD)) == 1
