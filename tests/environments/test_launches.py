@@ -160,7 +160,8 @@ def _own_mlflow(folder: Path) -> Case:
     uri = f"sqlite:///{folder}/theirs/mlflow.db"
     run = {"MLFLOW_RUN_ID": "0" * 32, "MLFLOW_EXPERIMENT_NAME": "theirs", "MLFLOW_EXPERIMENT_ID": "77"}
     return Case(
-        variables={"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri, **run}, options=("--no-figures",), says=()
+        variables={"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri, **run},
+        options=("--executor", "inline", "--no-figures"),
     )
 
 
