@@ -77,8 +77,8 @@ def _kept_alive(storage: Storage, sweep: str) -> Iterator[None]:
             _outlast(storage, folder, own, sweep)
             yield
     finally:
-        with suppress(OSError):
-            storage.files.delete_file(own)
+        with suppress(LedgerError):
+            storage.delete(own)
 
 
 def _outlast(storage: Storage, folder: str, own: str, sweep: str) -> None:

@@ -46,6 +46,8 @@ _LOOK_SECONDS = 0.2
 _FAILURES = (OSError, pa.ArrowException)
 """What pyarrow raises when a request fails: of Azure's stores also its general exception."""
 
+_unanswered: dict[str, Exception] = {}
+"""Stores that did not answer this process after it was asked to stop, and their last failure."""
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -62,7 +64,12 @@ class Storage:
         self.patience_seconds = 0.0
 
     def patiently(self, request: Callable[[], _T]) -> _T:
-        """The request's result. The request must be repeatable: it is repeated while the store does not answer."""
+        """The request's result. The request must be repeatable: it is repeated while the store does not answer.
+
+        Once a signal has asked to stop, a store that does not answer is asked no more: each request takes seconds.
+        """
+        if requested() and (failure := _unanswered.get(self.root)) is not None:
+            raise failure
         asking = Retrying(
             retry=retry_if_exception(lambda error: not self.is_local and bool(_AWAY.search(str(error)))),
             stop=lambda state: bool(requested()) or (state.seconds_since_start or 0.0) >= self.patience_seconds,
@@ -71,7 +78,12 @@ class Storage:
             before_sleep=self._say_waiting,
             reraise=True,
         )
-        return asking(request)
+        try:
+            return asking(request)
+        except _FAILURES as error:
+            if requested() and not self.is_local and _AWAY.search(str(error)):
+                _unanswered[self.root] = error
+            raise
 
     def _say_waiting(self, state: RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome is not None and (error := state.outcome.exception()):

@@ -161,7 +161,7 @@ def test_ctrl_c_does_not_wait_for_a_store_that_is_away(bucket: str, store: Objec
     until_it_waits(process)
     process.send_signal(signal.SIGINT)
     stderr = process.communicate(timeout=120)[1]
-    assert process.returncode == 2
+    assert process.returncode == 2, stderr
     assert stderr.splitlines()[-1].startswith("error: cannot "), stderr
     assert "Traceback" not in stderr
     before = finished_at(out)
