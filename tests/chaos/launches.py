@@ -81,6 +81,11 @@ class Launch:
         """All its processes that still run."""
         return marked(self.mark)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it was seen with its folder for Ray's files: one with nothing to train has none, and deletes none."""
+        return self._known is not None
+
     def made_progress(self) -> bool:
         """Whether it has recorded or saved something, or ended well.
 

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.process.stopping import DRAIN_SECONDS
 from tests.chaos.judge import Judge, differences, mlflow_faults
 from tests.chaos.launches import Folder, Launch
-from tests.chaos.schedule import Moment, Strike
+from tests.chaos.schedule import Fault, Moment, Strike
 from tests.chaos.strikes import settings_after, strike
 from tests.chaos.sweeps import LAST, NAMES
 from tests.support.processes import kill_marked
@@ -107,7 +108,7 @@ class Storm:
             return launch.returncode is None
         if not launch.wait_for(launch.made_progress, PATIENCE_SECONDS):
             return False
-        self._look_for_files()
+        self._look_for_files(launch)
         return moment is not Moment.WRITING or launch.wait_for(self._folder.is_writing, PATIENCE_SECONDS)
 
     def _progressed(self, launch: Launch) -> bool:
@@ -126,7 +127,7 @@ class Storm:
 
     def _ended(self, launch: Launch) -> None:
         if launch.returncode == 0:
-            self._look_for_files()
+            self._look_for_files(launch)
         lost, twice = self._judge.look()
         self._blame("lost", lost)
         self._blame("twice", twice)
@@ -135,12 +136,14 @@ class Storm:
         if not self._is_struck:
             return
         self.hits[-1].ended = launch.returncode != 0
-        if not self.hits[-1].strike.at_once:
+        # A driver without its parent stops as at a signal: until then it holds the sweep.
+        if not self.hits[-1].strike.at_once or self.hits[-1].strike.fault is Fault.PARENT:
             orphans.result()
 
     def _count_orphans(self, launch: Launch, hit: Hit | None) -> None:
         """Wait for the launch's processes to end, and end those that do not."""
-        deadline = time.monotonic() + ORPHAN_SECONDS
+        drains = hit is not None and hit.strike.fault is Fault.PARENT
+        deadline = time.monotonic() + ORPHAN_SECONDS + (DRAIN_SECONDS if drains else 0.0)
         while left := launch.processes():
             if time.monotonic() > deadline:
                 if hit is not None:
@@ -149,8 +152,10 @@ class Storm:
                 return
             time.sleep(0.1)
 
-    def _look_for_files(self) -> None:
+    def _look_for_files(self, launch: Launch) -> None:
         """What an ended launch left, and a later one, which has begun to train, has not deleted."""
+        if not launch.has_begun:
+            return
         now = self._folder.temporary_names()
         self._blame("files", sorted(self._left & now))
         self._left = set()
