@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated
 
@@ -89,12 +90,16 @@ def run(
     if summary.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if summary.failed:
-        typer.echo(f"{summary.failed} trials failed; column `error` of the trials has their tracebacks:", err=True)
-        for error, count in list(summary.errors.items())[:SHOWN_KINDS_OF_ERROR]:
-            typer.echo(f"  {count} with {error}", err=True)
-        if len(summary.errors) > SHOWN_KINDS_OF_ERROR:
-            typer.echo(f"  and {len(summary.errors) - SHOWN_KINDS_OF_ERROR} other kinds of failure", err=True)
+        _tell_failures(summary.failed, summary.errors)
         raise typer.Exit(EXIT_FAILED_TRIALS)
+
+
+def _tell_failures(num_failed: int, errors: Mapping[str, int]) -> None:
+    typer.echo(f"{num_failed} trials failed; column `error` of the trials has their tracebacks:", err=True)
+    for error, count in list(errors.items())[:SHOWN_KINDS_OF_ERROR]:
+        typer.echo(f"  {count} with {error}", err=True)
+    if len(errors) > SHOWN_KINDS_OF_ERROR:
+        typer.echo(f"  and {len(errors) - SHOWN_KINDS_OF_ERROR} other kinds of failure", err=True)
 
 
 @command()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Self
 
+from orchestrator.driver.inbox_thread import InboxThread
 from orchestrator.ledger.ledger import Ledger
 from trainables.contract import Report
 from trainables.result import TrialResult
@@ -26,7 +24,7 @@ def batch_seconds(elapsed: float) -> float:
     return min(max(least, BATCH_SHARE * elapsed), most)
 
 
-class Recorder:
+class Recorder(InboxThread[Sequence[Report]]):
     """Context manager: `put` takes reports from any thread; leaving it writes the remaining results.
 
     `on_recorded` is called with each committed batch, `on_moved` with every report of a trial that is still training,
@@ -41,40 +39,23 @@ class Recorder:
         on_moved: Callable[[Report], None],
         is_waited_for: Callable[[], bool] = lambda: False,
     ) -> None:
+        super().__init__("recorder")
         self._ledger, self._on_recorded, self._on_moved = ledger, on_recorded, on_moved
         self._is_waited_for = is_waited_for
-        self._inbox: queue.SimpleQueue[Sequence[Report] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
-        self._problem: BaseException | None = None
         self._started = time.monotonic()
 
     def put(self, reports: Sequence[Report]) -> None:
         """Take reports; returns at once."""
-        self._raise_problem()
+        self.check()
         self._inbox.put(reports)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._inbox.put(None)
-        self._thread.join()
-        if error is None:
-            self._raise_problem()
-
-    def _run(self) -> None:
-        try:
-            is_open = True
-            while is_open:
-                results, is_open = self._next_batch()
-                if results:
-                    self._ledger.append(results)
-                    self._on_recorded(results)
-        except BaseException as problem:
-            self._problem = problem
+    def _work(self) -> None:
+        is_open = True
+        while is_open:
+            results, is_open = self._next_batch()
+            if results:
+                self._ledger.append(results)
+                self._on_recorded(results)
 
     def _next_batch(self) -> tuple[list[TrialResult], bool]:
         """Results that arrive until `batch_seconds` after the first one, and whether more may follow."""
@@ -102,7 +83,3 @@ class Recorder:
                 results.append(report.result)
             else:
                 self._on_moved(report)
-
-    def _raise_problem(self) -> None:
-        if self._problem is not None:
-            raise self._problem

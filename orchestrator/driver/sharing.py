@@ -13,9 +13,9 @@ import random
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from orchestrator.driver.inbox_thread import InboxThread
 from orchestrator.ledger.claims import Claim
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.recorded import Recorded, recorded
@@ -29,7 +29,7 @@ POLL_SECONDS = (0.5, 1.5)
 _logger = logging.getLogger(__name__)
 
 
-class Sharing:
+class Sharing(InboxThread[list[Recorded]]):
     """Context manager: `claim` is called by the queue; a thread waits for the trials that are trained elsewhere.
 
     `on_recorded` is called in that thread with results of other launches, `on_free` with orders to be queued again;
@@ -45,32 +45,17 @@ class Sharing:
         on_free: Callable[[Sequence[MemberOrder]], None],
         is_idle: Callable[[], bool],
     ) -> None:
+        super().__init__("sharing")
         self._ledger, self._workload, self._states = ledger, workload, states
         self._on_recorded, self._on_free, self._is_idle = on_recorded, on_free, is_idle
         self._has_said = False
         self._lock = threading.Lock()
         self._awaited: dict[str, MemberOrder] = {}
         self._seen_elsewhere: set[str] = set()
-        self._inbox: queue.SimpleQueue[list[Recorded] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="sharing", daemon=True)
-        self._problem: BaseException | None = None
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._inbox.put(None)
-        self._thread.join()
-        if error is None:
-            self.check()
 
     def check(self) -> None:
         """Raise what stopped the thread, or that this launch lost its claims; takes no request."""
-        if self._problem is not None:
-            raise self._problem
+        super().check()
         if self._ledger.claims.is_lost:
             self._ledger.claims.check()
 
@@ -136,19 +121,16 @@ class Sharing:
         found = [(member.config, rows[member.config.trial_id]) for member in members]
         return recorded(self._ledger, self._workload, found)
 
-    def _run(self) -> None:
-        try:
-            while True:
-                try:
-                    found = self._inbox.get(timeout=random.uniform(*POLL_SECONDS))
-                except queue.Empty:
-                    self._look()
-                    continue
-                if found is None:
-                    return
-                self._on_recorded(found)
-        except BaseException as problem:
-            self._problem = problem
+    def _work(self) -> None:
+        while True:
+            try:
+                found = self._inbox.get(timeout=random.uniform(*POLL_SECONDS))
+            except queue.Empty:
+                self._look()
+                continue
+            if found is None:
+                return
+            self._on_recorded(found)
 
     def _look(self) -> None:
         """Pass on the trials that others have recorded, and queue those that nobody claims any more."""
