@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,13 @@ from tests.support.launching import (
     check_went_on,
     checked,
     environment,
+    kill_tree,
     launch,
     plant_seconds,
     rows,
+    start,
     traces,
+    wait_for,
 )
 from trainables.contract import Member
 from trainables.packs.orders import MemberOrder, PackOrder
@@ -298,6 +302,26 @@ def test_the_same_search_elsewhere_and_on_ray_asks_the_same(finished: tuple[Path
         other = folder_of(tmp_path / executor)
         checked(other, "searched", *PLAIN, "--executor", executor, PYTHONHASHSEED="1")  # its own interpreter
         assert rows(other / "results") == rows(finished[0] / "results")
+
+
+@pytest.mark.slow
+def test_a_search_on_ray_that_is_killed_ends_with_the_same_trials(tmp_path: Path) -> None:
+    undisturbed, killed = folder_of(tmp_path / "inline", 3000), folder_of(tmp_path / "ray", 3000)
+    checked(undisturbed, "searched", *INLINE)
+    plantings = []
+    for num_parts in (2, 6):
+        process = start(killed, "searched", *PLAIN, "--checkpoint-seconds", "0.2")
+        wait_for(partial(_has_parts, killed / "results", num_parts), process)
+        kill_tree(process)
+        plantings.append(plant_seconds(killed / "results"))
+    checked(killed, "searched", *PLAIN)
+    check_went_on(killed / "results", *plantings)
+    assert rows(killed / "results") == rows(undisturbed / "results")
+    assert traces(killed / "results") == traces(undisturbed / "results")
+
+
+def _has_parts(out: Path, num: int) -> bool:
+    return len(list(out.glob("trials/*/*.parquet"))) >= num
 
 
 def test_a_changed_search_does_not_take_up_anothers_asks(tmp_path: Path) -> None:
