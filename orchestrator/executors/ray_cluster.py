@@ -16,10 +16,10 @@ from ray.exceptions import RayError
 
 from orchestrator.errors import ClusterError, RayEndedError, first_line, last_line
 from orchestrator.executors.failures.ray_watch import RayWatch
-from orchestrator.executors.failures.reaper import MARK
 from orchestrator.executors.ray_address import check_address
 from orchestrator.executors.ray_private import on_loopback, private_settings
 from orchestrator.executors.ray_signals import handlers_kept, own_session
+from orchestrator.process.reaper import MARK
 from orchestrator.process.stopping import requested
 from trainables.machine.cpus import usable_cpus
 from trainables.provenance import code_digest, code_place

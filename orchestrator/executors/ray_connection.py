@@ -7,11 +7,11 @@ from contextlib import closing, contextmanager
 
 from orchestrator.executors.executor import Executor
 from orchestrator.executors.failures.ray_log import LOG_NAME, ray_logged_to
-from orchestrator.executors.failures.reaper import reaped
 from orchestrator.executors.ray_cluster import Cluster, default_environment
 from orchestrator.executors.ray_folder import launch_folder
 from orchestrator.executors.registry import ExecutorSettings
 from orchestrator.process.parent import tell
+from orchestrator.process.reaper import reaped
 
 
 @contextmanager

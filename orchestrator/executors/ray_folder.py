@@ -12,9 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.errors import ClusterError
+from orchestrator.process.reaper import ALIVE, delete, delete_unlocked
 
-_ALIVE = "alive"
-"""File that a launch keeps locked in its folder; the kernel unlocks it when the launch ends, however it ends."""
 _MOST_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 """Most bytes of a socket's path."""
 _SOCKET = "abcdefgh/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
@@ -37,14 +36,14 @@ def launch_folder(kept: Collection[str] = ()) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     with (folder / "new").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        (folder / "new").rename(folder / _ALIVE)  # locked from the moment that others can see it
+        (folder / "new").rename(folder / ALIVE)  # locked from the moment that others can see it
         try:
             yield folder
         except KeyboardInterrupt:
-            _delete(folder)
+            delete(folder)
             raise
         if not any(path.name in kept for path in folder.iterdir()):  # else, and after a failure: until the next launch
-            _delete(folder)
+            delete(folder)
 
 
 def _usable_parent(prefix: str) -> Path:
@@ -85,19 +84,5 @@ def _delete_left_behind(parent: Path, prefix: str) -> None:
     """Delete this user's folders whose launch has ended; one that runs holds its lock."""
     for folder in parent.glob(f"{prefix}*"):
         with suppress(OSError):
-            if folder.lstat().st_uid != os.getuid() or folder.is_symlink():
-                continue
-            with (folder / _ALIVE).open() as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _delete(folder)
-
-
-def _delete(folder: Path) -> None:
-    """Delete a launch's folder, its lock last: a later launch tries again if dying processes still write into it."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name != _ALIVE:
-            path.unlink(missing_ok=True)
-    if [path.name for path in folder.iterdir()] == [_ALIVE]:
-        shutil.rmtree(folder, ignore_errors=True)
+            if folder.lstat().st_uid == os.getuid() and not folder.is_symlink():
+                delete_unlocked(folder)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+from orchestrator.process.reaper import ALIVE, TOLD_OF
 from orchestrator.process.stopping import SIGNALS
 
 MOST_STARTS = 3
@@ -56,8 +57,8 @@ def watch(arguments: Sequence[str]) -> None:
             _end(code)
         starts = starts + 1 if told.get("standing", standing) == standing else 1
         standing = told.get("standing", standing)
-        _say_lost(told, code, is_last=starts >= MOST_STARTS)
         _keep(told.get("log"))
+        _say_lost(told, code, is_last=starts >= MOST_STARTS)
 
 
 def tell(key: str, value: str = "") -> None:
@@ -161,11 +162,16 @@ def _say(line: str) -> None:
 
 
 def _keep(log: str | None) -> None:
-    """Lock the folder of a log, as its launch did, until this process ends: a later launch deletes what is unlocked."""
+    """Keep the folder of a log that is told of: from the reaper for good, from later launches while this process runs.
+
+    Those delete what is unlocked.
+    """
     if log is None:
         return
     import fcntl
 
+    folder = os.path.dirname(log)  # noqa: PTH120
     with suppress(OSError):
-        alive = os.open(os.path.join(os.path.dirname(log), "alive"), os.O_RDONLY)  # noqa: PTH118, PTH120
+        os.close(os.open(os.path.join(folder, TOLD_OF), os.O_CREAT))  # noqa: PTH118
+        alive = os.open(os.path.join(folder, ALIVE), os.O_RDONLY)  # noqa: PTH118
         fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -135,7 +135,7 @@ def test_nothing_is_left_five_seconds_after_a_kill_of(what: str, tmp_path: Path)
 
 MARKED = """
 import os, subprocess, sys
-from orchestrator.executors.failures.reaper import MARK, reaped
+from orchestrator.process.reaper import MARK, reaped
 with reaped(sys.argv[1]):
     command = ["/bin/sh", "-c", "env -i sleep 1000 & echo ray $$ $!; sleep 1000"]
     marked = {**os.environ, MARK: sys.argv[1]}

@@ -2,22 +2,30 @@
 
 Most of Ray's processes end with their launch, but its agents first try for a minute to tell it that they will. The
 reaper is a small process in a session of its own, so that it outlives a process group that is killed. It waits until
-the pipe from the launch is closed. The script itself imports only what Python has.
+the pipe from the launch is closed. If the launch was killed, it deletes the launch's folder once nobody writes into it.
+The script itself imports only what Python has.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 MARK = "LAMBDA_ATLAS_RAY_OF"
 """Environment variable of a local Ray's processes; its value is the launch's folder."""
+ALIVE, TOLD_OF = "alive", "told-of"
+"""Files in a launch's folder: one is locked until the launch ends, however it ends; one asks to keep the folder."""
 _GRACE_SECONDS, _ROUNDS, _ROUND_SECONDS = 1.0, 20, 0.2
+_LOG_SECONDS = 1.0
+"""In which the parent of a launch that Ray has ended asks to keep its logs."""
+_ENDED = b"."
 
 
 @contextmanager
@@ -33,7 +41,28 @@ def reaped(folder: str) -> Iterator[None]:
         finally:
             assert reaper.stdin is not None
             with suppress(BrokenPipeError):
+                reaper.stdin.write(_ENDED)
                 reaper.stdin.close()
+
+
+def delete_unlocked(folder: Path) -> None:
+    """Delete a launch's folder, its lock last, unless a process still holds that or writes into the folder."""
+    import fcntl
+
+    with suppress(OSError), (folder / ALIVE).open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        delete(folder)
+
+
+def delete(folder: Path) -> None:
+    """Delete a launch's folder, its lock last: a later launch tries again if dying processes still write into it."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != ALIVE:
+            path.unlink(missing_ok=True)
+    if [path.name for path in folder.iterdir()] == [ALIVE]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _marked(folder: str, session_of_launch: int) -> list[int]:
@@ -57,7 +86,15 @@ def _marked(folder: str, session_of_launch: int) -> list[int]:
 def _main(folder: str, session_of_launch: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    sys.stdin.buffer.read()
+    was_killed = sys.stdin.buffer.read() != _ENDED
+    _end_processes(folder, session_of_launch)
+    if was_killed:
+        time.sleep(_LOG_SECONDS)
+        if not Path(folder, TOLD_OF).exists():
+            delete_unlocked(Path(folder))
+
+
+def _end_processes(folder: str, session_of_launch: int) -> None:
     ends = time.monotonic() + _GRACE_SECONDS
     while _marked(folder, session_of_launch) and time.monotonic() < ends:
         time.sleep(_ROUND_SECONDS / 4)
