@@ -46,6 +46,7 @@ TUNE_SETTINGS = {
 }
 """Environment variables that Tune reads while packs run."""
 _NEWS_SECONDS = 0.5
+_IMPORT_FAULTS = (ImportError.__name__, ModuleNotFoundError.__name__)
 
 _logger = logging.getLogger(__name__)
 
@@ -175,7 +176,13 @@ class RayExecutor:
         self._exchange.close(pack_id)
 
     def _lost(self, queue: PackQueue, pack_id: str, error: str) -> list[TrialResult]:
-        """Have the pack's members trained elsewhere; returns the results of those that are given up."""
+        """Have the pack's members trained elsewhere; returns the results of those that are given up.
+
+        Raises `ClusterError` if the worker could not import something: no other worker or engine would help.
+        """
+        cause = last_line(error)
+        if cause.startswith(_IMPORT_FAULTS):
+            raise ClusterError(f"a worker cannot import what the trials need ({cause}); log: {self._log}")
         if pack_id in self._stalled:
             error = f"no progress for {self._stall_seconds / 60:g} minutes"
         else:
@@ -316,5 +323,12 @@ class _PackEnds(_DriverOnly, FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """The pack's worker died or raised."""
-        error = str(trial.get_error() or "unknown error")
-        self._executor.pack_ended(self._queue, self._sink, trial.config[PACK_ID], error)
+        self._executor.pack_ended(self._queue, self._sink, trial.config[PACK_ID], _error_of(trial))
+
+
+def _error_of(trial: Trial) -> str:
+    """Why a pack's worker ended; `get_error` looks into the storage, where Tune copies the file only later."""
+    try:
+        return Path(trial.error_file or "").read_text(errors="replace").strip()
+    except OSError:
+        return "its worker ended"
