@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("orchestrator", "trainables", "search_spaces")
 FOLDERS = sorted({path.parent for package in (*PACKAGES, "tests") for path in (ROOT / package).rglob("*.py")})
 MOST_MODULES = 15
+MOST_BYTES = 1_000_000
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(ROOT).as_posix())
@@ -28,6 +30,15 @@ def test_a_folder_can_be_read_at_a_glance(folder: Path) -> None:
 def test_no_script_lies_in_tests_itself() -> None:
     """Run from there, it would find `tests/orchestrator` in place of the product."""
     assert {path.name for path in (ROOT / "tests").glob("*.py")} <= {"__init__.py", "conftest.py"}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git checkout")
+def test_no_large_file_is_committed() -> None:
+    """Such as a package that a tool has downloaded: every clone would bring it for ever."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    paths = [ROOT / name for name in listed.split("\0") if name]
+    assert len(paths) > 100
+    assert [path.name for path in paths if path.is_file() and path.stat().st_size > MOST_BYTES] == []
 
 
 def test_users_find_types() -> None:
