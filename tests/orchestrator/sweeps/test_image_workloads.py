@@ -25,6 +25,7 @@ from search_spaces import paper
 from tests.orchestrator.figures.test_figures import figure_of, given
 from tests.support.images import make_images
 from tests.support.launching import (
+    BRIEF_MAP,
     check_went_on,
     checked,
     descendants,
@@ -372,20 +373,6 @@ def test_a_sweep_trains_on_the_gpu_by_itself(folder: Path, executor: str) -> Non
     assert len(found) == 24
     assert {(row["device"], row["engine"]) for row in found} == {("cuda", "graph-cuda")}
     assert "0 to run" in checked(folder, "grid_bsz", *arguments), "also for a launch that sees no GPU"
-
-
-BRIEF_MAP = """
-from dataclasses import replace
-
-from orchestrator import Sweep, sweep
-from orchestrator.sweeps.named_maps import map_wd
-
-@sweep
-def brief_map(workload: str) -> Sweep:
-    whole = map_wd(workload)
-    return replace(whole, name=f"brief_map_{workload}", search=replace(whole.search, rounds=2))
-"""
-"""`map_wd`, with two rounds of boundary trials instead of ten."""
 
 
 @pytest.mark.slow
