@@ -431,7 +431,9 @@ def test_the_storage_of_an_optuna_export_is_named_without_its_password(folder: P
     exported = launch(folder, "export-optuna", "brief_map", *sets, "--storage", storage)
     assert exported.returncode == 0, exported.stderr
     assert f"optuna   sqlite:///file:{folder}/optuna.db?uri=true&password=***" in exported.stdout
-    refused = launch(folder, "export-optuna", "brief_map", *sets, "--storage", f"postgresql://u:{SECRET}@127.0.0.1:1/db")
+    refused = launch(
+        folder, "export-optuna", "brief_map", *sets, "--storage", f"postgresql://u:{SECRET}@127.0.0.1:1/db"
+    )
     assert refused.returncode
     check_nothing_shown(folder, ran, exported, refused)
 
