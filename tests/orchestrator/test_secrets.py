@@ -423,8 +423,9 @@ def launch_submit(folder: Path, *given: str, **more: str) -> subprocess.Complete
 @pytest.mark.slow
 def test_the_storage_of_an_optuna_export_is_named_without_its_password(folder: Path) -> None:
     (folder / "my_sweeps.py").write_text(BRIEF_MAP)
-    small = {"dimension": 16, "noise_sparsity": 4, "num_filters": 2, "num_epochs": 1, "batch_size": "20,200"}
-    sets = [part for name, value in small.items() for part in ("--set", f"{name}={value}")]
+    small = {"dimension": 16, "noise_sparsity": 4, "num_filters": 2, "num_epochs": 1, "num_test": 20}
+    cells = {"batch_size": "20,200", "weight_decay": "1e-4,1"}
+    sets = [part for name, value in {**small, **cells}.items() for part in ("--set", f"{name}={value}")]
     ran = launch(folder, "brief_map", *sets, "--executor", "inline", "--no-mlflow", "--no-figures")
     assert ran.returncode == 0, ran.stderr
     storage = f"sqlite:///file:{folder}/optuna.db?uri=true&password={SECRET}"

@@ -65,9 +65,10 @@ from orchestrator.sweeps.named_maps import map_wd
 @sweep
 def brief_map(workload: str = "two_layer_cnn") -> Sweep:
     whole = map_wd(workload)
-    return replace(whole, name=whole.name.replace("map_wd", "brief_map"), search=replace(whole.search, rounds=2))
+    search = replace(whole.search, rounds=2, line_rounds=2)
+    return replace(whole, name=whole.name.replace("map_wd", "brief_map"), search=search)
 """
-"""`map_wd`, with two rounds of boundary trials instead of ten or more."""
+"""`map_wd`, with two rounds of each search for boundaries instead of eight to twelve."""
 
 # What a trial's row may differ in between two runs of the same config; everything else is equal to the bit.
 CIRCUMSTANCES = {
