@@ -173,7 +173,8 @@ def test_a_sweep_outlasts_a_store_that_is_away(
 def test_ctrl_c_does_not_wait_for_a_store_that_is_away(bucket: str, store: ObjectStore, tmp_path: Path) -> None:
     out, folder = f"s3://{bucket}/p", make_folder(tmp_path)
     way = Way(store.url)
-    process = start(folder, "longer", *INLINE, *SAVES, "--out", out, AWS_ENDPOINT_URL=way.url)
+    many = ("longer", *INLINE, "--seeds", "0-7", "--out", out)  # more than are trained before the signal
+    process = start(folder, *many, *SAVES, AWS_ENDPOINT_URL=way.url)
     wait_for(lambda: Ledger(out).settled(WORKLOAD), process)
     way.close()
     until_it_waits(process)
@@ -183,7 +184,7 @@ def test_ctrl_c_does_not_wait_for_a_store_that_is_away(bucket: str, store: Objec
     assert stderr.splitlines()[-1].startswith("error: cannot "), stderr
     assert "Traceback" not in stderr
     before = finished_at(out)
-    checked(folder, "longer", *INLINE, "--out", out, "--max-trials", "1")
+    checked(folder, *many, "--max-trials", "1")
     assert before
     assert {trial_id: when for trial_id, when in finished_at(out).items() if trial_id in before} == before
 
