@@ -378,7 +378,7 @@ def test_a_sweep_trains_on_the_gpu_by_itself(folder: Path, executor: str) -> Non
 @pytest.mark.slow
 def test_a_map_of_images_runs_to_its_end(folder: Path) -> None:
     (folder / "my_sweeps.py").write_text(BRIEF_MAP)
-    small = ("num_epochs=1", "batch_size=8,48", "weight_decay=1e-4,1", "learning_rate=3e-3")
+    small = ("num_epochs=2", "batch_size=8,48", "weight_decay=1e-4,1", "learning_rate=3e-3")
     sets = ("--workload", "tiny_resnet8", *(part for one in small for part in ("--set", one)))
     output = checked(folder, "brief_map", *sets, "--no-mlflow", "--executor", "inline")
     verdicts = [line for line in output.splitlines() if line.startswith(("│ 8 ", "│ 48 "))]
