@@ -70,11 +70,6 @@ def folder() -> Iterator[Path]:
         yield users_folder(Path(parent) / "user")
 
 
-def _elsewhere(folder: Path) -> Case:
-    (folder / "elsewhere").mkdir()
-    return Case(cwd=folder / "elsewhere")
-
-
 def _odd_names(folder: Path) -> Case:
     odd = folder / ODD_NAME
     odd.mkdir()
@@ -130,29 +125,25 @@ def _no_caches(folder: Path) -> dict[str, str | None]:
     return {"TMPDIR": str(temporary), "NUMBA_CACHE_DIR": None, "PYTHONPYCACHEPREFIX": None, "XDG_CACHE_HOME": None}
 
 
-def _one_cpu(folder: Path) -> Case:
-    return Case(before=("taskset", "-c", str(min(os.sched_getaffinity(0)))))
-
-
-def _long_temporary_folder(folder: Path) -> Case:
-    long = folder / ("long" * 30)
-    long.mkdir()
-    return Case(variables={"TMPDIR": str(long)})
-
-
-def _small_alphabet(folder: Path) -> Case:
-    return Case(variables={"LC_ALL": "C", "LANG": None, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
-
-
-def _no_terminal(folder: Path) -> Case:
+def _of_cron(folder: Path) -> Case:
+    """As cron runs it: in another working directory, without a terminal and with the smallest alphabet."""
+    (folder / "elsewhere").mkdir()
+    alphabet = {"LC_ALL": "C", "LANG": None, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     return Case(
-        before=("setsid", "--wait", "sh", "-c", 'exec "$@" <&-', "sh"), variables={"TERM": None, "COLUMNS": None}
+        cwd=folder / "elsewhere",
+        before=("setsid", "--wait", "sh", "-c", 'exec "$@" <&-', "sh"),
+        variables={**alphabet, "TERM": None, "COLUMNS": None},
     )
 
 
-def _proxies(folder: Path) -> Case:
+def _of_a_batch_system(folder: Path) -> Case:
+    """As a job of a batch system: on one CPU, with a long TMPDIR of its own, and with proxies."""
+    long = folder / ("long" * 30)
+    long.mkdir()
     names = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "grpc_proxy")
-    return Case(variables={**dict.fromkeys(names, "http://127.0.0.1:9"), "no_proxy": None, "NO_PROXY": None})
+    proxies = {**dict.fromkeys(names, "http://127.0.0.1:9"), "no_proxy": None, "NO_PROXY": None}
+    cpu = str(min(os.sched_getaffinity(0)))
+    return Case(before=("taskset", "-c", cpu), variables={**proxies, "TMPDIR": str(long)})
 
 
 def _own_mlflow(folder: Path) -> Case:
@@ -166,16 +157,12 @@ def _own_mlflow(folder: Path) -> Case:
 
 
 CASES: dict[str, Callable[[Path], Case]] = {
-    "another working directory": _elsewhere,
     "blanks, unicode, brackets and quotes in every path": _odd_names,
     "a package that cannot be written": _package_not_writable,
     "no home": _no_home,
     "any user": _any_user,
-    "one CPU": _one_cpu,
-    "a long TMPDIR": _long_temporary_folder,
-    "LC_ALL=C": _small_alphabet,
-    "no terminal": _no_terminal,
-    "proxies": _proxies,
+    "another working directory, no terminal, LC_ALL=C": _of_cron,
+    "one CPU, a long TMPDIR, proxies": _of_a_batch_system,
     "a user's MLflow settings": _own_mlflow,
 }
 

@@ -20,7 +20,7 @@ import pytest
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.sweeps.registry import find_sweep
-from tests.support.launching import environment, kill_tree, launch, run_launch, start, wait_for
+from tests.support.launching import BRIEF_MAP, environment, kill_tree, launch, run_launch, start, wait_for
 from tests.support.made_results import made_result
 from tests.support.warm_python import run_python
 from trainables.redaction import guard_output, redacted, shows_secret
@@ -422,15 +422,19 @@ def launch_submit(folder: Path, *given: str, **more: str) -> subprocess.Complete
 
 @pytest.mark.slow
 def test_the_storage_of_an_optuna_export_is_named_without_its_password(folder: Path) -> None:
-    small = {"dimension": 16, "noise_sparsity": 4, "num_filters": 2, "num_epochs": 1, "batch_size": "20,200"}
-    sets = [part for name, value in small.items() for part in ("--set", f"{name}={value}")]
-    ran = launch(folder, "map_wd", *sets, "--executor", "inline", "--no-mlflow", "--no-figures")
+    (folder / "my_sweeps.py").write_text(BRIEF_MAP)
+    small = {"dimension": 16, "noise_sparsity": 4, "num_filters": 2, "num_epochs": 1, "num_test": 20}
+    cells = {"batch_size": "20,200", "weight_decay": "1e-4,1"}
+    sets = [part for name, value in {**small, **cells}.items() for part in ("--set", f"{name}={value}")]
+    ran = launch(folder, "brief_map", *sets, "--executor", "inline", "--no-mlflow", "--no-figures")
     assert ran.returncode == 0, ran.stderr
     storage = f"sqlite:///file:{folder}/optuna.db?uri=true&password={SECRET}"
-    exported = launch(folder, "export-optuna", "map_wd", *sets, "--storage", storage)
+    exported = launch(folder, "export-optuna", "brief_map", *sets, "--storage", storage)
     assert exported.returncode == 0, exported.stderr
     assert f"optuna   sqlite:///file:{folder}/optuna.db?uri=true&password=***" in exported.stdout
-    refused = launch(folder, "export-optuna", "map_wd", *sets, "--storage", f"postgresql://u:{SECRET}@127.0.0.1:1/db")
+    refused = launch(
+        folder, "export-optuna", "brief_map", *sets, "--storage", f"postgresql://u:{SECRET}@127.0.0.1:1/db"
+    )
     assert refused.returncode
     check_nothing_shown(folder, ran, exported, refused)
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,20 @@ def diverging() -> Sweep:
     grid = Grid(DECAYS, {"learning_rate": (1e-3, 1e18)}, {**SMALL, "batch_size": 4})
     return Sweep("diverging", "two trials that end non-finite beside two that do not", (grid,), seeds=(0,))
 """
+
+BRIEF_MAP = """
+from dataclasses import replace
+
+from orchestrator import Sweep, sweep
+from orchestrator.sweeps.named_maps import map_wd
+
+@sweep
+def brief_map(workload: str = "two_layer_cnn") -> Sweep:
+    whole = map_wd(workload)
+    search = replace(whole.search, rounds=2, line_rounds=2)
+    return replace(whole, name=whole.name.replace("map_wd", "brief_map"), search=search)
+"""
+"""`map_wd`, with two rounds of each search for boundaries instead of eight to twelve."""
 
 # What a trial's row may differ in between two runs of the same config; everything else is equal to the bit.
 CIRCUMSTANCES = {
@@ -109,8 +123,12 @@ def heed_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
 def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    """Start a launch, which ends with its test at the latest."""
+    process = subprocess.Popen(
         command(*arguments, "--module", "my_sweeps"),
         cwd=folder,
         env=environment(**more),
@@ -119,6 +137,24 @@ def start(folder: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
         text=True,
         preexec_fn=heed_signals,
     )
+    _started.append(process)
+    return process
+
+
+@contextmanager
+def launches_ended() -> Iterator[None]:
+    """At the end of the block no launch runs, or is stopped, that was started in it."""
+    num_before = len(_started)
+    try:
+        yield
+    finally:
+        for process in _started[num_before:]:
+            if process.returncode is None:
+                kill_tree(process)
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
+        del _started[num_before:]
 
 
 def launch(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

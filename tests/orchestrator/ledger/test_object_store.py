@@ -9,9 +9,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -47,12 +49,21 @@ INLINE = ("--executor", "inline", *PLAIN)
 SAVES = ("--checkpoint-seconds", "0.2")
 
 _numbers = itertools.count()
+_T = TypeVar("_T")
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     with object_store(tmp_path_factory.mktemp("store")) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def undisturbed_longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of `longer` in a folder, which nothing disturbed."""
+    folder = make_folder(tmp_path_factory.mktemp("undisturbed"))
+    checked(folder, "longer", *INLINE)
+    return folder / "results"
 
 
 @pytest.fixture
@@ -79,6 +90,12 @@ def requests(store: ObjectStore, bucket: str) -> list[str]:
     """Method and path of every request to a bucket."""
     lines = store.log.read_text().splitlines()
     return [found[0] for line in lines if (found := re.search(rf"[A-Z]+ /{bucket}[/?][^ ]*", line))]
+
+
+def side_by_side(*calls: Callable[[], _T]) -> list[_T]:
+    """What the calls return, each of which waits most of its time; raises what one of them raises."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [done.result() for done in [pool.submit(call) for call in calls]]
 
 
 def saved(store: ObjectStore, bucket: str) -> list[str]:
@@ -112,9 +129,10 @@ def test_figures_lie_beside_the_results_as_well(store: ObjectStore, bucket: str,
 
 
 @pytest.mark.slow
-def test_a_killed_driver_goes_on_from_states_in_the_store(store: ObjectStore, bucket: str, tmp_path: Path) -> None:
-    out = f"s3://{bucket}/p"
-    folder, undisturbed = make_folder(tmp_path / "killed"), make_folder(tmp_path / "undisturbed")
+def test_a_killed_driver_goes_on_from_states_in_the_store(
+    store: ObjectStore, bucket: str, tmp_path: Path, undisturbed_longer: Path
+) -> None:
+    out, folder = f"s3://{bucket}/p", make_folder(tmp_path)
     process = start(folder, "longer", *INLINE, *SAVES, "--out", out)
     wait_for(lambda: Ledger(out).settled(WORKLOAD), process)
     wait_for(lambda: half_done(out), process)
@@ -129,13 +147,14 @@ def test_a_killed_driver_goes_on_from_states_in_the_store(store: ObjectStore, bu
     after = {row["trial_id"]: row for row in Ledger(out).trials(WORKLOAD).to_pylist()}
     assert {trial_id: after[trial_id] for trial_id in before} == before
     assert saved(store, bucket) == []
-    checked(undisturbed, "longer", *INLINE)
-    assert numbers(out) == numbers(undisturbed / "results")
+    assert numbers(out) == numbers(undisturbed_longer)
 
 
 @pytest.mark.slow
-def test_a_sweep_outlasts_a_store_that_is_away(store: ObjectStore, bucket: str, tmp_path: Path) -> None:
-    out, folder, undisturbed = f"s3://{bucket}/p", make_folder(tmp_path / "cut"), make_folder(tmp_path / "undisturbed")
+def test_a_sweep_outlasts_a_store_that_is_away(
+    store: ObjectStore, bucket: str, tmp_path: Path, undisturbed_longer: Path
+) -> None:
+    out, folder = f"s3://{bucket}/p", make_folder(tmp_path)
     way = Way(store.url)
     process = start(folder, "longer", *INLINE, *SAVES, "--out", out, AWS_ENDPOINT_URL=way.url)
     wait_for(lambda: Ledger(out).settled(WORKLOAD), process)
@@ -146,8 +165,7 @@ def test_a_sweep_outlasts_a_store_that_is_away(store: ObjectStore, bucket: str, 
     way.open()
     stdout, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stdout + stderr
-    checked(undisturbed, "longer", *INLINE)
-    assert numbers(out) == numbers(undisturbed / "results")
+    assert numbers(out) == numbers(undisturbed_longer)
     assert saved(store, bucket) == []
 
 
@@ -155,7 +173,8 @@ def test_a_sweep_outlasts_a_store_that_is_away(store: ObjectStore, bucket: str, 
 def test_ctrl_c_does_not_wait_for_a_store_that_is_away(bucket: str, store: ObjectStore, tmp_path: Path) -> None:
     out, folder = f"s3://{bucket}/p", make_folder(tmp_path)
     way = Way(store.url)
-    process = start(folder, "longer", *INLINE, *SAVES, "--out", out, AWS_ENDPOINT_URL=way.url)
+    many = ("longer", *INLINE, "--seeds", "0-7", "--out", out)  # more than are trained before the signal
+    process = start(folder, *many, *SAVES, AWS_ENDPOINT_URL=way.url)
     wait_for(lambda: Ledger(out).settled(WORKLOAD), process)
     way.close()
     until_it_waits(process)
@@ -165,7 +184,7 @@ def test_ctrl_c_does_not_wait_for_a_store_that_is_away(bucket: str, store: Objec
     assert stderr.splitlines()[-1].startswith("error: cannot "), stderr
     assert "Traceback" not in stderr
     before = finished_at(out)
-    checked(folder, "longer", *INLINE, "--out", out)
+    checked(folder, *many, "--max-trials", "1")
     assert before
     assert {trial_id: when for trial_id, when in finished_at(out).items() if trial_id in before} == before
 
@@ -186,20 +205,19 @@ def finished_at(out: str) -> dict[str, float]:
 def test_four_sweeps_at_once_share_a_ledger(bucket: str, tmp_path: Path) -> None:
     out, names = f"s3://{bucket}/shared", ("small", "overlapping", "diverging", "longer")
     folder = make_folder(tmp_path)
-    launches = [start(folder, name, *INLINE, "--out", out) for name in names]
-    for process in launches:
-        printed = "".join(process.communicate(timeout=280))
-        assert process.returncode == 0, printed
+    side_by_side(*(partial(checked, folder, name, *INLINE, "--out", out) for name in names))
     sys.path.insert(0, str(folder))
     expected = {config.trial_id for name in names for config in find_sweep(name, "my_sweeps").configs()}
     trials = Ledger(out).trials(WORKLOAD)["trial_id"].to_pylist()
     assert sorted(trials) == sorted(expected)
-    for name in names:
-        assert "0 to run" in checked(folder, "plan", name, "--out", out)
+    planned = side_by_side(*(partial(checked, folder, "plan", name, "--out", out) for name in names))
+    assert all("0 to run" in printed for printed in planned)
 
 
 @pytest.mark.slow
-def test_ray_workers_save_their_states_to_the_store(store: ObjectStore, bucket: str, tmp_path: Path) -> None:
+def test_ray_workers_save_their_states_to_the_store(
+    store: ObjectStore, bucket: str, tmp_path: Path, undisturbed_longer: Path
+) -> None:
     out = f"s3://{bucket}/ray"
     folder = make_folder(tmp_path)
     process = start(folder, "longer", *PLAIN, *SAVES, "--out", out)
@@ -207,9 +225,8 @@ def test_ray_workers_save_their_states_to_the_store(store: ObjectStore, bucket: 
     printed = "".join(process.communicate(timeout=280))
     assert process.returncode == 0, printed
     assert saved(store, bucket) == []
-    checked(folder, "longer", *INLINE)
-    assert numbers(out) == numbers(folder / "results")
-    assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == ["my_sweeps.py", "results"]
+    assert numbers(out) == numbers(undisturbed_longer)
+    assert [path.name for path in folder.iterdir() if path.name != "__pycache__"] == ["my_sweeps.py"]
 
 
 @pytest.mark.slow
@@ -235,7 +252,8 @@ def test_a_store_that_cannot_be_had_is_one_line_within_seconds(
 ) -> None:
     for name, value in change.items():
         monkeypatch.setenv(name, value.format(closed=free_port()))
-    for attempt in (Ledger.check_writable, lambda ledger: ledger.settled(WORKLOAD)):
+
+    def check(attempt: Callable[[Ledger], object]) -> None:
         begun = time.monotonic()
         with pytest.raises(LedgerError) as caught:
             attempt(Ledger(out))
@@ -244,6 +262,8 @@ def test_a_store_that_cannot_be_had_is_one_line_within_seconds(
         assert "secret" not in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
 
+    side_by_side(partial(check, Ledger.check_writable), partial(check, lambda ledger: ledger.settled(WORKLOAD)))
+
 
 @pytest.mark.parametrize("key", ["stranger", pytest.param("", marks=pytest.mark.slow)])
 def test_wrong_keys_or_none_end_a_launch_before_anything_starts(tmp_path: Path, key: str) -> None:
@@ -251,13 +271,16 @@ def test_wrong_keys_or_none_end_a_launch_before_anything_starts(tmp_path: Path, 
     with object_store(tmp_path, INITIAL_NO_AUTH_ACTION_COUNT="1") as strict:
         out = strict.make_bucket("guarded")
         keys = {**strict.environment, "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": key}
-        for arguments in (("small", *PLAIN), ("status", "small")):
+
+        def check(*arguments: str) -> None:
             begun = time.monotonic()
             refused = launch(folder, *arguments, "--out", out, **keys)
             assert time.monotonic() - begun < 60
             assert (refused.returncode, refused.stdout) == (2, "")
             assert refused.stderr.startswith("error: cannot ")
             assert len(refused.stderr.splitlines()) == 1
+
+        side_by_side(partial(check, "small", *PLAIN), partial(check, "status", "small"))
     assert [path.name for path in folder.iterdir() if path.name != "__pycache__"] == ["my_sweeps.py"]
 
 
@@ -273,16 +296,26 @@ def test_a_store_that_goes_away_is_not_taken_for_damage(tmp_path: Path, monkeypa
         (path,) = states.index().values()
         ledger = Ledger(out)
     schema = trial_schema(TwoLayerCNNConfig, TwoLayerCNNTracePoint)
-    with pytest.raises(LedgerError, match=r"cannot read brief/part\.parquet.*NETWORK_CONNECTION"):
-        read_part(ledger._storage, "brief/part.parquet", TableName.TRIALS, schema, None)
-    with pytest.raises(OSError, match="NETWORK_CONNECTION"):
-        states.index()
-    assert states.find("pack") == {}
-    states.collect({"a"})
-    assert states.load(path, "a") is None
-    for call in (lambda: ledger._storage.exists("brief/part.parquet"), lambda: ledger._storage.delete("brief/x")):
-        with pytest.raises(LedgerError, match="NETWORK_CONNECTION"):
+    storage = ledger._storage
+
+    def check_fails(error: type[Exception], match: str, call: Callable[[], object]) -> None:
+        with pytest.raises(error, match=match):
             call()
+
+    def check_is(expected: object, call: Callable[[], object]) -> None:
+        assert call() == expected
+
+    away = "NETWORK_CONNECTION"
+    read = partial(read_part, storage, "brief/part.parquet", TableName.TRIALS, schema, None)
+    side_by_side(  # each waits for its retries
+        partial(check_fails, LedgerError, rf"cannot read brief/part\.parquet.*{away}", read),
+        partial(check_fails, OSError, away, states.index),
+        partial(check_is, {}, partial(states.find, "pack")),
+        partial(states.collect, {"a"}),
+        partial(check_is, None, partial(states.load, path, "a")),
+        partial(check_fails, LedgerError, away, partial(storage.exists, "brief/part.parquet")),
+        partial(check_fails, LedgerError, away, partial(storage.delete, "brief/x")),
+    )
 
 
 def state(epoch: int, num_weights: int = 6) -> dict[str, np.ndarray]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from orchestrator.mlflow_view.connection import MlflowUnavailable
 from orchestrator.mlflow_view.view import MlflowView
 from orchestrator.sweeps.registry import find_sweep
 from tests.orchestrator.mlflow_view.test_view import children, parent_of
-from tests.support.launching import WORKLOAD, make_folder, start
+from tests.support.launching import WORKLOAD, environment, launch, make_folder
 from tests.support.servers import ObjectStore, PostgreSQL, free_port, mlflow_server, object_store, postgresql
+from tests.support.warm_python import run_python
 
 MORE_SWEEPS = """
 @sweep
@@ -31,7 +32,6 @@ MEASURED = ("train_loss", "train_error", "test_error", "epochs_done")
 OPEN = """
 import sys
 from orchestrator.mlflow_view.view import MlflowView
-sys.stdin.read()
 MlflowView(sys.argv[1], sys.argv[2], "").close(finished=True)
 """
 
@@ -55,11 +55,11 @@ def launched_at_once(folder: Path, out: str, tracking_uri: str, store: ObjectSto
         module.write(MORE_SWEEPS)
     where = {**store.environment, "MLFLOW_TRACKING_URI": tracking_uri}
     arguments = ("--executor", "inline", "--no-figures", "--out", out)
-    launches = [start(made, name, *arguments, **where) for name in SWEEPS]
-    for process in launches:
-        stdout, stderr = process.communicate(timeout=280)
-        assert process.returncode == 0, stdout + stderr
-        assert f"mlflow   mlflow ui --backend-store-uri {tracking_uri}" in stdout
+    with ThreadPoolExecutor(len(SWEEPS)) as pool:
+        launches = list(pool.map(lambda name: launch(made, name, *arguments, **where), SWEEPS))
+    for done in launches:
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"mlflow   mlflow ui --backend-store-uri {tracking_uri}" in done.stdout
 
 
 def assert_view_is_the_ledger(folder: Path, out: str, tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,17 +105,12 @@ def test_four_sweeps_at_once_write_through_a_server(
 
 
 @pytest.mark.slow
-def test_processes_that_open_an_empty_database_at_once_print_nothing(database: PostgreSQL) -> None:
+def test_processes_that_open_an_empty_database_at_once_print_nothing(database: PostgreSQL, tmp_path: Path) -> None:
     uri = database.make_database("empty")
     names = [f"sweep{number}" for number in range(4)]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    drivers = [subprocess.Popen([sys.executable, "-c", OPEN, uri, name], text=True, **pipes) for name in names]
-    for driver in drivers:
-        assert driver.stdin is not None
-        driver.stdin.close()
-    for driver in drivers:
-        assert driver.stdout is not None
-        assert (driver.stdout.read(), driver.wait(timeout=250)) == ("", 0)
+    with ThreadPoolExecutor(len(names)) as pool:
+        opened = pool.map(lambda name: run_python("-c", OPEN, uri, name, cwd=tmp_path, env=environment()), names)
+    assert {(done.stdout, done.stderr, done.returncode) for done in opened} == {("", "", 0)}
     assert {parent_of(uri, name).info.status for name in names} == {"FINISHED"}
 
 

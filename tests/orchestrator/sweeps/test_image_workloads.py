@@ -25,6 +25,7 @@ from search_spaces import paper
 from tests.orchestrator.figures.test_figures import figure_of, given
 from tests.support.images import make_images
 from tests.support.launching import (
+    BRIEF_MAP,
     check_went_on,
     checked,
     descendants,
@@ -376,13 +377,14 @@ def test_a_sweep_trains_on_the_gpu_by_itself(folder: Path, executor: str) -> Non
 
 @pytest.mark.slow
 def test_a_map_of_images_runs_to_its_end(folder: Path) -> None:
+    (folder / "my_sweeps.py").write_text(BRIEF_MAP)
     small = ("num_epochs=2", "batch_size=8,48", "weight_decay=1e-4,1", "learning_rate=3e-3")
     sets = ("--workload", "tiny_resnet8", *(part for one in small for part in ("--set", one)))
-    output = checked(folder, "map_wd", *sets, "--no-mlflow", "--executor", "inline")
+    output = checked(folder, "brief_map", *sets, "--no-mlflow", "--executor", "inline")
     verdicts = [line for line in output.splitlines() if line.startswith(("│ 8 ", "│ 48 "))]
     assert len(verdicts) == 4
-    assert (folder / "results/figures/map_wd_tiny_resnet8/phase_diagram.png").stat().st_size > 10_000
-    assert "0 to run" in checked(folder, "map_wd", *sets, *INLINE)
+    assert (folder / "results/figures/brief_map_tiny_resnet8/phase_diagram.png").stat().st_size > 10_000
+    assert "0 to run" in checked(folder, "brief_map", *sets, *INLINE)
 
 
 @pytest.mark.slow
@@ -402,16 +404,19 @@ def test_a_driver_without_images_plans_by_the_manifest(folder: Path) -> None:
 @pytest.mark.slow
 def test_rows_equal_the_inline_executors_to_the_bit_also_when_workers_and_drivers_are_killed(folder: Path) -> None:
     # Some seconds a trial: states are saved between reports, a second apart, and a shorter trial would leave none.
-    sizes = ("num_epochs=240", "batch_size=16,48", "learning_rate=1e-3")
+    sizes = ("num_epochs=72", "batch_size=16,48", "learning_rate=1e-3")
     longer = ("--workload", "tiny_resnet8", "--seeds", "0", *(part for one in sizes for part in ("--set", one)))
     checked(folder, "grid_bsz", *longer, *INLINE, "--out", "inline")
     on_ray = (*longer, *PLAIN, "--out", "ray", "--checkpoint-seconds", "0.2")
     process = start(folder, "grid_bsz", *on_ray)
-    wait_for(lambda: list(folder.glob("ray/states/*.npz")), process)
-    workers = [pid for pid, line in descendants(process.pid) if "ResourceTrainable" in line or "PackTrainable" in line]
-    os.kill(workers[0], signal.SIGKILL)
-    wait_for(lambda: rows(folder / "ray", IMAGES) and half_done(folder / "ray", IMAGES), process)
-    kill_tree(process)
+    try:
+        wait_for(lambda: list(folder.glob("ray/states/*.npz")), process)
+        lines = descendants(process.pid)
+        workers = [pid for pid, line in lines if "ResourceTrainable" in line or "PackTrainable" in line]
+        os.kill(workers[0], signal.SIGKILL)
+        wait_for(lambda: rows(folder / "ray", IMAGES) and half_done(folder / "ray", IMAGES), process)
+    finally:
+        kill_tree(process)
     planted = plant_seconds(folder / "ray", IMAGES)
     checked(folder, "grid_bsz", *on_ray)
     check_went_on(folder / "ray", planted, workload=IMAGES)
