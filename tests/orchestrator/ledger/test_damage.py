@@ -72,10 +72,9 @@ def states(out: Path) -> Any:
 READERS = {"trials": trials, "traces": traces, "asks": asks, "states": states}
 
 
-def flip_and_read(out: Path, kind: str, rng: random.Random, caplog: pytest.LogCaptureFixture) -> str:
+def flip_and_read(out: Path, kind: str, before: Any, rng: random.Random, caplog: pytest.LogCaptureFixture) -> str:
     """Flip one bit of that kind's file, read, put the bit back; whether that was noticed or changed nothing."""
     (path,) = (path for path in (out / kind).rglob("*") if path.is_file())
-    before = READERS[kind](out)
     content = path.read_bytes()
     position, bit = rng.randrange(len(content)), rng.randrange(8)
     changed = bytearray(content)
@@ -102,7 +101,9 @@ def flip_and_read(out: Path, kind: str, rng: random.Random, caplog: pytest.LogCa
 @pytest.mark.parametrize("kind", READERS)
 def test_no_flipped_bit_becomes_a_number(kind: str, num: int, out: Path, caplog: pytest.LogCaptureFixture) -> None:
     rng = random.Random(num)
-    found = [flip_and_read(out, kind, rng, caplog) for _ in range(num)]
+    before = READERS[kind](out)
+    found = [flip_and_read(out, kind, before, rng, caplog) for _ in range(num)]
+    assert repr(READERS[kind](out)) == repr(before), "each bit was put back"
     assert found.count("noticed") > num / 2, found.count("noticed")
 
 

@@ -1,7 +1,11 @@
-"""The ledger against a model, in random sequences of writes, deaths at each file operation, compactions and flips."""
+"""The ledger against a model, in random sequences of writes, deaths at each file operation, compactions and flips.
+
+The long run has 25 sequences; LEDGER_EXAMPLES=200 in the environment gives it as many, for a change of the ledger.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -322,7 +326,7 @@ def traces(reader: Ledger) -> list[tuple[str, int, float]]:
 
 @pytest.mark.parametrize(
     ("num_examples", "num_steps"),
-    [(12, 8), pytest.param(60, 25, marks=pytest.mark.slow)],
+    [(12, 8), pytest.param(int(os.environ.get("LEDGER_EXAMPLES", 25)), 25, marks=pytest.mark.slow)],
     ids=["quick", "long"],
 )
 def test_whatever_happens_the_ledger_reads_as_its_model(num_examples: int, num_steps: int) -> None:

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from tests.support.cases import rest_slow
-from tests.support.images import image_folders
+from tests.support.images import image_folders, narrow_vgg16
 from trainables.config import TrialConfig
 from trainables.contract import Member, Report, State
+from trainables.image_classifier import models
 from trainables.image_classifier.device import fitting
 from trainables.image_classifier.trial import ImageTrainer
 from trainables.packs.pack_run import MemberPackRun, MemberRun
@@ -92,8 +93,9 @@ def test_threads_leave_the_numbers_of_the_states_alone() -> None:
 
 
 @pytest.mark.slow
-def test_members_with_dropout_do_not_draw_each_others_masks() -> None:
+def test_members_with_dropout_do_not_draw_each_others_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """VGG16 for large images samples masks from torch's generators, which all threads share."""
+    monkeypatch.setattr(models, "vgg16_bn", narrow_vgg16)
     values = {"dataset": "tiny16", "architecture": "vgg16", "image_size": 65, "batch_size": 2, "num_epochs": 1}
     few = {"num_train": 6, "num_test": 3, "optimizer": "signsgd", "weight_decay": 1e-3, "learning_rate": 1e-5}
     configs = [config_from_values({"workload": "image_classifier", **values, **few, "seed": seed}) for seed in (0, 1)]
