@@ -1,4 +1,4 @@
-"""Sweeps on a real local Ray: the same rows as inline, whatever process dies; the trainable in a user's own Tuner."""
+"""A trial that ends every worker, an address where nothing listens, and the trainable in a user's own Tuner."""
 
 from __future__ import annotations
 
@@ -12,27 +12,19 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
-from orchestrator.ledger.ledger import Ledger
 from tests.support.launching import (
     ROOT,
     WORKLOAD,
-    check_went_on,
-    checked,
     descendants,
     environment,
-    kill_tree,
     launch,
     longer_num_epochs,
     make_folder,
-    plant_seconds,
     rows,
-    start,
-    traces,
     wait_for,
 )
 from trainables.contract import Member
@@ -40,74 +32,11 @@ from trainables.registry import config_from_values, workload
 from trainables.two_layer_cnn.trace import trace_epochs
 
 PLAIN = ("--no-figures", "--no-mlflow")
-INLINE = ("--executor", "inline", *PLAIN)
 
 
 def workers(pid: int) -> list[int]:
     """The processes of a launch that train packs."""
     return [child for child, line in descendants(pid) if "ResourceTrainable" in line or "PackTrainable" in line]
-
-
-def whole_rows(folder: Path) -> dict[str, dict[str, Any]]:
-    """Rows with all columns, provenance included, by trial_id."""
-    return {row["trial_id"]: row for row in Ledger(str(folder / "results")).trials(WORKLOAD).to_pylist()}
-
-
-@pytest.mark.slow
-def test_rows_equal_the_inline_executors_to_the_bit_also_when_workers_are_killed(tmp_path: Path) -> None:
-    inline, ray = make_folder(tmp_path / "inline"), make_folder(tmp_path / "ray")
-    checked(inline, "longer", *INLINE)
-    process = start(ray, "longer", *PLAIN, "--checkpoint-seconds", "0.2")
-    wait_for(lambda: list(ray.glob("results/states/*.npz")), process)
-    killed = workers(process.pid)  # all workers: nothing tells which one owns the state
-    for worker in killed:
-        os.kill(worker, signal.SIGSTOP)
-    planted = plant_seconds(ray / "results")
-    for worker in killed:
-        os.kill(worker, signal.SIGKILL)
-    stdout, stderr = process.communicate(timeout=200)
-    assert process.returncode == 0, stdout + stderr
-    assert rows(ray / "results") == rows(inline / "results")
-    assert traces(ray / "results") == traces(inline / "results")
-    lost = {trial_id for trial_id, row in whole_rows(ray).items() if row["attempt"] > 1}  # others had ended before
-    check_went_on(ray / "results", {trial_id: epochs for trial_id, epochs in planted.items() if trial_id in lost})
-    assert not list(ray.glob("results/states/*.npz"))
-    again = checked(ray, "longer", *PLAIN)
-    assert "0 to run" in again
-
-
-@pytest.mark.slow
-def test_a_killed_driver_goes_on_from_its_workers_states(tmp_path: Path) -> None:
-    folder, inline = make_folder(tmp_path / "ray"), make_folder(tmp_path / "inline")
-    process = start(folder, "longer", *PLAIN, "--checkpoint-seconds", "0.2")
-    wait_for(lambda: list(folder.glob("results/states/*.npz")), process)
-    kill_tree(process)
-    planted = plant_seconds(folder / "results")
-    checked(folder, "longer", *PLAIN)
-    check_went_on(folder / "results", planted)
-    checked(inline, "longer", *INLINE)
-    assert rows(folder / "results") == rows(inline / "results")
-    assert traces(folder / "results") == traces(inline / "results")
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_at_once_and_keeps_what_is_finished(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path)
-    one_by_one = ("--cpus-per-trial", str(os.cpu_count()))  # so that some are finished while others are not
-    process = start(folder, "longer", *PLAIN, *one_by_one, "--checkpoint-seconds", "0.2")
-    wait_for(lambda: rows(folder / "results"), process)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stdout + stderr
-    assert "the same command resumes" in stderr
-    assert "Traceback" not in stderr
-    finished = whole_rows(folder)
-    assert 0 < len(finished) < 6
-    undisturbed = make_folder(tmp_path / "undisturbed")
-    checked(undisturbed, "longer", *INLINE)
-    checked(folder, "longer", *PLAIN)
-    assert {trial_id: row for trial_id, row in whole_rows(folder).items() if trial_id in finished} == finished
-    assert rows(folder / "results") == rows(undisturbed / "results")
 
 
 DEADLY = """
