@@ -237,7 +237,7 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], secon
     """Wait, while the process runs, for the condition's first true value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert process.poll() is None, "".join(process.communicate())
+        assert process.poll() is None, "".join(filter(None, process.communicate()))
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)
     return value

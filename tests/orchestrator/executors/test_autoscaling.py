@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from orchestrator.executors.ray_capacity import GPU_NODES
 from orchestrator.ledger.ledger import Ledger
-from tests.support.clusters import NodeType, Watcher, autoscaled_cluster
+from tests.support.clusters import AutoscaledCluster, NodeType, Watcher, autoscaled_cluster
 from tests.support.launching import (
     ROOT,
     WORKLOAD,
@@ -89,11 +91,21 @@ def until(condition: Callable[[], bool], seconds: float) -> float:
     return time.monotonic() - began
 
 
+@contextmanager
+def beside(folder: Path, *arguments: str) -> Iterator[Future[str]]:
+    """An inline launch of the same sweep: it trains while a cluster's processes start and wait."""
+    with ThreadPoolExecutor(1) as thread:
+        yield thread.submit(checked, folder, *arguments, "--executor", "inline")
+
+
 @pytest.mark.alone
 def test_a_sweep_grows_the_cluster_from_zero_survives_a_lost_node_and_leaves_it_empty(tmp_path: Path) -> None:
     inline, cloud = make_folder(tmp_path / "inline"), make_folder(tmp_path / "cloud")
-    checked(inline, *GRID, "--executor", "inline")
-    with autoscaled_cluster(cpu=NodeType({"CPU": 1}, most=3)) as cluster, Watcher(cluster) as watcher:
+    with (
+        beside(inline, *GRID) as reference,
+        autoscaled_cluster(cpu=NodeType({"CPU": 1}, most=3)) as cluster,
+        Watcher(cluster) as watcher,
+    ):
         until(lambda: bool(watcher.history), 60)
         assert watcher.workers() == []
         grow = ("--address", cluster.address, "--max-nodes", "3", "--checkpoint-seconds", "0.2")
@@ -110,6 +122,7 @@ def test_a_sweep_grows_the_cluster_from_zero_survives_a_lost_node_and_leaves_it_
         shrunk = until(lambda: watcher.workers() == [], 60)
         assert max(len(nodes) for _, nodes in watcher.history) == 3
         assert lost not in {node["NodeID"] for node in watcher.history[-1][1]}
+    reference.result()
     print(f"three nodes after {grown:.1f} s, end after {ended:.1f} s, no node {shrunk:.1f} s later")
     assert rows(cloud / "results") == rows(inline / "results")
     assert traces(cloud / "results") == traces(inline / "results")
@@ -120,12 +133,12 @@ def test_a_sweep_grows_the_cluster_from_zero_survives_a_lost_node_and_leaves_it_
 def test_a_lost_head_costs_no_finished_trial_and_the_rest_goes_on_from_its_states(tmp_path: Path) -> None:
     inline, cloud = make_folder(tmp_path / "inline"), make_folder(tmp_path / "cloud")
     grid = ("longer", *PLAIN, "--checkpoint-seconds", "0.2")
-    checked(inline, *grid, "--executor", "inline")
     cpu = NodeType({"CPU": 1}, most=2)
-    with autoscaled_cluster(cpu=cpu) as cluster:
+    with beside(inline, *grid) as reference, autoscaled_cluster(cpu=cpu) as cluster:
         process = start(cloud, *grid, "--address", cluster.address, "--max-nodes", "2", **cluster.environment)
         wait_for(lambda: finished(cloud) and half_done(cloud / "results"), process)
         kill_tree(process)  # the driver runs on the head
+    reference.result()
     before = finished(cloud)
     planted = plant_seconds(cloud / "results")
     with autoscaled_cluster(cpu=cpu) as cluster:
@@ -189,13 +202,19 @@ def test_what_a_node_holds_is_of_nodes_that_come(tmp_path: Path) -> None:
     assert refused.stderr == f"error: {said}\n"
 
 
-@pytest.mark.alone
-def test_a_cluster_without_room_is_one_line_unless_it_may_grow(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path)
+@pytest.fixture(scope="module")
+def one_cpu() -> Iterator[AutoscaledCluster]:
+    """A cluster that grows to one node of one CPU; first without any."""
     with autoscaled_cluster(cpu=NodeType({"CPU": 1}, most=1)) as cluster:
-        join = ("small", "--address", cluster.address, *PLAIN)
-        refused = launch(folder, *join, **cluster.environment)
-        checked(folder, *join, "--max-nodes", "1", **cluster.environment)
+        yield cluster
+
+
+@pytest.mark.alone
+def test_a_cluster_without_room_is_one_line_unless_it_may_grow(one_cpu: AutoscaledCluster, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    join = ("small", "--address", one_cpu.address, *PLAIN)
+    refused = launch(folder, *join, **one_cpu.environment)
+    checked(folder, *join, "--max-nodes", "1", **one_cpu.environment)
     assert refused.returncode == 2
     assert refused.stderr == (
         "error: no node of the cluster has room for a trial (1 CPU); --max-nodes N lets the cluster grow\n"
@@ -203,29 +222,27 @@ def test_a_cluster_without_room_is_one_line_unless_it_may_grow(tmp_path: Path) -
 
 
 @pytest.mark.alone
-def test_a_trial_that_no_node_type_holds_is_told_of(tmp_path: Path) -> None:
+def test_a_trial_that_no_node_type_holds_is_told_of(one_cpu: AutoscaledCluster, tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     with (folder / "my_sweeps.py").open("a") as module:
         module.write(
             "import orchestrator.executors.ray_capacity\norchestrator.executors.ray_capacity.LONELY_SECONDS = 2.0\n"
         )
-    with autoscaled_cluster(cpu=NodeType({"CPU": 1}, most=1)) as cluster:
-        grow = ("--address", cluster.address, "--max-nodes", "1", "--cpus-per-trial", "2")
-        process = start(folder, "small", *grow, *PLAIN, **cluster.environment)
-        assert process.stderr is not None
-        said = next(line for line in process.stderr if "no node" in line)
-        kill_tree(process)
+    grow = ("--address", one_cpu.address, "--max-nodes", "1", "--cpus-per-trial", "2")
+    process = start(folder, "small", *grow, *PLAIN, **one_cpu.environment)
+    assert process.stderr is not None
+    said = next(line for line in process.stderr if "no node" in line)
+    kill_tree(process)
     assert said.startswith("no node has had room for a trial (2 CPU) for 2 s")
 
 
 @pytest.mark.alone
-def test_a_token_of_another_cluster_is_named(tmp_path: Path) -> None:
-    with autoscaled_cluster(cpu=NodeType({"CPU": 1}, most=1)) as cluster:
-        token = tmp_path / "token"
-        token.write_text("0" * 64)
-        strange = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(token)}
-        refused = launch(make_folder(tmp_path), "small", "--address", cluster.address, *PLAIN, **strange)
+def test_a_token_of_another_cluster_is_named(one_cpu: AutoscaledCluster, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("0" * 64)
+    strange = {**one_cpu.environment, "RAY_AUTH_TOKEN_PATH": str(token)}
+    refused = launch(make_folder(tmp_path), "small", "--address", one_cpu.address, *PLAIN, **strange)
     assert refused.returncode == 2
     *rays, ours = refused.stderr.splitlines()
-    assert ours.startswith(f"error: the Ray cluster at --address {cluster.address} refuses this token")
+    assert ours.startswith(f"error: the Ray cluster at --address {one_cpu.address} refuses this token")
     assert all("gcs_client.cc" in line for line in rays), "more than Ray's own warnings"

@@ -1,4 +1,4 @@
-"""What a launch does when processes of its Ray die or hang, and what is left when the launch itself is killed."""
+"""What a launch does when processes of its Ray die or hang, and what goes on when the launch itself is killed."""
 
 from __future__ import annotations
 
@@ -9,28 +9,38 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.executors.failures.pack_clock import PackClock
 from orchestrator.executors.failures.ray_log import ray_logged_to
+from orchestrator.ledger.ledger import Ledger
 from tests.support.launching import (
     ROOT,
+    WORKLOAD,
+    check_went_on,
     checked,
     command,
     descendants,
     environment,
+    heed_signals,
     kill_tree,
     make_folder,
+    plant_seconds,
     rows,
-    start,
     traces,
     wait_for,
 )
+from trainables.machine.cpus import usable_cpus
 
 PLAIN = ("--no-figures", "--no-mlflow")
 SAVES = (*PLAIN, "--checkpoint-seconds", "0.2")
+TWO_AT_ONCE = ("--cpus-per-trial", str(max(1, usable_cpus() // 2)))
+"""As many as run on two cores: on more, all would end before the last fault."""
 COMMANDS = {
     "a worker": "ResourceTrainable",
     "the exchange": "PackExchange",
@@ -47,15 +57,58 @@ def alive(pid: int) -> bool:
         return False
 
 
+def find_all(process: subprocess.Popen[str], what: str) -> list[int]:
+    return [pid for pid, line in descendants(process.pid) if COMMANDS[what] in line]
+
+
 def find(process: subprocess.Popen[str], what: str) -> int:
-    return next(pid for pid, line in descendants(process.pid) if COMMANDS[what] in line)
+    return find_all(process, what)[0]
 
 
-def in_training(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A launch of which some trials have saved states."""
-    process = start(folder, *arguments, *SAVES)
-    wait_for(lambda: list(folder.glob("results/states/*.npz")), process, seconds=240)
-    return process
+def whole_rows(results: Path) -> dict[str, dict[str, Any]]:
+    """Rows with all columns, provenance included, by trial_id."""
+    return {row["trial_id"]: row for row in Ledger(str(results)).trials(WORKLOAD).to_pylist()}
+
+
+def saved_since(folder: Path, then: float) -> bool:
+    """Whether a trial has saved its state since that time."""
+    for state in folder.glob("results/states/*.npz"):
+        with suppress(FileNotFoundError):  # deleted with its trial's end
+            if state.stat().st_mtime > then:
+                return True
+    return False
+
+
+@contextmanager
+def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A launch of `longer` that leads a process group, with what it says in the files `stdout` and `stderr`."""
+    words = command("longer", *SAVES, *arguments, "--module", "my_sweeps")
+    with (folder / "stdout").open("w") as stdout, (folder / "stderr").open("w") as stderr:
+        process = subprocess.Popen(
+            words,
+            cwd=folder,
+            env=environment(),
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+            preexec_fn=heed_signals,
+        )
+    try:
+        yield process
+    finally:
+        kill_tree(process)
+        print(said(folder))  # which pytest shows if the test fails
+
+
+def said(folder: Path) -> str:
+    return (folder / "stderr").read_text()
+
+
+def wait_for_training(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Until a worker of the launch has saved a state."""
+    then = time.time()
+    wait_for(lambda: saved_since(folder, then) and find_all(process, "a worker"), process, seconds=240)
 
 
 @pytest.fixture(scope="module")
@@ -65,72 +118,109 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "results"
 
 
-def check_undisturbed(folder: Path, process: subprocess.Popen[str], undisturbed: Path) -> str:
-    """Assert that the launch ends with the rows of an undisturbed one, and says little; returns its messages."""
-    stdout, stderr = process.communicate(timeout=280)
-    assert process.returncode == 0, stdout + stderr
-    assert "Traceback" not in stdout + stderr
+def check_ends_well(folder: Path, process: subprocess.Popen[str], undisturbed: Path) -> None:
+    """Assert that the launch ends with the results of an undisturbed one, and without a traceback."""
+    assert process.wait(timeout=200) == 0
+    assert "Traceback" not in said(folder) + (folder / "stdout").read_text()
     assert rows(folder / "results") == rows(undisturbed)
     assert traces(folder / "results") == traces(undisturbed)
-    return stderr
+
+
+@pytest.mark.slow
+def test_what_hangs_is_given_up_after_the_limit(tmp_path: Path, undisturbed: Path) -> None:
+    """The exchange, and when another one passes reports on, a worker."""
+    folder = make_folder(tmp_path)
+    with started(folder, *TWO_AT_ONCE, "--stall-minutes", "0.5") as process:
+        wait_for_training(folder, process)
+        exchange = find(process, "the exchange")
+        os.kill(exchange, signal.SIGSTOP)
+        wait_for(lambda: not alive(exchange), process)
+        wait_for_training(folder, process)
+        assert "no progress" not in said(folder)
+        worker = find(process, "a worker")
+        os.kill(worker, signal.SIGSTOP)
+        check_ends_well(folder, process, undisturbed)
+    assert "no progress" in said(folder)
+    assert not alive(worker)
 
 
 SAID = {
-    "a worker": "died: its trials go on elsewhere",
-    "the exchange": "died: another one does so now",
     "the raylet": "Ray ended (its raylet was ended by SIGKILL): starting it again",
     "the control service": "Ray ended (its control service was ended by SIGKILL): starting it again",
+    "a worker": "died: its trials go on elsewhere",
+    "the exchange": "died: another one does so now",
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", SAID)
-def test_the_sweep_goes_on_in_the_same_launch_when_ray_loses(what: str, tmp_path: Path, undisturbed: Path) -> None:
+def test_the_sweep_goes_on_in_the_same_launch_when_ray_loses_one_process_after_another(
+    tmp_path: Path, undisturbed: Path
+) -> None:
     folder = make_folder(tmp_path)
-    process = in_training(folder, "longer")
-    os.kill(find(process, what), signal.SIGKILL)
-    messages = check_undisturbed(folder, process, undisturbed)
-    said = SAID[what]
-    (ours,) = (line for line in messages.splitlines() if said in line)
-    assert what == "the exchange" or Path(re.split("; log: ", ours)[1]).exists()
-    assert len(messages.splitlines()) < 10, messages
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("what", ["a worker", "the exchange"])
-def test_what_hangs_is_given_up_after_the_limit(what: str, tmp_path: Path, undisturbed: Path) -> None:
-    folder = make_folder(tmp_path)
-    process = in_training(folder, "longer", "--stall-minutes", "0.5")
-    stopped = find(process, what)
-    os.kill(stopped, signal.SIGSTOP)
-    messages = check_undisturbed(folder, process, undisturbed)
-    assert ("no progress" in messages) == (what == "a worker"), messages
-    assert not alive(stopped)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("what", ["the driver", "the whole process group"])
-def test_nothing_is_left_five_seconds_after_a_kill_of(what: str, tmp_path: Path) -> None:
-    folder = make_folder(tmp_path)
-    words = command("longer", "--set", "num_epochs=1000000000", *SAVES, "--module", "my_sweeps")
-    process = subprocess.Popen(
-        words, cwd=folder, env=environment(), stdout=-1, stderr=-1, text=True, start_new_session=True
-    )
-    try:
-        wait_for(lambda: list(folder.glob("results/states/*.npz")), process, seconds=240)
-        known = [process.pid, *(pid for pid, _ in descendants(process.pid))]
-        if what == "the driver":
+    with started(folder, *TWO_AT_ONCE) as process:
+        for what, words in SAID.items():
+            wait_for_training(folder, process)
             os.kill(find(process, what), signal.SIGKILL)
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
-        stdout, stderr = process.communicate(timeout=60)
-        assert process.returncode == (137 if what == "the driver" else -signal.SIGKILL), stdout + stderr
-        deadline = time.monotonic() + 5
-        while (left := [pid for pid in known if alive(pid)]) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert left == []
-    finally:
-        kill_tree(process)
+            wait_for(lambda words=words: words in said(folder), process)
+        check_ends_well(folder, process, undisturbed)
+    messages = said(folder).splitlines()
+    for what, words in SAID.items():
+        (ours,) = (line for line in messages if words in line)
+        assert what == "the exchange" or Path(re.split("; log: ", ours)[1]).exists()
+    assert len(messages) < 10, messages
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_from_what_an_ended_one_saved(tmp_path: Path, undisturbed: Path) -> None:
+    """After Ctrl-C, SIGKILL to the driver and to the whole process group; at last, all workers are killed."""
+    folder = make_folder(tmp_path)
+    results = folder / "results"
+    plantings = []
+
+    one_by_one = ("--cpus-per-trial", str(os.cpu_count()))  # so that some are finished while others are not
+    with started(folder, *one_by_one) as process:
+        wait_for(lambda: rows(results), process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    assert "the same command resumes" in said(folder)
+    assert "Traceback" not in said(folder)
+    finished = whole_rows(results)
+    assert 0 < len(finished) < 6
+    plantings.append(plant_seconds(results))
+
+    for what, code in (("the driver", 137), ("the whole process group", -signal.SIGKILL)):
+        with started(folder, *TWO_AT_ONCE) as process:
+            wait_for_training(folder, process)
+            known = [process.pid, *(pid for pid, _ in descendants(process.pid))]
+            if what == "the driver":
+                os.kill(find(process, what), signal.SIGKILL)
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+            assert process.wait(timeout=60) == code
+            deadline = time.monotonic() + 5
+            while (left := [pid for pid in known if alive(pid)]) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert left == []
+        plantings.append(plant_seconds(results))
+
+    with started(folder, *TWO_AT_ONCE) as process:
+        wait_for_training(folder, process)
+        workers = find_all(process, "a worker")  # all of them: nothing tells which one owns the state
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        stopped = time.time()
+        planted = plant_seconds(results)
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        check_ends_well(folder, process, undisturbed)
+    after = whole_rows(results)
+    went_on = {trial_id for trial_id, row in after.items() if row["finished_at"] > stopped}  # others had ended before
+    plantings.append({trial_id: epochs for trial_id, epochs in planted.items() if trial_id in went_on})
+    assert any(after[trial_id]["attempt"] > 1 for trial_id in plantings[-1]), "no killed worker had a trial"
+    check_went_on(results, *plantings)
+    assert {trial_id: row for trial_id, row in after.items() if trial_id in finished} == finished
+    assert not list(results.glob("states/*.npz"))
+    assert "0 to run" in checked(folder, "longer", *PLAIN)
 
 
 MARKED = """

@@ -1,113 +1,42 @@
-"""Sweeps on a real local Ray: the same rows as inline, whatever process dies; the trainable in a user's own Tuner."""
+"""A trial that ends every worker, an address where nothing listens, and the trainable in a user's own Tuner."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import textwrap
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
-from orchestrator.ledger.ledger import Ledger
 from tests.support.launching import (
     ROOT,
     WORKLOAD,
-    check_went_on,
-    checked,
     descendants,
     environment,
-    kill_tree,
     launch,
     longer_num_epochs,
     make_folder,
-    plant_seconds,
     rows,
-    start,
-    traces,
     wait_for,
 )
+from trainables.config import TrialConfig
 from trainables.contract import Member
 from trainables.registry import config_from_values, workload
 from trainables.two_layer_cnn.trace import trace_epochs
 
 PLAIN = ("--no-figures", "--no-mlflow")
-INLINE = ("--executor", "inline", *PLAIN)
 
 
 def workers(pid: int) -> list[int]:
     """The processes of a launch that train packs."""
     return [child for child, line in descendants(pid) if "ResourceTrainable" in line or "PackTrainable" in line]
-
-
-def whole_rows(folder: Path) -> dict[str, dict[str, Any]]:
-    """Rows with all columns, provenance included, by trial_id."""
-    return {row["trial_id"]: row for row in Ledger(str(folder / "results")).trials(WORKLOAD).to_pylist()}
-
-
-@pytest.mark.slow
-def test_rows_equal_the_inline_executors_to_the_bit_also_when_workers_are_killed(tmp_path: Path) -> None:
-    inline, ray = make_folder(tmp_path / "inline"), make_folder(tmp_path / "ray")
-    checked(inline, "longer", *INLINE)
-    process = start(ray, "longer", *PLAIN, "--checkpoint-seconds", "0.2")
-    wait_for(lambda: list(ray.glob("results/states/*.npz")), process)
-    killed = workers(process.pid)  # all workers: nothing tells which one owns the state
-    for worker in killed:
-        os.kill(worker, signal.SIGSTOP)
-    planted = plant_seconds(ray / "results")
-    for worker in killed:
-        os.kill(worker, signal.SIGKILL)
-    stdout, stderr = process.communicate(timeout=200)
-    assert process.returncode == 0, stdout + stderr
-    assert rows(ray / "results") == rows(inline / "results")
-    assert traces(ray / "results") == traces(inline / "results")
-    lost = {trial_id for trial_id, row in whole_rows(ray).items() if row["attempt"] > 1}  # others had ended before
-    check_went_on(ray / "results", {trial_id: epochs for trial_id, epochs in planted.items() if trial_id in lost})
-    assert not list(ray.glob("results/states/*.npz"))
-    again = checked(ray, "longer", *PLAIN)
-    assert "0 to run" in again
-
-
-@pytest.mark.slow
-def test_a_killed_driver_goes_on_from_its_workers_states(tmp_path: Path) -> None:
-    folder, inline = make_folder(tmp_path / "ray"), make_folder(tmp_path / "inline")
-    process = start(folder, "longer", *PLAIN, "--checkpoint-seconds", "0.2")
-    wait_for(lambda: list(folder.glob("results/states/*.npz")), process)
-    kill_tree(process)
-    planted = plant_seconds(folder / "results")
-    checked(folder, "longer", *PLAIN)
-    check_went_on(folder / "results", planted)
-    checked(inline, "longer", *INLINE)
-    assert rows(folder / "results") == rows(inline / "results")
-    assert traces(folder / "results") == traces(inline / "results")
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_at_once_and_keeps_what_is_finished(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path)
-    one_by_one = ("--cpus-per-trial", str(os.cpu_count()))  # so that some are finished while others are not
-    process = start(folder, "longer", *PLAIN, *one_by_one, "--checkpoint-seconds", "0.2")
-    wait_for(lambda: rows(folder / "results"), process)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stdout + stderr
-    assert "the same command resumes" in stderr
-    assert "Traceback" not in stderr
-    finished = whole_rows(folder)
-    assert 0 < len(finished) < 6
-    undisturbed = make_folder(tmp_path / "undisturbed")
-    checked(undisturbed, "longer", *INLINE)
-    checked(folder, "longer", *PLAIN)
-    assert {trial_id: row for trial_id, row in whole_rows(folder).items() if trial_id in finished} == finished
-    assert rows(folder / "results") == rows(undisturbed / "results")
 
 
 DEADLY = """
@@ -170,6 +99,15 @@ def test_an_address_where_nothing_listens_is_one_line(tmp_path: Path) -> None:
     assert rows(folder / "results") == {}
 
 
+@dataclass(frozen=True)
+class OwnTuners:
+    """A user's program with two tuners that has ended: the trial whose worker was killed, and what was printed."""
+
+    killed: TrialConfig
+    killed_worker: int
+    printed: str
+
+
 OWN_TUNER = """
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
@@ -200,40 +138,20 @@ for result in results:
 """
 
 
-@pytest.mark.slow
-def test_the_trainable_in_a_users_own_tuner_with_a_scheduler(tmp_path: Path) -> None:
-    program = textwrap.dedent(OWN_TUNER).replace("STORAGE", str(tmp_path / "tune"))
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 trials" in done.stdout
-    full = re.findall(r"FULL (\w+) (\S+) (\w+)", done.stdout)
-    assert full
-    sizes = {"num_train": 40, "num_test": 100, "dimension": 60, "noise_sparsity": 10, "num_filters": 4}
-    common = {"workload": "two_layer_cnn", "weight_decay": 1e-3, "batch_size": 10, "num_epochs": 40}
-    alone = {}
-    for optimizer, seed in itertools.product(("adam", "adamw"), (0, 1)):
-        config = config_from_values({**common, **sizes, "optimizer": optimizer, "seed": seed})
-        (report,) = workload(config.workload).open([Member(config, 40)]).advance(600)
-        assert report.result is not None
-        alone[config.trial_id] = (repr(report.result.trace[-1].train_loss), str(report.result.outcome))
-    reported = [list(map(int, line.split())) for line in re.findall(r"EPOCHS (.*)", done.stdout)]
-    assert len(reported) == 4
-    assert all(epochs == list(trace_epochs(40))[: len(epochs)] for epochs in reported), "the scheduler sees every point"
-    for trial_id, loss, outcome in full:
-        assert alone[trial_id] == (loss, outcome)
-
-
 KILLED_TUNER = """
 from ray import tune
 from trainables.tune_trainable import PackTrainable
+
+class Told(tune.Callback):
+    "Tells what Tune gets: its own log of a trial that starts again goes back to an older copy."
+    def on_trial_result(self, iteration, trials, trial, result, **info):
+        print("RESULT", result["pid"], result["epoch"])
 
 tuner = tune.Tuner(
     tune.with_resources(PackTrainable, {"cpu": 1}),
     param_space=SPACE,
     run_config=tune.RunConfig(
-        storage_path="STORAGE", name="killed", verbose=0,
+        storage_path="STORAGE", name="killed", verbose=0, callbacks=[Told()],
         checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
         failure_config=tune.FailureConfig(max_failures=3),
     ),
@@ -244,32 +162,58 @@ print("LOSS", repr(result.metrics["train_loss"]))
 """
 
 
-@pytest.mark.slow
-def test_a_killed_trial_of_a_users_own_tuner_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def own_tuners(tmp_path_factory: pytest.TempPathFactory) -> OwnTuners:
+    """A program in which a worker of the first tuner is killed, and then the second one is run."""
+    folder = tmp_path_factory.mktemp("tuners")
     values = {"workload": WORKLOAD, "optimizer": "adam", "weight_decay": 1e-5, "batch_size": 2, "seed": 0}
     values |= {"num_test": 500, "num_epochs": 4 * longer_num_epochs()}
-    program = KILLED_TUNER.replace("SPACE", repr(values)).replace("STORAGE", str(tmp_path))
+    program = (KILLED_TUNER + OWN_TUNER).replace("SPACE", repr(values)).replace("STORAGE", str(folder))
     process = subprocess.Popen(
         [sys.executable, "-c", program],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment(),
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for(lambda: list(tmp_path.glob("killed/PackTrainable_*/checkpoint_000002")), process)
+    wait_for(lambda: list(folder.glob("killed/PackTrainable_*/checkpoint_000002")), process)
     (worker,) = workers(process.pid)
     os.kill(worker, signal.SIGKILL)
-    printed, _ = process.communicate(timeout=280)
-    assert process.returncode == 0, printed
-    config = config_from_values(values)
+    stdout, stderr = process.communicate(timeout=280)
+    assert process.returncode == 0, stdout + stderr
+    return OwnTuners(config_from_values(values), worker, stdout)
+
+
+@pytest.mark.slow
+def test_the_trainable_in_a_users_own_tuner_with_a_scheduler(own_tuners: OwnTuners) -> None:
+    assert "4 trials" in own_tuners.printed
+    full = re.findall(r"FULL (\w+) (\S+) (\w+)", own_tuners.printed)
+    assert full
+    sizes = {"num_train": 40, "num_test": 100, "dimension": 60, "noise_sparsity": 10, "num_filters": 4}
+    common = {"workload": "two_layer_cnn", "weight_decay": 1e-3, "batch_size": 10, "num_epochs": 40}
+    alone = {}
+    for optimizer, seed in itertools.product(("adam", "adamw"), (0, 1)):
+        config = config_from_values({**common, **sizes, "optimizer": optimizer, "seed": seed})
+        (report,) = workload(config.workload).open([Member(config, 40)]).advance(600)
+        assert report.result is not None
+        alone[config.trial_id] = (repr(report.result.trace[-1].train_loss), str(report.result.outcome))
+    reported = [list(map(int, line.split())) for line in re.findall(r"EPOCHS (.*)", own_tuners.printed)]
+    assert len(reported) == 4
+    assert all(epochs == list(trace_epochs(40))[: len(epochs)] for epochs in reported), "the scheduler sees every point"
+    for trial_id, loss, outcome in full:
+        assert alone[trial_id] == (loss, outcome)
+
+
+@pytest.mark.slow
+def test_a_killed_trial_of_a_users_own_tuner_goes_on_from_its_checkpoint(own_tuners: OwnTuners) -> None:
+    config, worker = own_tuners.killed, own_tuners.killed_worker
     (report,) = workload(WORKLOAD).open([Member(config, config.num_epochs)]).advance(600)
     assert report.result is not None
-    assert f"LOSS {report.result.trace[-1].train_loss!r}\n" in printed
-    (log,) = tmp_path.glob("killed/PackTrainable_*/result.json")
-    results = [json.loads(line) for line in log.read_text().splitlines()]
-    assert len({result["pid"] for result in results}) == 2
-    epochs = [result["epoch"] for result in results]
+    assert f"LOSS {report.result.trace[-1].train_loss!r}\n" in own_tuners.printed
+    results = [(int(pid), int(epoch)) for pid, epoch in re.findall(r"RESULT (\d+) (\d+)", own_tuners.printed)]
+    assert len({pid for pid, _ in results}) == 2
+    epochs = [epoch for _, epoch in results]
     assert set(epochs) == set(trace_epochs(config.num_epochs)), "points that were not reported when it was killed, too"
-    restarted = next(i for i, result in enumerate(results) if result["pid"] != worker)
-    assert results[restarted]["epoch"] > results[restarted - 2]["epoch"] > 0
+    restarted = next(i for i, (pid, _) in enumerate(results) if pid != worker)
+    assert epochs[restarted] > epochs[restarted - 2] > 0
