@@ -95,7 +95,8 @@ def run(
 
 
 def _tell_failures(num_failed: int, errors: Mapping[str, int]) -> None:
-    typer.echo(f"{num_failed} trials failed; column `error` of the trials has their tracebacks:", err=True)
+    trials = "trial" if num_failed == 1 else "trials"
+    typer.echo(f"{num_failed} {trials} failed; column `error` of the trials has the tracebacks:", err=True)
     for error, count in list(errors.items())[:SHOWN_KINDS_OF_ERROR]:
         typer.echo(f"  {count} with {error}", err=True)
     if len(errors) > SHOWN_KINDS_OF_ERROR:

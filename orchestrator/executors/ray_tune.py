@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import signal
 import threading
 from collections.abc import Collection, Iterator
@@ -46,6 +47,9 @@ TUNE_SETTINGS = {
 }
 """Environment variables that Tune reads while packs run."""
 _NEWS_SECONDS = 0.5
+_WORKER_DEATH = re.compile(r"Worker exit detail: (.*?)(?: Some common causes|$)", re.MULTILINE)
+_NEVER_RAN = "The actor never ran"
+"""Begins a line that Ray adds to the death of whatever actor: that some call of it was not made."""
 _IMPORT_FAULTS = (ImportError.__name__, ModuleNotFoundError.__name__)
 
 _logger = logging.getLogger(__name__)
@@ -329,6 +333,9 @@ class _PackEnds(_DriverOnly, FIFOScheduler):
 def _error_of(trial: Trial) -> str:
     """Why a pack's worker ended; `get_error` looks into the storage, where Tune copies the file only later."""
     try:
-        return Path(trial.error_file or "").read_text(errors="replace").strip()
-    except OSError:
+        _, *lines = Path(trial.error_file or "").read_text(errors="replace").strip().splitlines()  # a headline first
+    except (OSError, ValueError):
         return "its worker ended"
+    text = "\n".join(line for line in lines if not line.startswith(_NEVER_RAN))
+    death = _WORKER_DEATH.search(text)
+    return f"its worker died: {death[1]}" if death else text

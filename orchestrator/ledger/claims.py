@@ -40,6 +40,8 @@ _FOLDER = ".claims"
 _CLAIMS, _VOID, _LOCK = ".json", ".void", ".lock"
 _FORGOTTEN_SECONDS = 7 * 86_400.0
 """After this time nobody waits for a silent driver to come back."""
+_MOST_READS = 8
+"""How often an object is read that is not whole, before it is taken for damaged."""
 
 _logger = logging.getLogger(__name__)
 
@@ -177,7 +179,7 @@ class Claims:
         void = {name.removesuffix(_VOID) for name in names if name.endswith(_VOID)}
         self._is_lost |= self._driver_id in void
         drivers = {name.removesuffix(_CLAIMS) for name in names if name.endswith(_CLAIMS)} - {self._driver_id}
-        read = {driver: self._storage.read(self._path(driver, _CLAIMS)) for driver in sorted(drivers)}
+        read = {driver: self._read(driver) for driver in sorted(drivers)}
         contents = {driver: content for driver, content in read.items() if content is not None}
         silent = self._watch.silent(contents) | void
         claims: dict[str, Claim] = {}
@@ -188,6 +190,17 @@ class Claims:
                 claim = Claim(driver, holder_named(content))
                 claims.update(dict.fromkeys(_trials(content), claim))
         return claims
+
+    def _read(self, driver_id: str) -> bytes | None:
+        """Another driver's object, None if it has none.
+
+        Of an object that is replaced by a longer one in the midst of a read, a store gives the beginning.
+        """
+        for _ in range(_MOST_READS):
+            content = self._storage.read(self._path(driver_id, _CLAIMS))
+            if content is None or _value(content, "trials") is not None:
+                return content
+        return content
 
     def _void(self, driver_id: str) -> None:
         """Let a silent driver's claims count no more; it finds out by the marker, however late it comes back."""

@@ -82,6 +82,26 @@ def test_what_a_damaged_object_claims_is_not_known_and_stops_nobody(out: str) ->
         assert claims.claim({"a"}) == {"a"}
 
 
+def test_claims_that_are_rewritten_in_the_midst_of_a_look_are_seen(out: str) -> None:
+    """An object grows and shrinks all the time; a store gives the beginning of one that grew while it was read."""
+    one, other = Ledger(out).claims, Ledger(out).claims
+    more = {f"trial{number}" for number in range(200)}
+    until = time.monotonic() + 1.0
+
+    def rewrite() -> None:
+        while time.monotonic() < until:
+            one.claim(more)
+            one.release(more)
+            one.claim({"a"})
+
+    with one.held(), other.held(), ThreadPoolExecutor(1) as writer:
+        assert one.claim({"a"}) == {"a"}
+        rewriting = writer.submit(rewrite)
+        while not rewriting.done():
+            assert "a" in other.others()
+        rewriting.result()
+
+
 def test_a_killed_driver_claims_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its lock ends with it: nobody waits, and nobody takes a living driver for dead."""
     monkeypatch.setattr(liveness, "SILENT_SECONDS", 1000.0)

@@ -311,7 +311,7 @@ def test_why_trials_failed_is_said_by_the_launch_itself(folder: Path) -> None:
     done = launch(folder, "grid_bsz", *SHORT, *INLINE, "--max-trials", "2")
     assert done.returncode == 1
     _, first, *errors = done.stderr.splitlines()  # after the line that the cache is used
-    assert first == "2 trials failed; column `error` of the trials has their tracebacks:"
+    assert first == "2 trials failed; column `error` of the trials has the tracebacks:"
     (error,) = errors
     assert error.startswith("  2 with ")
     assert "'tiny'" in error
