@@ -87,8 +87,9 @@ def check_each_has_one_row(out: str) -> None:
     assert set(counts.values()) == {1}
 
 
-@pytest.mark.parametrize("executor", ["inline", "ray"])
+@pytest.mark.parametrize(("out", "executor"), [("folder", "inline"), ("bucket", "ray")], indirect=["out"])
 def test_two_launches_train_each_trial_once(executor: str, out: str, folder: Path) -> None:
+    """Claims are the driver's, which does not know where its packs run: each place and each executor is here once."""
     options = ("--executor", executor, *INLINE[2:], "--out", out)
     both = [start(folder, name, *options) for name in ("longer", "longer_too")]
     for process in both:

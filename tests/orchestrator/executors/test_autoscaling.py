@@ -98,7 +98,7 @@ def beside(folder: Path, *arguments: str) -> Iterator[Future[str]]:
         yield thread.submit(checked, folder, *arguments, "--executor", "inline")
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_a_sweep_grows_the_cluster_from_zero_survives_a_lost_node_and_leaves_it_empty(tmp_path: Path) -> None:
     inline, cloud = make_folder(tmp_path / "inline"), make_folder(tmp_path / "cloud")
     with (
@@ -129,7 +129,7 @@ def test_a_sweep_grows_the_cluster_from_zero_survives_a_lost_node_and_leaves_it_
     assert not list(cloud.glob("results/states/*"))
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_a_lost_head_costs_no_finished_trial_and_the_rest_goes_on_from_its_states(tmp_path: Path) -> None:
     inline, cloud = make_folder(tmp_path / "inline"), make_folder(tmp_path / "cloud")
     grid = ("longer", *PLAIN, "--checkpoint-seconds", "0.2")
@@ -157,7 +157,7 @@ def finished(folder: Path) -> dict[str, float]:
     return {row["trial_id"]: row["finished_at"] for row in trials.to_pylist()}
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_packs_land_on_their_kind_of_node_and_no_kind_idles_while_its_work_waits(tmp_path: Path) -> None:
     places = tmp_path / "places"
     places.mkdir()
@@ -209,7 +209,7 @@ def one_cpu() -> Iterator[AutoscaledCluster]:
         yield cluster
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_a_cluster_without_room_is_one_line_unless_it_may_grow(one_cpu: AutoscaledCluster, tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     join = ("small", "--address", one_cpu.address, *PLAIN)
@@ -221,7 +221,7 @@ def test_a_cluster_without_room_is_one_line_unless_it_may_grow(one_cpu: Autoscal
     )
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_a_trial_that_no_node_type_holds_is_told_of(one_cpu: AutoscaledCluster, tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     with (folder / "my_sweeps.py").open("a") as module:
@@ -236,7 +236,7 @@ def test_a_trial_that_no_node_type_holds_is_told_of(one_cpu: AutoscaledCluster, 
     assert said.startswith("no node has had room for a trial (2 CPU) for 2 s")
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_a_token_of_another_cluster_is_named(one_cpu: AutoscaledCluster, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("0" * 64)
