@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from orchestrator.process.reaper import ALIVE, TOLD_OF
-from orchestrator.process.stopping import SIGNALS
+from orchestrator.process.stopping import SIGNALS, described, exit_code
 
 MOST_STARTS = 3
 """Starts in a row after which Ray ended the launch without a new row or state: then it is given up."""
@@ -51,10 +51,13 @@ def watch(arguments: Sequence[str]) -> None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             return
         os.close(outlet)
-        code, is_stopped = _outcome(child)
+        code, stopped_by = _outcome(child)
         told = _told(inlet)
-        if "ended" in told or is_stopped or code in _stopped_codes():
+        if "ended" in told or code in _stopped_codes():
             _end(code)
+        if stopped_by is not None:  # while Ray was ending it
+            _say(f"{described(stopped_by)}: the same command resumes from what was saved last")
+            _end(exit_code(stopped_by))
         starts = starts + 1 if told.get("standing", standing) == standing else 1
         standing = told.get("standing", standing)
         _keep(told.get("log"))
@@ -105,18 +108,18 @@ def _begin_child(parent: int, outlet: int) -> None:
         os._exit(128 + signal.SIGTERM)
 
 
-def _outcome(child: int) -> tuple[int, bool]:
-    """The child's exit code, negative for a signal, and whether this process was told to stop; passes signals on."""
-    is_stopped = False
+def _outcome(child: int) -> tuple[int, signal.Signals | None]:
+    """The child's exit code, negative for a signal, and the first signal to this process; passes signals on."""
+    stopped_by = None
     while True:
         number = signal.sigwait(_WAITED_FOR)
         if number != signal.SIGCHLD:
-            is_stopped = True
+            stopped_by = stopped_by or signal.Signals(number)
             os.kill(child, number)
             continue
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return os.waitstatus_to_exitcode(status), is_stopped
+            return os.waitstatus_to_exitcode(status), stopped_by
 
 
 def _told(inlet: int) -> dict[str, str]:
