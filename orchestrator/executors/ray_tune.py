@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import logging
 import math
-import re
-import signal
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import ray
 from ray import tune
 from ray.exceptions import RayError
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import Searcher
 
 from orchestrator.errors import ClusterError, RayEndedError, first_line, last_line
 from orchestrator.executors.executor import ReportSink, given_up_reports
+from orchestrator.executors.failures.lost_worker import import_fault
 from orchestrator.executors.failures.pack_clock import PackClock
 from orchestrator.executors.failures.ray_log import LOG_NAME
 from orchestrator.executors.pack_queue import PackQueue
@@ -31,11 +27,12 @@ from orchestrator.executors.ray_capacity import GPU_NODES, ClusterRoom
 from orchestrator.executors.ray_cluster import Cluster
 from orchestrator.executors.ray_exchange import Exchange
 from orchestrator.executors.ray_private import keys_not_sent
-from orchestrator.process.stopping import SAVE_SECONDS, Stopped, requested, seconds_left, take_back
+from orchestrator.executors.tune_hooks import PackEnds, PackSearcher
+from orchestrator.process.stopping import SAVE_SECONDS, Stopped, requested, seconds_left
 from trainables.packs.orders import PackOrder
 from trainables.packs.state_store import StateStore
 from trainables.result import TrialResult
-from trainables.tune_trainable import PACK_ID, PackTrainable
+from trainables.tune_trainable import PackTrainable
 
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no log files for each trial
@@ -47,10 +44,6 @@ TUNE_SETTINGS = {
 }
 """Environment variables that Tune reads while packs run."""
 _NEWS_SECONDS = 0.5
-_WORKER_DEATH = re.compile(r"Worker exit detail: (.*?)(?: Some common causes|$)", re.MULTILINE)
-_NEVER_RAN = "The actor never ran"
-"""Begins a line that Ray adds to the death of whatever actor: that some call of it was not made."""
-_IMPORT_FAULTS = (ImportError.__name__, ModuleNotFoundError.__name__)
 
 _logger = logging.getLogger(__name__)
 
@@ -122,8 +115,8 @@ class RayExecutor:
         return tune.Tuner(
             tune.with_resources(PackTrainable, self._placement()),
             tune_config=tune.TuneConfig(
-                search_alg=_PackSearcher(self, queue),
-                scheduler=_PackEnds(queue, self, sink),
+                search_alg=PackSearcher(self, queue),
+                scheduler=PackEnds(self, queue, sink),
                 num_samples=-1,
                 reuse_actors=True,
             ),
@@ -184,9 +177,8 @@ class RayExecutor:
 
         Raises `ClusterError` if the worker could not import something: no other worker or engine would help.
         """
-        cause = last_line(error)
-        if cause.startswith(_IMPORT_FAULTS):
-            raise ClusterError(f"a worker cannot import what the trials need ({cause}); log: {self._log}")
+        if (fault := import_fault(error)) is not None:
+            raise ClusterError(f"a worker cannot import what the trials need ({fault}); log: {self._log}")
         if pack_id in self._stalled:
             error = f"no progress for {self._stall_seconds / 60:g} minutes"
         else:
@@ -262,80 +254,3 @@ class RayExecutor:
         self.raise_problem()
         if self._is_stopped.is_set():
             raise Stopped
-
-
-class _DriverOnly:
-    """Is pickled without its attributes: Tune pickles its searcher and scheduler, but nobody reads the result."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-
-class _PackSearcher(_DriverOnly, Searcher):
-    """Pulls a pack from the queue whenever the cluster has room for one, or may grow for it."""
-
-    def __init__(self, executor: RayExecutor, queue: PackQueue) -> None:
-        super().__init__(metric=None, mode=None)
-        self._executor, self._queue = executor, queue
-        self._in_flight: set[str] = set()
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The Tune config of the next pack; None while none can be started, FINISHED when the queue is."""
-        self._executor.check_continues()
-        if requested():
-            return None
-        slots = self._executor.slots
-        order = self._queue.next_pack(slots) if len(self._in_flight) < slots else None
-        if order is None:
-            return str(Searcher.FINISHED) if self._queue.is_finished else None
-        self._in_flight.add(trial_id)
-        return self._executor.offer(order)
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Make room for another pack; `_PackEnds`, which knows the pack, tells the queue."""
-        self._in_flight.discard(trial_id)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Do nothing: the remaining work is read from the ledger."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Do nothing: see `save`."""
-
-
-class _PackEnds(_DriverOnly, FIFOScheduler):
-    """Tells the queue how packs end.
-
-    It is a scheduler, not a callback: Tune counts callbacks for its telemetry, and imports MLflow to do so.
-    """
-
-    def __init__(self, queue: PackQueue, executor: RayExecutor, sink: ReportSink) -> None:
-        super().__init__()
-        self._queue, self._executor, self._sink = queue, executor, sink
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """End the loop if it is not to continue; Tune calls this in every round."""
-        take_back(signal.SIGUSR1)  # of which Tune would end the loop as if all were done
-        self._executor.check_continues()
-        return super().choose_trial_to_run(tune_controller)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """The pack has finished."""
-        self._executor.pack_ended(self._queue, self._sink, trial.config[PACK_ID])
-
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """The pack's worker died or raised."""
-        self._executor.pack_ended(self._queue, self._sink, trial.config[PACK_ID], _error_of(trial))
-
-
-def _error_of(trial: Trial) -> str:
-    """Why a pack's worker ended; `get_error` looks into the storage, where Tune copies the file only later."""
-    try:
-        _, *lines = Path(trial.error_file or "").read_text(errors="replace").strip().splitlines()  # a headline first
-    except (OSError, ValueError):
-        return "its worker ended"
-    text = "\n".join(line for line in lines if not line.startswith(_NEVER_RAN))
-    death = _WORKER_DEATH.search(text)
-    return f"its worker died: {death[1]}" if death else text

@@ -157,6 +157,27 @@ def launches_ended() -> Iterator[None]:
         del _started[num_before:]
 
 
+@contextmanager
+def session(folder: Path, *arguments: str, **more: str) -> Iterator[subprocess.Popen[str]]:
+    """A launch that leads a session, with what it says in the folder's files `stdout` and `stderr`."""
+    with (folder / "stdout").open("w") as stdout, (folder / "stderr").open("w") as stderr:
+        process = subprocess.Popen(
+            command(*arguments),
+            cwd=folder,
+            env=environment(**more),
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+            preexec_fn=heed_signals,
+        )
+    try:
+        yield process
+    finally:
+        kill_tree(process)
+        print((folder / "stderr").read_text())  # which pytest shows if the test fails
+
+
 def launch(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     return run_launch(*arguments, "--module", "my_sweeps", cwd=folder, env=environment(**more))
 

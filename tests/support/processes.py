@@ -30,6 +30,14 @@ class Process:
             os.kill(self.pid, number)
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process has not ended, even if nobody has waited for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def marked(*marks: str) -> list[Process]:
     """The other running processes whose environment, which children inherit, contains all these texts; oldest first."""
     found = _marked([mark.encode() for mark in marks])

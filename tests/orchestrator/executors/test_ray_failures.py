@@ -7,34 +7,30 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.executors.failures.lost_worker import import_fault, why_ended
 from orchestrator.executors.failures.pack_clock import PackClock
 from orchestrator.executors.failures.ray_log import ray_logged_to
 from orchestrator.ledger.ledger import Ledger
 from tests.support.launching import (
-    ROOT,
     WORKLOAD,
     check_went_on,
     checked,
-    command,
     descendants,
-    environment,
-    heed_signals,
-    kill_tree,
     make_folder,
     plant_seconds,
     rows,
+    session,
     traces,
     wait_for,
 )
+from tests.support.processes import is_running
 from trainables.machine.cpus import usable_cpus
 
 PLAIN = ("--no-figures", "--no-mlflow")
@@ -48,13 +44,6 @@ COMMANDS = {
     "the control service": "gcs_server",
     "the driver": "orchestrator.launch",
 }
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def find_all(process: subprocess.Popen[str], what: str) -> list[int]:
@@ -79,26 +68,9 @@ def saved_since(folder: Path, then: float) -> bool:
     return False
 
 
-@contextmanager
-def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A launch of `longer` that leads a process group, with what it says in the files `stdout` and `stderr`."""
-    words = command("longer", *SAVES, *arguments, "--module", "my_sweeps")
-    with (folder / "stdout").open("w") as stdout, (folder / "stderr").open("w") as stderr:
-        process = subprocess.Popen(
-            words,
-            cwd=folder,
-            env=environment(),
-            stdout=stdout,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-            preexec_fn=heed_signals,
-        )
-    try:
-        yield process
-    finally:
-        kill_tree(process)
-        print(said(folder))  # which pytest shows if the test fails
+def started(folder: Path, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    """A launch of `longer` that leads a session, with what it says in files."""
+    return session(folder, "longer", *SAVES, *arguments, "--module", "my_sweeps")
 
 
 def said(folder: Path) -> str:
@@ -134,14 +106,14 @@ def test_what_hangs_is_given_up_after_the_limit(tmp_path: Path, undisturbed: Pat
         wait_for_training(folder, process)
         exchange = find(process, "the exchange")
         os.kill(exchange, signal.SIGSTOP)
-        wait_for(lambda: not alive(exchange), process)
+        wait_for(lambda: not is_running(exchange), process)
         wait_for_training(folder, process)
         assert "no progress" not in said(folder)
         worker = find(process, "a worker")
         os.kill(worker, signal.SIGSTOP)
         check_ends_well(folder, process, undisturbed)
     assert "no progress" in said(folder)
-    assert not alive(worker)
+    assert not is_running(worker)
 
 
 SAID = {
@@ -198,7 +170,7 @@ def test_the_same_command_goes_on_from_what_an_ended_one_saved(tmp_path: Path, u
                 os.killpg(process.pid, signal.SIGKILL)
             assert process.wait(timeout=60) == code
             deadline = time.monotonic() + 5
-            while (left := [pid for pid in known if alive(pid)]) and time.monotonic() < deadline:
+            while (left := [pid for pid in known if is_running(pid)]) and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert left == []
         plantings.append(plant_seconds(results))
@@ -223,43 +195,33 @@ def test_the_same_command_goes_on_from_what_an_ended_one_saved(tmp_path: Path, u
     assert "0 to run" in checked(folder, "longer", *PLAIN)
 
 
-MARKED = """
-import os, subprocess, sys
-from orchestrator.process.reaper import MARK, reaped
-with reaped(sys.argv[1]):
-    command = ["/bin/sh", "-c", "env -i sleep 1000 & echo ray $$ $!; sleep 1000"]
-    marked = {**os.environ, MARK: sys.argv[1]}
-    one = subprocess.Popen(command, env=marked, start_new_session=True)
-    sleep = ["sleep", "1000"]
-    own, beside = subprocess.Popen(sleep, env=marked), subprocess.Popen(sleep, stdout=subprocess.DEVNULL)
-    print("launch", own.pid, beside.pid, flush=True)
-    input()
-"""
+HEADLINE = "Failure # 1 (occurred at 2026-11-28)\n"
 
 
-@pytest.mark.parametrize("ending", ["killed", "ended"])
-def test_the_reaper_ends_what_has_the_mark_and_its_session_but_not_the_launchs(ending: str, tmp_path: Path) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", MARKED, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert holder.stdout is not None
-    of = {name: [int(pid) for pid in pids] for name, *pids in (holder.stdout.readline().split() for _ in range(2))}
-    own, beside = of["launch"]
-    pids = [*of["ray"], own]
-    assert all(alive(pid) for pid in (*pids, beside))
-    if ending == "killed":
-        holder.kill()
-    holder.communicate("\n")
-    deadline = time.monotonic() + 5
-    while any(alive(pid) for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert alive(beside), "it belongs to whoever started the launch"
-    os.kill(beside, signal.SIGKILL)
+@pytest.mark.parametrize(
+    ("written", "why", "not_imported"),
+    [
+        (None, "its worker ended", None),
+        ("", "its worker ended", None),
+        (HEADLINE, "its worker ended", None),
+        (
+            f"{HEADLINE}It died.\nWorker exit detail: Exits with code 2. Some common causes include: many",
+            "its worker died: Exits with code 2.",
+            None,
+        ),
+        (f"{HEADLINE}Its node was lost.\nThe actor never ran - it was cancelled", "Its node was lost.", None),
+        (f"{HEADLINE}Traceback:\nModuleNotFoundError: no x", "Traceback:\nModuleNotFoundError: no x", "no x"),
+        (f"{HEADLINE}ImportError: lost\nValueError: it follows", "ImportError: lost\nValueError: it follows", None),
+    ],
+)
+def test_why_a_worker_ended(written: str | None, why: str, not_imported: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "error.txt"
+    if written is not None:
+        file.write_text(written)
+    found = why_ended(str(file))
+    assert found == why
+    fault = import_fault(found)
+    assert fault is None if not_imported is None else fault is not None and fault.endswith(f": {not_imported}")
 
 
 def test_a_pack_is_late_once_and_only_without_news() -> None:

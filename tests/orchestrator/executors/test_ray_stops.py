@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ import pytest
 from orchestrator.process.stopping import DRAIN_SECONDS
 from tests.orchestrator.endless import make_endless, saved
 from tests.support.clusters import NodeType, autoscaled_cluster
-from tests.support.launching import ROOT, command, descendants, environment, heed_signals, kill_tree, wait_for
+from tests.support.launching import ROOT, descendants, session, wait_for
+from tests.support.processes import is_running
 from trainables.machine.cpus import usable_cpus
 
 pytestmark = pytest.mark.slow
@@ -36,24 +37,9 @@ def temporary() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def started(folder: Path, *arguments: str, **more: str) -> Iterator[subprocess.Popen[str]]:
+def started(folder: Path, *arguments: str, **more: str) -> AbstractContextManager[subprocess.Popen[str]]:
     """A launch that leads a session, with its output in files."""
-    with (folder / "stdout").open("w") as stdout, (folder / "stderr").open("w") as stderr:
-        process = subprocess.Popen(
-            command(*arguments),
-            cwd=folder,
-            env=environment(LAMBDA_ATLAS_ENDLESS=str(folder), PYTHONUNBUFFERED="1", **more),
-            stdout=stdout,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-            preexec_fn=heed_signals,
-        )
-        try:
-            yield process
-        finally:
-            kill_tree(process)
+    return session(folder, *arguments, LAMBDA_ATLAS_ENDLESS=str(folder), PYTHONUNBUFFERED="1", **more)
 
 
 def check_stops(process: subprocess.Popen[str], folder: Path, name: str) -> None:
@@ -67,13 +53,6 @@ def check_stops(process: subprocess.Popen[str], folder: Path, name: str) -> None
     assert (folder / "stderr").read_text() == f"{SAYS[name]}{RESUMES}\n"
     time.sleep(1)
     assert not [line for pid, line in family.items() if is_running(pid)]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def num_training(folder: Path) -> int:

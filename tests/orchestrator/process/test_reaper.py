@@ -1,8 +1,9 @@
-"""What the reaper does with the folder of a launch that was killed."""
+"""What the reaper ends and deletes when a launch has ended, however it ended."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from orchestrator.process.reaper import TOLD_OF
 from tests.support.launching import ROOT
+from tests.support.processes import is_running
 
 HOLDER = """
 import subprocess, sys, time
@@ -89,3 +91,42 @@ def test_a_folder_that_a_message_has_named_is_kept_and_so_is_that_of_a_launch_th
         assert not failed.exists()
         later.communicate("\n")
         assert later.returncode == 0
+
+
+MARKED = """
+import os, subprocess, sys
+from orchestrator.process.reaper import MARK, reaped
+with reaped(sys.argv[1]):
+    command = ["/bin/sh", "-c", "env -i sleep 1000 & echo ray $$ $!; sleep 1000"]
+    marked = {**os.environ, MARK: sys.argv[1]}
+    one = subprocess.Popen(command, env=marked, start_new_session=True)
+    sleep = ["sleep", "1000"]
+    own, beside = subprocess.Popen(sleep, env=marked), subprocess.Popen(sleep, stdout=subprocess.DEVNULL)
+    print("launch", own.pid, beside.pid, flush=True)
+    input()
+"""
+
+
+@pytest.mark.parametrize("ending", ["killed", "ended"])
+def test_the_reaper_ends_what_has_the_mark_and_its_session_but_not_the_launchs(ending: str, tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", MARKED, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    of = {name: [int(pid) for pid in pids] for name, *pids in (holder.stdout.readline().split() for _ in range(2))}
+    own, beside = of["launch"]
+    pids = [*of["ray"], own]
+    assert all(is_running(pid) for pid in (*pids, beside))
+    if ending == "killed":
+        holder.kill()
+    holder.communicate("\n")
+    deadline = time.monotonic() + 5
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert is_running(beside), "it belongs to whoever started the launch"
+    os.kill(beside, signal.SIGKILL)
